@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -42,7 +43,7 @@ class Request:
                 raise RecordError(name, f"expected text, got {value!r}")
             if value != value.strip():
                 raise RecordError(name, f"has blanks at an end: {value!r}")
-        if self.subject.lower() not in self.prompt.lower():
+        if not self._mentions(re.IGNORECASE):
             raise RecordError("subject", f"{self.subject!r} is not in the prompt {self.prompt!r}")
 
     @cached_property
@@ -51,10 +52,10 @@ class Request:
 
         Falls back to the last occurrence that differs in case only.
         """
-        start = self.prompt.rfind(self.subject)
-        if start < 0:
-            start = self.prompt.lower().rfind(self.subject.lower())
-        return start, start + len(self.subject)
+        return (self._mentions() or self._mentions(re.IGNORECASE))[-1].span()
+
+    def _mentions(self, flags: int = 0) -> list[re.Match]:
+        return list(re.finditer(re.escape(self.subject), self.prompt, flags))
 
 
 @dataclass(frozen=True)

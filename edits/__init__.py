@@ -1,1 +1,16 @@
+"""Edit values: what editors return. They change what a language model says, never its weights."""
 
+from edits.capture import Seen, captured
+from edits.edit import Edit, EditedModel, HookedModel
+from edits.weights import Dense, LowRank, WeightEdit
+
+__all__ = [
+    "Dense",
+    "Edit",
+    "EditedModel",
+    "HookedModel",
+    "LowRank",
+    "Seen",
+    "WeightEdit",
+    "captured",
+]

@@ -1,1 +1,7 @@
+"""Language models: what they are asked, and which of their modules is what."""
 
+from models.encoding import IGNORED, Batch
+from models.families import FAMILIES, Family
+from models.language_model import Around, LanguageModel, Scores
+
+__all__ = ["FAMILIES", "IGNORED", "Around", "Batch", "Family", "LanguageModel", "Scores"]

@@ -1,0 +1,98 @@
+"""CounterFact (Meng et al., NeurIPS 2022, https://arxiv.org/abs/2202.05262), in two formats.
+
+ROME's, with ten neighbours a record, and EasyEdit's, flat and with one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from datamodules.editing import FileData
+from datamodules.reading import Fields, Reading, collect, fetch, read_rows
+from datamodules.records import Probe, Record, RecordError, Request
+
+ROME = ("requested_rewrite", "paraphrase_prompts", "neighborhood_prompts")
+EASYEDIT = (
+    *("prompt", "subject", "target_new", "ground_truth"),
+    *("rephrase_prompt", "locality_prompt", "locality_ground_truth"),
+)
+
+
+def read_counterfact(source: str | Path) -> Reading:
+    """Reads a file of CounterFact records; ``source`` as ``reading.fetch`` takes it.
+
+    The format is told by each record's fields. Probes: paraphrases as ``generalization`` (contrast:
+    the true object), neighbours as ``neighborhood`` (target: the true object, which they share with
+    the subject; contrast: the new one).
+
+    Not used: ``attribute_prompts`` (other subjects of which the NEW object is true: ROME draws
+    reference texts by them, but scores no answer to them, and an edit that says the new object
+    everywhere would pass), and ``generation_prompts`` (they have no expected answer).
+
+    Ids are the file's name and the record's index in it (``counterfact-17``), which in ROME's whole
+    file is also its ``case_id``. Blanks at the ends of fields are dropped.
+    """
+    path = fetch(source)
+
+    def build(index: int, fields: Fields) -> Record:
+        record = _rome if "requested_rewrite" in fields else _easyedit
+        return record(f"{path.stem}-{index}", fields)
+
+    return collect(path, read_rows(path), build)
+
+
+def _rome(name: str, fields: Fields) -> Record:
+    fields.require(*ROME)
+    rewrite = fields.inner("requested_rewrite")
+    rewrite.require("prompt", "subject", "target_new", "target_true")
+    template, subject = rewrite.text("prompt"), rewrite.text("subject")
+    if template.count("{}") != 1:
+        raise RecordError("requested_rewrite.prompt", f"expected one {{}}, got {template!r}")
+    new, true = rewrite.inner("target_new").text("str"), rewrite.inner("target_true").text("str")
+    _differ(new, true, "requested_rewrite.target_new.str")
+    paraphrases = [
+        Probe("generalization", prompt, new, true) for prompt in fields.texts("paraphrase_prompts")
+    ]
+    neighbours = [
+        Probe("neighborhood", prompt, true, new) for prompt in fields.texts("neighborhood_prompts")
+    ]
+    request = Request(template.replace("{}", subject), subject, new, true)
+    return Record(name, request, (*paraphrases, *neighbours))
+
+
+def _easyedit(name: str, fields: Fields) -> Record:
+    lacking = [field for field in EASYEDIT if field not in fields]
+    if lacking:
+        raise RecordError(
+            lacking[0],
+            f"in neither format: EasyEdit's has {', '.join(lacking)} too, ROME's {', '.join(ROME)}",
+        )
+    new, true = fields.text("target_new"), fields.text("ground_truth")
+    _differ(new, true, "target_new")
+    neighbour = fields.text("locality_ground_truth")
+    contrast = new if neighbour.casefold() != new.casefold() else None
+    return Record(
+        name,
+        Request(fields.text("prompt"), fields.text("subject"), new, true),
+        (
+            Probe("generalization", fields.text("rephrase_prompt"), new, true),
+            Probe("neighborhood", fields.text("locality_prompt"), neighbour, contrast),
+        ),
+    )
+
+
+def _differ(new: str, true: str, field: str) -> None:
+    if new.casefold() == true.casefold():
+        raise RecordError(field, f"{new!r} is the true object already")
+
+
+class CounterFactData(FileData):
+    """CounterFact for ``Trainer``; by default ROME's file, split by subject."""
+
+    name = "counterfact"
+    published: ClassVar = {"train": "https://rome.baulab.info/data/dsets/counterfact.json"}
+
+    def read(self, source: str) -> Reading:
+        """Reads one file with ``read_counterfact``."""
+        return read_counterfact(source)

@@ -1,0 +1,105 @@
+"""Documents for training a language model: batches of whole documents, and facts as documents."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Protocol
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+
+class Text(Protocol):
+    """Text that can be drawn anew for each pass."""
+
+    def documents(self, number: int) -> list[str]:
+        """The documents of pass ``number``; the same ones every time it is asked for."""
+
+    def unseen(self) -> list[str]:
+        """Documents that no pass contains, to measure perplexity on; may be empty."""
+
+
+class DocumentData(L.LightningDataModule):
+    """Batches ``{"input_ids", "attention_mask"}`` [B, T] of whole documents, right padded.
+
+    Documents of like length share a batch, each starts at position 0 and ends with the tokenizer's
+    end token. The tokenizer is that of the language model in training. Every epoch is a new pass:
+    the trainer needs ``reload_dataloaders_every_n_epochs=1``.
+
+    Args:
+        text: what to learn.
+        tokens_per_batch: padded tokens, at most.
+        seed: of the order of batches.
+    """
+
+    def __init__(self, text: Text, *, tokens_per_batch: int = 4096, seed: int = 0):
+        super().__init__()
+        self.text = text
+        self.tokens_per_batch = tokens_per_batch
+        self.seed = seed
+
+    def train_dataloader(self) -> DataLoader:
+        """The pass whose number is the epoch's."""
+        number = self.trainer.current_epoch
+        batches = self._batches(self.text.documents(number))
+        random.Random(f"{self.seed}-{number}").shuffle(batches)
+        return DataLoader(batches, batch_size=None)
+
+    def val_dataloader(self) -> DataLoader | list:
+        """What no pass contains."""
+        unseen = self.text.unseen()
+        return DataLoader(self._batches(unseen), batch_size=None) if unseen else []
+
+    def _batches(self, documents: Sequence[str]) -> list[dict[str, Tensor]]:
+        tokenizer = self.trainer.lightning_module.language_model.tokenizer
+        encoded = tokenizer(list(documents), add_special_tokens=False)["input_ids"]
+        rows = sorted(([*ids, tokenizer.eos_token_id] for ids in encoded), key=len)
+        batches, start = [], 0
+        for end in range(1, len(rows) + 1):
+            if end == len(rows) or (end + 1 - start) * len(rows[end]) > self.tokens_per_batch:
+                batches.append(_padded(rows[start:end], tokenizer.pad_token_id))
+                start = end
+        return batches
+
+
+class FactText:
+    """True facts as documents, so that a model can learn what a file of records asks.
+
+    Each pass has every fact once, alone or behind another one, so that what stands in front of a
+    question does not matter.
+
+    Args:
+        facts: (prompt, answer) pairs.
+        seed: of the order.
+    """
+
+    def __init__(self, facts: Sequence[tuple[str, str]], *, seed: int = 0):
+        self.facts = list(facts)
+        self.seed = seed
+
+    def documents(self, number: int) -> list[str]:
+        """Documents of one to three facts."""
+        rng = random.Random(f"{self.seed}-{number}")
+        sentences = [f"{prompt} {answer}." for prompt, answer in self.facts]
+        rng.shuffle(sentences)
+        found, start = [], 0
+        while start < len(sentences):
+            size = rng.choice((1, 1, 2, 3))
+            found.append(" ".join(sentences[start : start + size]))
+            start += size
+        return found
+
+    def unseen(self) -> list[str]:
+        """None: every fact is learned."""
+        return []
+
+
+def _padded(rows: Sequence[Sequence[int]], pad: int) -> dict[str, Tensor]:
+    width = len(rows[-1])  # sorted: the last is the longest
+    ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows])
+    lengths = torch.tensor([len(row) for row in rows])
+    mask = (torch.arange(width) < lengths[:, None]).long()
+    return {"input_ids": ids, "attention_mask": mask}

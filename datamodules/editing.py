@@ -1,0 +1,274 @@
+"""The data module all sources of records share: splits by subject, order, loaders."""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar
+
+import lightning as L
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch.utils.data import DataLoader, DistributedSampler
+
+from datamodules.reading import Reading
+from datamodules.records import LOCALITY, Record
+
+SPLITS = ("train", "val", "test")
+
+
+class EditingData(L.LightningDataModule, ABC):
+    """Batches are plain lists of Records. A source of records says what it is by ``load``.
+
+    No subject of the test split is in train or val, and none of val in train, regardless of case:
+    records that break this are dropped from the lesser split and counted in ``dropped``.
+    (The subject of the request counts; a neighbour's probe may still mention one of test.)
+
+    Val and test come in an order drawn from ``seed``, so that the first n of it are the same
+    records whatever ``limit`` is; train comes as loaded, and its loader shuffles it every epoch.
+
+    Args:
+        batch_size: records a batch, on each device.
+        limit: records of val and of test to use, at most; None for all.
+        seed: of the order, the shuffling and whatever a source draws.
+    """
+
+    name: str = "records"
+    """The data set's name in result rows."""
+
+    def __init__(self, *, batch_size: int = 1, limit: int | None = None, seed: int = 0):
+        super().__init__()
+        self.batch_size = _positive("batch_size", batch_size)
+        self.limit = None if limit is None else _positive("limit", limit)
+        self.seed = seed
+        self.dropped: dict[str, int] = {}
+        self._splits: dict[str, list[Record]] | None = None
+
+    @abstractmethod
+    def load(self) -> Mapping[str, Sequence[Record]]:
+        """The records of each split (train, val, test); a split may be missing or empty."""
+
+    def records(self, split: str, limit: int | None = None) -> list[Record]:
+        """The records of a split, in order; ``limit`` goes before the data module's own.
+
+        Raises:
+            ValueError: there is no such split, or nothing in it.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"no split {split!r} in {self.name}; expected {', '.join(SPLITS)}")
+        records = list(self.splits().get(split, ()))
+        if not records:
+            raise ValueError(f"{self.name}: split {split!r} is empty: {self.why_empty(split)}")
+        if split != "train":
+            random.Random(f"{self.seed}-{split}").shuffle(records)
+            limit = self.limit if limit is None else limit
+        return records if limit is None else records[: _positive("limit", limit)]
+
+    def splits(self) -> dict[str, list[Record]]:
+        """The records of each split as loaded, without those dropped; loads them once, and logs."""
+        if self._splits is None:
+            given = self.load()
+            self._splits = disjoint(given)
+            self.dropped = {
+                name: len(given[name]) - len(kept) for name, kept in self._splits.items()
+            }
+            sizes = ", ".join(f"{len(records):,} {name}" for name, records in self._splits.items())
+            lost = ", ".join(f"{n:,} {name}" for name, n in self.dropped.items() if n)
+            note = f"; dropped for subjects of a better split: {lost}" if lost else ""
+            rank_zero_info(f"{self.name}: {sizes}{note}")
+        return self._splits
+
+    def why_empty(self, split: str) -> str:
+        """Why there is nothing in a split, for the error that says so."""
+        if self.dropped.get(split):
+            return f"all its {self.dropped[split]:,} records have subjects of a better split"
+        return "no records were given for it"
+
+    def prepare_data(self) -> None:
+        """Fetches the files once a machine, before any other process needs them."""
+        self.splits()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Loads the records."""
+        self.splits()
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled anew each epoch, from ``seed`` and the epoch only: resuming is exact."""
+        return self._loader(
+            "train", DistributedSampler, shuffle=True, seed=self.seed, drop_last=True
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        """In order; uneven shares are evened by repeats, since DDP syncs each validation step."""
+        return self._loader("val", DistributedSampler, shuffle=False)
+
+    def test_dataloader(self) -> DataLoader:
+        """In order, each record once, however many processes share the work."""
+        return self._loader("test", UnrepeatedDistributedSampler, shuffle=False)
+
+    def transfer_batch_to_device(self, batch, device, dataloader_idx):
+        """Records hold text only: they stay where they are."""
+        return batch
+
+    def _loader(self, split: str, sampler: type[DistributedSampler], **options) -> DataLoader:
+        records = self.records(split)
+        processes = self.trainer.world_size if self.trainer else 1
+        rank = self.trainer.global_rank if self.trainer else 0
+        if len(records) < processes:
+            raise ValueError(
+                f"{self.name}: split {split!r} has {len(records)} records for {processes} processes"
+            )
+        return DataLoader(
+            records,
+            batch_size=self.batch_size,
+            sampler=sampler(records, num_replicas=processes, rank=rank, **options),
+            collate_fn=list,
+        )
+
+
+class FileData(EditingData):
+    """Records from files, each a path, a URL or a hub id (``reading.fetch``).
+
+    ``test`` alone is evaluated whole. ``train`` gives up ``val_share`` and ``test_share`` of its
+    subjects, drawn by ``seed``, for those of the other two that have no file of their own. With no
+    file at all, those of ``published`` are used.
+
+    Args:
+        train: file of the train split, and of those without their own.
+        val: file of the val split.
+        test: file of the test split.
+        val_share: share of train's subjects, in 0..1.
+        test_share: share of train's subjects, in 0..1.
+        **options: as EditingData takes them.
+    """
+
+    published: ClassVar[Mapping[str, str]]
+
+    def __init__(
+        self,
+        train: str | None = None,
+        val: str | None = None,
+        test: str | None = None,
+        *,
+        val_share: float = 0.1,
+        test_share: float = 0.1,
+        **options,
+    ):
+        super().__init__(**options)
+        if min(val_share, test_share) < 0 or val_share + test_share >= 1:
+            raise ValueError(
+                f"val_share {val_share} and test_share {test_share}; "
+                "expected shares in 0..1 that leave some to train"
+            )
+        given = {"train": train, "val": val, "test": test}
+        self.files = {split: file for split, file in given.items() if file} or self.published
+        self.shares = {"val": val_share, "test": test_share}
+
+    @abstractmethod
+    def read(self, source: str) -> Reading:
+        """Reads one file."""
+
+    def load(self) -> dict[str, list[Record]]:
+        """Reads the files, and splits ``train`` for the splits that have none."""
+        splits = {split: self._read(file) for split, file in self.files.items()}
+        shares = {split: share for split, share in self.shares.items() if split not in splits}
+        if "train" in splits:
+            splits |= split_by_subject(splits["train"], shares, self.seed)
+        return splits
+
+    def _read(self, source: str) -> list[Record]:
+        reading = self.read(source)
+        rank_zero_info(f"{self.name}: {source}: {reading.summary()}")
+        return reading.records
+
+    def why_empty(self, split: str) -> str:
+        """Why there is nothing in a split, for the error that says so."""
+        if split in self.files:
+            return super().why_empty(split)
+        if "train" not in self.files:
+            return f"no file {split}=... was given, nor train=... to split it from"
+        share = self.shares.get(split)
+        return f"its share of the subjects of {self.files['train']} is {share}"
+
+
+def split_by_subject(
+    records: Sequence[Record], shares: Mapping[str, float], seed: int
+) -> dict[str, list[Record]]:
+    """Draws a share (0..1) of the subjects for each split of ``shares``; the rest is ``train``.
+
+    A share above 0 gets one subject at least, as long as there are any; records keep their order.
+    """
+    subjects = sorted({_subject(record) for record in records})
+    random.Random(f"{seed}-subjects").shuffle(subjects)
+    owner = {}
+    total = len(subjects)
+    for split, share in shares.items():
+        for _ in range(min(len(subjects), max(round(share * total), share > 0))):
+            owner[subjects.pop()] = split
+    splits = {split: [] for split in ("train", *shares)}
+    for record in records:
+        splits[owner.get(_subject(record), "train")].append(record)
+    return splits
+
+
+def disjoint(splits: Mapping[str, Sequence[Record]]) -> dict[str, list[Record]]:
+    """The splits without the records whose subject is in a better one: test, then val, then train.
+
+    Raises:
+        ValueError: an id stands for two of the records.
+    """
+    taken, ids, kept = set(), set(), {}
+    for split in reversed(SPLITS):
+        if split not in splits:
+            continue
+        kept[split] = [record for record in splits[split] if _subject(record) not in taken]
+        taken |= {_subject(record) for record in kept[split]}
+        for record in kept[split]:
+            if record.id in ids:
+                raise ValueError(f"id {record.id!r} occurs twice; do two files have one name?")
+            ids.add(record.id)
+    return {split: kept[split] for split in SPLITS if split in kept}
+
+
+def known_facts(records: Iterable[Record]) -> list[tuple[str, str]]:
+    """What was true before any edit: (prompt, answer) pairs, in order, each prompt once.
+
+    The request and its paraphrases with ``target_true``, and locality prompts with their answers.
+    Prompts to which the records give several answers are left out; ``contradictions`` has them.
+    """
+    return [(prompt, found[0]) for prompt, found in _answers(records).items() if len(found) == 1]
+
+
+def contradictions(records: Iterable[Record]) -> dict[str, list[str]]:
+    """Prompts to which the records give several true answers, and those answers."""
+    return {prompt: found for prompt, found in _answers(records).items() if len(found) > 1}
+
+
+def _answers(records: Iterable[Record]) -> dict[str, list[str]]:
+    answers = defaultdict(list)
+    for record in records:
+        for prompt, answer in _true_pairs(record):
+            if answer not in answers[prompt]:
+                answers[prompt].append(answer)
+    return answers
+
+
+def _true_pairs(record: Record) -> list[tuple[str, str]]:
+    locality = [(probe.prompt, probe.target) for probe in record.of_kind(*LOCALITY)]
+    true = record.request.target_true
+    if true is None:
+        return locality
+    asked = record.of_kind("reliability", "generalization")
+    return [(probe.prompt, true) for probe in asked] + locality
+
+
+def _positive(argument: str, value: int) -> int:
+    if value < 1:
+        raise ValueError(f"{argument} is {value}; expected at least 1")
+    return value
+
+
+def _subject(record: Record) -> str:
+    return record.request.subject.casefold()

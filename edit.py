@@ -1,0 +1,110 @@
+"""Makes edits and judges them: ``python edit.py 'editors=[mend,rome]' data.limit=500``."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import hydra
+import lightning as L
+import torch
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+from rich.console import Console
+
+from datamodules.records import Request
+from editors.checkpoints import load_trained
+from editors.editor import Editor
+from evaluation.request import before_and_after
+from evaluation.single import Single
+from evaluation.table import table
+from models.language_model import LanguageModel
+from train import run_folder, told
+
+log = logging.getLogger(__name__)
+
+
+def editor_config(cfg: DictConfig, name: str) -> DictConfig:
+    """The configuration of one editor: its file, the preset for the model, the user's settings."""
+    overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith(("editor=", "editors="))]
+    composed = compose("edit", overrides=[*overrides, f"editor={name}"])
+    settings = cfg.settings.get(name) or {}
+    with open_dict(composed.editor):
+        composed.editor = OmegaConf.merge(composed.editor, settings)
+    OmegaConf.resolve(composed.editor)
+    return composed.editor
+
+
+def build(cfg: DictConfig, config: DictConfig, name: str, language_model: LanguageModel) -> Editor:
+    """The editor, with its trained weights if it is one that learns."""
+    cls = get_class(config._target_)
+    if issubclass(cls, L.LightningModule):
+        return load_trained(cls, name, language_model, cfg.ckpt, cfg.runs)
+    return instantiate(config, language_model=language_model, _convert_="object")
+
+
+def one_request(cfg: DictConfig, editors: dict[str, Editor], console: Console) -> None:
+    """Makes one edit with each editor, shows answers before and after, saves or merges it."""
+    asked = cfg.request
+    request = Request(asked.prompt, asked.subject or "", asked.target or "")
+    if (asked.save or asked.merge) and len(editors) > 1:
+        raise ValueError(f"request.save and request.merge take one editor, got {list(editors)}")
+    for name, editor in editors.items():
+        editor.prepare()
+        edit = editor.edit([request])
+        console.print(before_and_after(name, editor.language_model, edit, request, asked.ask))
+        if asked.save:
+            edit.save(asked.save, editor.language_model.name)
+            log.info("saved the edit: %s", asked.save)
+        if asked.merge:
+            edit.merge(editor.language_model, asked.merge)
+            log.info("wrote the edited model: %s", asked.merge)
+
+
+def benchmark(cfg: DictConfig, editors: dict[str, Editor], folder: Path, console: Console) -> None:
+    """Runs the protocol over the records of a split and shows the table."""
+    data = instantiate(cfg.data)
+    records = data.records(cfg.split)
+    protocol = Single(
+        editors, records, folder, data=data.name, split=cfg.split, **cfg.protocol
+    )
+    trainer = instantiate(cfg.trainer)
+    trainer.test(protocol, verbose=False)
+    if trainer.is_global_zero:
+        rows, costs = (json.loads((folder / f).read_text()) for f in ("results.json", "efficiency.json"))
+        console.print(table(rows, costs))
+
+
+@hydra.main(version_base="1.3", config_path="configs", config_name="edit")
+@told
+def main(cfg: DictConfig) -> None:
+    """Builds the editors and puts them to the one request or to the benchmark."""
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    if not cfg.editors:
+        raise ValueError("editors is empty; name some, as in 'editors=[mend,rome]'")
+    if not cfg.resume:
+        configs = {name: editor_config(cfg, name) for name in cfg.editors}
+        with open_dict(cfg):
+            cfg.settings = configs
+        folder = run_folder(cfg)
+    else:
+        folder = Path(cfg.resume)
+        if not (folder / "config.yaml").is_file():
+            raise FileNotFoundError(f"resume={folder}: there is no config.yaml of a run in it")
+        cfg = OmegaConf.load(folder / "config.yaml")
+    language_model = instantiate(cfg.model)
+    with torch.no_grad():
+        editors = {n: build(cfg, cfg.settings[n], n, language_model) for n in cfg.editors}
+        console = Console()
+        if cfg.request.prompt:
+            one_request(cfg, editors, console)
+        else:
+            benchmark(cfg, editors, folder, console)
+    log.info("everything this run wrote: %s", folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Finding and loading the checkpoints of trained editors."""
+
+from __future__ import annotations
+
+import json
+import logging
+import zipfile
+from pathlib import Path
+
+import torch
+
+from editors.editor import Editor
+from models.language_model import LanguageModel
+
+log = logging.getLogger(__name__)
+
+
+def load_trained(
+    cls: type[Editor],
+    name: str,
+    language_model: LanguageModel,
+    path: str | None = None,
+    runs: str | Path = "runs",
+) -> Editor:
+    """The editor in the checkpoint ``path``, or in the newest below ``runs`` that fits.
+
+    Raises:
+        FileNotFoundError: no such file, or none that fits; says what to run.
+        ValueError: the checkpoint is of another editor or another language model.
+    """
+    found = Path(path) if path else newest(cls, language_model, Path(runs))
+    if found is None:
+        raise FileNotFoundError(
+            f"no checkpoint of {name} for the model {language_model.name!r} below {runs}; "
+            f"train one with: python train.py editor={name}, or name one with ckpt=FILE"
+        )
+    if not found.is_file():
+        raise FileNotFoundError(f"ckpt={found}: there is no such file")
+    wanted = (cls.name, language_model.fingerprint)
+    owner = belongs_to(found)
+    if owner is None:
+        raise ValueError(f"{found} is no checkpoint of an editor")
+    if owner != wanted:
+        raise ValueError(
+            f"{found} holds {owner[0]!r} for the model with fingerprint {owner[1]}; "
+            f"wanted {wanted[0]!r} for {wanted[1]} ({language_model.name!r})"
+        )
+    log.info("%s: %s", name, found)
+    editor = cls.load_from_checkpoint(
+        found, language_model=language_model, map_location="cpu", weights_only=True
+    )
+    return editor.to(language_model.device).eval()
+
+
+def newest(cls: type[Editor], language_model: LanguageModel, runs: Path) -> Path | None:
+    """The checkpoint written last for this editor and model; the best of a run before its last."""
+    wanted = (cls.name, language_model.fingerprint)
+    files = sorted(
+        runs.glob("**/*.ckpt"),
+        key=lambda p: (p.parent.stat().st_mtime, p.stem != "last", p.stat().st_mtime),
+        reverse=True,
+    )
+    return next((file for file in files if belongs_to(file) == wanted), None)
+
+
+def belongs_to(path: Path) -> tuple[str, str] | None:
+    """Editor and fingerprint of the language model of a checkpoint; None if it is none of ours."""
+    try:
+        saved = torch.load(path, map_location="meta", mmap=True, weights_only=True)
+    except (RuntimeError, OSError, EOFError, zipfile.BadZipFile, json.JSONDecodeError):
+        return None
+    if not isinstance(saved, dict) or not {"editor", "language_model"} <= saved.keys():
+        return None
+    return saved["editor"], saved["language_model"]["fingerprint"]

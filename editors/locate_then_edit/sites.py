@@ -1,0 +1,132 @@
+"""Reading and shifting what layers say at chosen tokens, and skipping the blocks below them."""
+
+# N rows, T tokens, n chosen tokens
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from models.language_model import Batch, LanguageModel
+
+
+class _AllSeenError(Exception):
+    """Ends a forward pass whose remaining layers are not needed."""
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """No autocast, TF32 or inference mode, whatever a trainer has switched on around."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False), torch.inference_mode(False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def hidden_of(output: Tensor | tuple) -> Tensor:
+    """The hidden states in a module's output; the blocks of some families return a tuple."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def unflattened(tensor: Tensor, tokens: int) -> Tensor:
+    """``[N, T, d]``, also of what OPT's feed-forward layers see and say, ``[N * T, d]``."""
+    return tensor if tensor.ndim == 3 else tensor.unflatten(0, (-1, tokens))
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or in its own precision if that is higher."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def activations(
+    language_model: LanguageModel, batch: Batch, layers: Sequence[str], rows: Tensor, at: Tensor
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Input ``[n, d_in]`` and output ``[n, d_out]`` of each layer at tokens ``at`` of ``rows``.
+
+    One forward pass without gradients that ends at the deepest of the layers.
+    """
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def look(name: str, module: nn.Module, args: tuple, output: Tensor | tuple) -> None:
+        pair = (unflattened(x, batch.input_ids.shape[1]) for x in (args[0], hidden_of(output)))
+        seen[name] = tuple(widened(x[rows, at]) for x in pair)
+        if len(seen) == len(layers):
+            raise _AllSeenError
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        for name in layers:
+            hook = language_model.module(name).register_forward_hook(partial(look, name))
+            stack.callback(hook.remove)
+        try:
+            language_model.hidden(batch)
+        except _AllSeenError:
+            return seen
+    raise ValueError(f"layers {sorted(set(layers) - set(seen))} take no part in the forward pass")
+
+
+@contextmanager
+def shifted(module: nn.Module, delta: Tensor, at: Tensor, tokens: int) -> Iterator[None]:
+    """Adds ``delta[i]``, ``[N, d]``, to the module's output at token ``at[i]`` of row ``i``."""
+    rows = torch.arange(len(at), device=at.device)
+
+    def shift(module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple:
+        hidden = hidden_of(output)
+        changed = unflattened(hidden, tokens).clone()
+        changed[rows, at] = (widened(changed[rows, at]) + delta).to(hidden.dtype)
+        changed = changed.view_as(hidden)
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    hook = module.register_forward_hook(shift)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def resumed(
+    language_model: LanguageModel, block: int, output: Tensor | tuple | None
+) -> Iterator[None]:
+    """Runs the model from ``block`` on: every block below answers ``output``, computing nothing.
+
+    Exact if ``output`` is what block ``block - 1`` says about the same rows (None if there is
+    none). Hooks inside the skipped blocks do not run; `forward` is back in place on any exit.
+    """
+    stack = language_model.module(language_model.family.stack)
+    skipped = [stack[index] for index in range(block)]
+    own = [vars(module).get("forward") for module in skipped]  # None: the class's
+    try:
+        for module in skipped:
+            module.forward = lambda *args, **kwargs: output
+        yield
+    finally:
+        for module, forward in zip(skipped, own, strict=True):
+            if forward is None:
+                del module.forward
+            else:
+                module.forward = forward
+
+
+def output_of(language_model: LanguageModel, batch: Batch, block: int) -> Tensor | tuple:
+    """What a block says about a whole batch, without gradients: ``[N, T, d]`` or a tuple of it."""
+    kept: list[Tensor | tuple] = []
+
+    def keep(module: nn.Module, args: tuple, output: Tensor | tuple) -> None:
+        kept.append((output[0],) if isinstance(output, tuple) else output)
+        raise _AllSeenError
+
+    hook = language_model.module(language_model.block(block)).register_forward_hook(keep)
+    try:
+        with torch.no_grad(), suppress(_AllSeenError):
+            language_model.hidden(batch)
+    finally:
+        hook.remove()
+    return kept[0]

@@ -1,0 +1,43 @@
+"""Batches cut into parts of like length, since most of a mixed batch would be padding."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from models.encoding import IGNORED, Batch
+
+FILLED = 0.7  # a part's shortest row is at least this share of its longest
+
+
+def parts_by_length(batch: Batch) -> list[tuple[Tensor, Batch]]:
+    """The rows of each part (indices into ``batch``), and the part without the padding it shares.
+
+    Together the parts hold every row once, the longest first.
+    """
+    lengths = batch.attention_mask.sum(1)
+    order = lengths.argsort(descending=True, stable=True)
+    starts, longest = [], 0.0
+    for start, length in enumerate(lengths[order].tolist()):
+        if not starts or length < FILLED * longest:
+            starts.append(start)
+            longest = length
+    parts = order.tensor_split(starts[1:])
+    return [(rows, selected(batch, rows, int(lengths[rows[0]]))) for rows in parts if len(rows)]
+
+
+def selected(batch: Batch, rows: Tensor | slice, width: int | None = None) -> Batch:
+    """Some rows of a batch, and the first ``width`` tokens of them."""
+    tensors = (batch.input_ids, batch.attention_mask, batch.labels)
+    return Batch(*(tensor[rows, :width] for tensor in tensors))
+
+
+def predicting(batch: Batch) -> Tensor:
+    """Positions ``[B, T]`` (bool) that predict a target token: one before each label."""
+    return (batch.labels != IGNORED).roll(-1, 1)
+
+
+def predicted(batch: Batch) -> Tensor:
+    """The target tokens ``[n]`` of the positions in `predicting`, in order."""
+    return batch.labels[batch.labels != IGNORED]
+
+

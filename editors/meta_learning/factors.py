@@ -1,0 +1,120 @@
+"""The rank-1 factors of a request's gradient: each layer's keys and deltas, token by token.
+
+The gradient of a loss for a weight ``[d_in, d_out]`` is ``sum_t key_t delta_t^T``. One backward
+pass gives the factors of B requests if the loss is the sum over them of each one's token mean.
+"""
+
+# B requests, T tokens, n kept rows, K most rows of one request
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from edits.capture import captured
+from edits.updates import compute_dtype
+from edits.weights import WeightEdit
+from editors.meta_learning.batches import parts_by_length, predicting
+from editors.meta_learning.losses import example_means, nll
+from models.encoding import Batch
+from models.language_model import LanguageModel
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """One layer's rows of B requests, in order of request.
+
+    Attributes:
+        keys: ``[n, d_in]``, the layer's inputs.
+        deltas: ``[n, d_out]``, the gradients at its outputs.
+        request: ``[n]``, which request each row belongs to.
+        requests: B.
+    """
+
+    keys: Tensor
+    deltas: Tensor
+    request: Tensor
+    requests: int
+
+    def padded(self, values: Tensor) -> Tensor:
+        """``values`` [n, d] as ``[B, K, d]``, rows of zeros where a request has fewer than K."""
+        counts = torch.bincount(self.request, minlength=self.requests)
+        starts = counts.cumsum(0) - counts
+        place = torch.arange(len(values), device=values.device) - starts[self.request]
+        width = int(counts.max())
+        padded = values.new_zeros(self.requests * width, values.shape[-1])
+        padded = padded.index_copy(0, self.request * width + place, values)
+        return padded.unflatten(0, (self.requests, width))
+
+    @staticmethod
+    def concatenated(parts: Sequence[Factors]) -> Factors:
+        """The factors of several batches of requests as one."""
+        starts = [sum(part.requests for part in parts[:i]) for i in range(len(parts))]
+        return Factors(
+            torch.cat([part.keys for part in parts]),
+            torch.cat([part.deltas for part in parts]),
+            torch.cat([p.request + start for p, start in zip(parts, starts, strict=True)]),
+            sum(part.requests for part in parts),
+        )
+
+
+def factors(
+    language_model: LanguageModel,
+    layers: Sequence[str],
+    batch: Batch,
+    *,
+    after: WeightEdit | None = None,
+    tokens: str = "all",
+) -> dict[str, Factors]:
+    """The factors of each layer for the requests in ``batch``, on the model edited by ``after``.
+
+    Rows whose key or delta is all zero (padding, and whatever the loss does not reach) are left
+    out; with ``tokens="target"`` all rows are that do not predict a target token.
+    """
+    parts = [
+        (rows, _part(language_model, layers, part, after, tokens))
+        for rows, part in parts_by_length(batch)
+    ]
+    return {
+        layer: _merged([(rows, part[layer]) for rows, part in parts], len(batch.input_ids))
+        for layer in layers
+    }
+
+
+def _part(
+    language_model: LanguageModel,
+    layers: Sequence[str],
+    batch: Batch,
+    after: WeightEdit | None,
+    tokens: str,
+) -> dict[str, Factors]:
+    edited = nullcontext() if after is None else after.hooks(language_model)
+    with edited, captured(language_model, layers, gradients=True) as seen:
+        logits, targets, row = language_model.target_logits(batch)
+        loss = example_means(nll(logits, targets), row, len(batch.input_ids)).sum()
+        deltas = torch.autograd.grad(loss, [seen[layer].output for layer in layers])
+    wanted = predicting(batch) if tokens == "target" else batch.attention_mask.bool()
+    return {
+        layer: _kept(seen[layer].keys, delta, wanted)
+        for layer, delta in zip(layers, deltas, strict=True)
+    }
+
+
+def _merged(parts: Sequence[tuple[Tensor, Factors]], requests: int) -> Factors:
+    """The factors of all requests, given those of parts of them and who is in which part."""
+    request = torch.cat([rows[part.request] for rows, part in parts])
+    order = request.argsort(stable=True)
+    keys = torch.cat([part.keys for _, part in parts])
+    deltas = torch.cat([part.deltas for _, part in parts])
+    return Factors(keys[order], deltas[order], request[order], requests)
+
+
+def _kept(keys: Tensor, deltas: Tensor, wanted: Tensor) -> Factors:
+    dtype = compute_dtype(keys.dtype)
+    keys, deltas = keys.to(dtype), deltas.to(dtype)
+    kept = wanted & (keys != 0).any(-1) & (deltas != 0).any(-1)  # [B, T]
+    return Factors(keys[kept], deltas[kept], kept.nonzero()[:, 0], len(kept))

@@ -1,0 +1,314 @@
+"""What all hypernetworks share: how they are trained, and how they make edits.
+
+A hypernetwork turns the factors of a request's gradient into weight updates. It is trained
+through the updates: the edited model is to give the new target after a paraphrase, and to answer
+locality probes as before. The factors are constants, so that no second-order gradient is needed.
+"""
+
+# B requests (or records), R questions, T tokens, n scored positions
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from datamodules.records import Record, Request
+from edits.updates import Dense, LowRank
+from edits.weights import WeightEdit
+from editors.editor import Editor
+from editors.meta_learning.batches import parts_by_length, predicted, predicting, selected
+from editors.meta_learning.factors import Factors, factors
+from editors.meta_learning.losses import example_means, kl, nll
+from editors.meta_learning.training import Training, questions
+from editors.meta_learning.validation import Validation
+from models.encoding import Batch
+from models.language_model import LanguageModel
+
+
+class Hypernetwork(Editor, L.LightningModule):
+    """An editor that is trained; a batch is a list of records.
+
+    Checkpoints hold the editor alone, and the fingerprint of the language model it belongs to:
+    ``Method.load_from_checkpoint(path, language_model=language_model)``.
+
+    Args:
+        language_model: the model to edit.
+        layers: names of the linear maps to edit; by default the feed-forward maps ``mlp_in`` and
+            ``mlp_out`` of the last three blocks.
+        **training: see `Training`.
+    """
+
+    skipped_steps: Tensor  # [], optimiser steps left out for a non-finite gradient
+
+    def __init__(
+        self, language_model: LanguageModel, *, layers: Sequence[str] | None = None, **training: Any
+    ):
+        super().__init__()
+        self.save_hyperparameters(ignore=["language_model"])
+        self.language_model = language_model
+        self.layers = list(layers) if layers is not None else _last_blocks(language_model, 3)
+        self.training_settings = Training(**training)
+        self.validation = Validation()
+        self.register_buffer("skipped_steps", torch.zeros((), dtype=torch.int64))
+        self._skipped_in_a_row = 0
+
+    # what a method is
+
+    @abstractmethod
+    def updates(
+        self, requests: Sequence[Request], factors: Mapping[str, Factors], joint: bool
+    ) -> dict[str, LowRank | Dense]:
+        """Each layer's update: one a request, or with ``joint`` a single one for all of them."""
+
+    def observe(self, factors: Mapping[str, Factors], gather: bool) -> None:  # noqa: B027
+        """Take rows into the statistics, if the method has any; see `Normaliser.update`."""
+
+    @property
+    def observed(self) -> bool:
+        """Whether the method has all the statistics it needs."""
+        return True
+
+    def edit_lrs(self) -> dict[str, nn.Parameter]:
+        """Learned step sizes ``[layers]`` by name; their own outer step size is `edit_lr_lr`."""
+        return {}
+
+    # edits
+
+    def edit(self, requests: Sequence[Request], after: WeightEdit | None = None) -> WeightEdit:
+        """One edit that makes all the requests true; see `Editor.edit`."""
+        edit = self._made(requests, after, joint=True)
+        return edit if after is None else after.plus(edit)
+
+    def edit_each(self, requests: Sequence[Request]) -> WeightEdit:
+        """One independent edit for each request; see `Editor.edit_each`."""
+        return self._made(requests, None, joint=False)
+
+    @torch.no_grad()
+    def _made(
+        self, requests: Sequence[Request], after: WeightEdit | None, joint: bool
+    ) -> WeightEdit:
+        if not requests:
+            raise ValueError("there are no requests to edit for")
+        return self.propose(requests, self.factors(requests, after), joint)
+
+    def factors(
+        self, requests: Sequence[Request], after: WeightEdit | None = None
+    ) -> dict[str, Factors]:
+        """Each layer's factors for the requests, on the model edited by ``after``."""
+        parts = [
+            factors(
+                self.language_model,
+                self.layers,
+                self.language_model.encode([r.prompt for r in some], [r.target for r in some]),
+                after=after,
+                tokens=self.training_settings.tokens,
+            )
+            for some in _chunks(requests, self.training_settings.edits_per_batch)
+        ]
+        return {
+            layer: Factors.concatenated([part[layer] for part in parts]) for layer in self.layers
+        }
+
+    def propose(
+        self, requests: Sequence[Request], factors: Mapping[str, Factors], joint: bool
+    ) -> WeightEdit:
+        """The updates as an edit; differentiable for the networks."""
+        with torch.autocast(self.device.type, enabled=False):
+            updates = self.updates(requests, factors, joint)
+        return WeightEdit(updates, self.name, self.language_model.fingerprint)
+
+    # training
+
+    def on_fit_start(self) -> None:
+        """Collect the statistics that are then frozen, unless a checkpoint brought them."""
+        if self.training_settings.statistics == "frozen" and not self.observed:
+            self.trainer.fit_loop.setup_data()
+            records = self.trainer.train_dataloader.dataset
+            count = min(self.training_settings.statistics_edits, len(records))
+            self.collect([records[i].request for i in range(count)])
+
+    def collect(self, requests: Sequence[Request]) -> None:
+        """Take the requests' rows into the statistics; in every process the same."""
+        for some in _chunks(requests, self.training_settings.edits_per_batch):
+            self.observe(self.factors(some), gather=False)
+
+    def training_step(self, records: Sequence[Record], batch_index: int) -> Tensor:
+        """The weighted sum of edit loss and locality loss, of one independent edit a record."""
+        settings, model = self.training_settings, self.language_model
+        seed = (settings.seed, self.global_rank, self.global_step, batch_index)
+        asked = questions(records, settings, np.random.default_rng(seed))
+        requests = [record.request for record in records]
+        rows = self.factors(requests)
+        if settings.statistics == "online":
+            self.observe(rows, gather=True)
+        edit = self.propose(requests, rows, joint=False)
+        batch = model.encode([p.prompt for p in asked.probes], [p.target for p in asked.probes])
+        edit_loss, locality_loss = self.losses(edit, batch, asked.record, asked.outer)
+        loss = settings.edit_weight * edit_loss + settings.locality_weight * locality_loss
+        self._log_step(edit, edit_loss, locality_loss)
+        # a loss that is not finite is to give gradients that are not, in every process
+        return loss * torch.where(loss.isfinite(), 1.0, torch.nan)
+
+    def losses(
+        self, edit: WeightEdit, batch: Batch, record: Sequence[int], outer: int
+    ) -> tuple[Tensor, Tensor]:
+        """Edit loss and locality loss (nats per token), means over the edits.
+
+        Args:
+            edit: B edits.
+            batch: R questions, the outer ones first.
+            record: which edit each question meets.
+            outer: number of outer questions.
+        """
+        record = torch.as_tensor(record, device=batch.input_ids.device)
+        values = torch.zeros(len(record), device=record.device)
+        for rows, part in parts_by_length(batch):
+            first = int((rows < outer).sum())
+            rows, order = rows.sort()  # outer questions first
+            part = selected(part, order)
+            value = self._values(edit, part, record[rows], first)
+            values = values.to(value.dtype).index_copy(0, rows, value)
+        edit_loss = example_means(values[:outer], record[:outer], len(edit)).mean()
+        locality_loss = example_means(values[outer:], record[outer:], len(edit)).mean()
+        return edit_loss, locality_loss
+
+    def _values(self, edit: WeightEdit, batch: Batch, record: Tensor, outer: int) -> Tensor:
+        """Loss of each question ``[R]``: nll of the first ``outer``, KL from unedited of others."""
+        model = self.language_model
+        with edit.hooks(model, record):
+            hidden = model.hidden(batch)  # [R, T, d]
+        counts = predicting(batch)
+        logits = model.head(hidden[:outer][counts[:outer]])  # [n, V]
+        losses = nll(logits, predicted(selected(batch, slice(outer))))
+        outer_values = example_means(losses, counts[:outer].nonzero()[:, 0], outer)
+        if outer == len(record):
+            return outer_values
+        if self.training_settings.kl_positions == "all":
+            counts = batch.attention_mask.bool()
+        counts, after = counts[outer:], hidden[outer:]
+        with torch.no_grad():
+            before = model.hidden(selected(batch, slice(outer, None)))
+            before = model.head(before[counts])
+        divergence = kl(before, model.head(after[counts]))
+        local_values = example_means(divergence, counts.nonzero()[:, 0], len(after))
+        return torch.cat([outer_values, local_values])
+
+    def _log_step(self, edit: WeightEdit, edit_loss: Tensor, locality_loss: Tensor) -> None:
+        values = {"train/edit_loss": edit_loss, "train/locality_loss": locality_loss}
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            for name, rates in self.edit_lrs().items():
+                pairs = zip(self.layers, rates, strict=True)
+                values |= {f"train/{name}/{layer}": rate for layer, rate in pairs}
+            values |= {f"train/update_norm/{n}": x.mean() for n, x in edit.norms().items()}
+            values["train/skipped_steps"] = self.skipped_steps
+        self.log_dict({name: value.detach().float() for name, value in values.items()})
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Leave the step out, optimiser state included, if a gradient is not finite.
+
+        Raises:
+            RuntimeError: too many steps in a row were left out.
+        """
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        self.log("train/grad_norm", norm)
+        if norm.isfinite():
+            self._skipped_in_a_row = 0
+            return
+        optimizer.zero_grad(set_to_none=True)  # a parameter without a gradient is not stepped
+        self.skipped_steps += 1
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= self.training_settings.max_skipped:
+            raise RuntimeError(
+                f"the gradient was not finite in {self._skipped_in_a_row} steps in a row (up to "
+                f"step {self.global_step}): try a smaller lr or edit_lr, or float32"
+            )
+
+    def configure_optimizers(self) -> Any:
+        """Adam, with the learned step sizes in a parameter group of their own."""
+        settings = self.training_settings
+        rates = list(self.edit_lrs().values())
+        own = {id(rate) for rate in rates}
+        nets = [p for p in self.parameters() if p.requires_grad and id(p) not in own]
+        groups = [{"params": nets}, {"params": rates, "lr": settings.edit_lr_lr}]
+        fused = self.device.type == "cpu"
+        optimizer = torch.optim.Adam([g for g in groups if g["params"]], settings.lr, fused=fused)
+        if not settings.warmup:
+            return optimizer
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min(1.0, (step + 1) / settings.warmup)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    # validation
+
+    def validation_step(self, records: Sequence[Record], batch_index: int) -> None:
+        """Judge an independent edit for each record by its probes."""
+        edit = self.edit_each([record.request for record in records])
+        self.validation.update(self.language_model, edit, records)
+        for name, metric in self.validation.metrics.items():
+            self.log(f"val/{name}", metric, on_epoch=True, batch_size=len(records))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the one number by which checkpoints are compared."""
+        self.log("val/score", self.validation.score(), sync_dist=True)
+
+    # checkpoints
+
+    @property
+    def strict_loading(self) -> bool:
+        """False: checkpoints lack the language model; `on_load_checkpoint` checks the rest."""
+        return False
+
+    def state_dict(self, *args: Any, **keywords: Any) -> dict[str, Any]:
+        """The editor's own parameters and buffers, without the language model's."""
+        state = super().state_dict(*args, **keywords)
+        for key in [key for key in state if key.startswith("language_model.")]:
+            del state[key]
+        return state
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note what the checkpoint holds, and which language model it belongs to."""
+        checkpoint["editor"] = self.name
+        checkpoint["language_model"] = {
+            "name": self.language_model.name,
+            "fingerprint": self.language_model.fingerprint,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the checkpoint is one of this editor and this language model.
+
+        Raises:
+            ValueError: it is not.
+        """
+        known, ours = checkpoint["language_model"], self.language_model
+        if known["fingerprint"] != ours.fingerprint:
+            raise ValueError(
+                f"the checkpoint belongs to the language model {known['name']!r} with fingerprint "
+                f"{known['fingerprint']}, not to {ours.name!r} with {ours.fingerprint}"
+            )
+        differing = sorted(set(checkpoint["state_dict"]) ^ set(self.state_dict()))
+        if differing:
+            raise ValueError(
+                f"the checkpoint is of a {self.name} with other networks; only in one of the two: "
+                + ", ".join(differing[:4])
+            )
+
+
+def _last_blocks(language_model: LanguageModel, count: int) -> list[str]:
+    blocks = range(language_model.blocks)[-count:]
+    return [language_model.layer(role, i) for i in blocks for role in ("mlp_in", "mlp_out")]
+
+
+def _chunks(requests: Sequence[Request], size: int) -> list[Sequence[Request]]:
+    return [requests[i : i + size] for i in range(0, len(requests), size)]
+

@@ -1,0 +1,36 @@
+"""What a trained editor is judged by: likelihood of the target, distance to the unedited model.
+
+All functions take logits that are already picked: one row for each position that counts, with
+``row`` [n] telling which example it belongs to. So no function here shifts or masks.
+"""
+
+# n positions, V vocabulary, B examples
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def nll(logits: Tensor, targets: Tensor) -> Tensor:
+    """Negative log-likelihood (nats) ``[n]`` of each target under ``logits`` [n, V]."""
+    return F.cross_entropy(logits, targets, reduction="none")
+
+
+def kl(before: Tensor, after: Tensor) -> Tensor:
+    """``KL(before || after)`` (nats) ``[n]`` of the distributions with these logits [n, V]."""
+    before, after = before.log_softmax(-1), after.log_softmax(-1)
+    return (before.exp() * (before - after)).sum(-1)
+
+
+def example_means(values: Tensor, row: Tensor, examples: int) -> Tensor:
+    """Mean over each example's positions ``[B]``; 0 for an example without any."""
+    sums = values.new_zeros(examples).index_add(0, row, values)
+    return sums / torch.bincount(row, minlength=examples).clamp(min=1).to(values.dtype)
+
+
+def exact_match(predicted: Tensor, targets: Tensor, row: Tensor, examples: int) -> Tensor:
+    """Whether all targets of an example are predicted: 0 or 1 ``[B]``; 1 if it has none."""
+    wrong = (predicted != targets).to(torch.float32)
+    return (wrong.new_zeros(examples).index_add(0, row, wrong) == 0).to(torch.float32)

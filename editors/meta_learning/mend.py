@@ -1,0 +1,133 @@
+"""MEND: a network that turns the factors of a fine-tuning gradient into a better update.
+
+Mitchell, Lin, Bosselut, Finn, Manning: "Fast Model Editing at Scale", ICLR 2022,
+https://arxiv.org/abs/2110.11309. Departures from the authors' code, with the reason:
+
+- the update is subtracted, as in the paper; their code adds it and has to learn the flip
+  (``sign="official"``);
+- statistics are collected before training and frozen, so that the network's inputs stay put and
+  all processes agree (``statistics="online"`` for theirs, which a checkpoint of theirs forgets);
+- the learned step sizes do have their own outer step size; theirs never take effect;
+- a batch holds independent edits, each trained on a paraphrase and on probes of its own.
+"""
+
+# B requests, n kept rows of all of them, K most rows of one, d_in/d_out layer widths
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+import torch
+from torch import nn
+
+from datamodules.records import Request
+from edits.updates import Dense, LowRank
+from editors.meta_learning.factors import Factors
+from editors.meta_learning.hypernetwork import Hypernetwork
+from editors.meta_learning.training import one_of
+from editors.meta_learning.transform import Transform
+from models.language_model import LanguageModel
+
+SIGNS = {"descent": -1.0, "official": 1.0}
+STD_FLOOR = 1e-6  # of frozen statistics, as a share of the median standard deviation
+
+
+@final
+class Mend(Hypernetwork):
+    """The update of layer l is ``-alpha_l * sum_t key~_t delta~_t^T``.
+
+    ``key~``, ``delta~`` are what the network makes of the standardised factors; layers of the same
+    shape share a network.
+
+    Args:
+        language_model: the model to edit.
+        layers: see `Hypernetwork`.
+        rank: of the network's linear maps; clipped to their width.
+        blocks: number of residual blocks of a network.
+        edit_lr: initial alpha.
+        sign: ``"descent"`` subtracts alpha times the update, ``"official"`` adds it.
+        init: ``"identity"``, or ``"xavier"`` without residual connections.
+        sides: what goes through a network; see `Transform`.
+        normalise: standardise the factors.
+        shared: layers of the same shape share a network and statistics.
+        **training: see `Training`.
+    """
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        *,
+        layers: Sequence[str] | None = None,
+        rank: int = 1920,
+        blocks: int = 2,
+        edit_lr: float = 1e-4,
+        sign: str = "descent",
+        init: str = "identity",
+        sides: str = "both",
+        normalise: bool = True,
+        shared: bool = True,
+        **training: Any,
+    ):
+        super().__init__(language_model, layers=layers, **training)
+        one_of("sign", sign, tuple(SIGNS))
+        self.sign = SIGNS[sign]
+        self.alpha = nn.Parameter(torch.full((len(self.layers),), float(edit_lr)))
+        floor = STD_FLOOR if self.training_settings.statistics == "frozen" else 0.0
+        shapes = [language_model.shape(layer) for layer in self.layers]
+        groups = shapes if shared else list(enumerate(shapes))
+        self._place = {  # layer -> its transform, and its turn in it
+            layer: (str(list(dict.fromkeys(groups)).index(group)), groups[:i].count(group))
+            for i, (layer, group) in enumerate(zip(self.layers, groups, strict=True))
+        }
+        self.transforms = nn.ModuleDict()
+        for layer, shape, group in zip(self.layers, shapes, groups, strict=True):
+            name, turn = self._place[layer]
+            if turn == 0:
+                self.transforms[name] = Transform(
+                    *shape,
+                    groups.count(group),
+                    rank=rank,
+                    blocks=blocks,
+                    init=init,
+                    sides=sides,
+                    normalise=normalise,
+                    floor=floor,
+                )
+
+    def updates(
+        self, requests: Sequence[Request], factors: Mapping[str, Factors], joint: bool
+    ) -> dict[str, LowRank | Dense]:
+        """One update a request; their sum if ``joint``, the inner loss being a sum as well."""
+        updates = {}
+        for layer, alpha in zip(self.layers, self.alpha, strict=True):
+            name, turn = self._place[layer]
+            rows = factors[layer]
+            keys, deltas = self.transforms[name](rows.keys, rows.deltas, turn)
+            deltas = self.sign * alpha * deltas
+            updates[layer] = (
+                _sum(keys, deltas) if joint else LowRank(rows.padded(keys).mT, rows.padded(deltas))
+            )
+        return updates
+
+    def observe(self, factors: Mapping[str, Factors], gather: bool) -> None:
+        """Take all layers' rows into the statistics of their groups."""
+        for layer, rows in factors.items():
+            self.transforms[self._place[layer][0]].collect(rows.keys, rows.deltas, gather)
+
+    @property
+    def observed(self) -> bool:
+        """Whether there are statistics, where the method has some."""
+        return all(transform.observed for transform in self.transforms.values())
+
+    def edit_lrs(self) -> dict[str, nn.Parameter]:
+        """Alpha."""
+        return {"edit_lr": self.alpha}
+
+
+def _sum(keys: torch.Tensor, deltas: torch.Tensor) -> LowRank | Dense:
+    """``sum_t key_t delta_t^T`` as a single update, in factors while they are the smaller."""
+    (rows, d_in), d_out = keys.shape, deltas.shape[1]
+    if rows * (d_in + d_out) > d_in * d_out:
+        return Dense((keys.T @ deltas)[None])
+    return LowRank(keys.T[None], deltas[None])

@@ -1,0 +1,124 @@
+"""How hypernetworks are trained: the settings, and the questions each step asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from datamodules.records import LOCALITY, Probe, Record
+
+OUTER = ("paraphrase", "both")
+KL_POSITIONS = ("all", "target")
+STATISTICS = ("frozen", "online")
+TOKENS = ("all", "target")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """The settings that all hypernetworks share; each is an argument of the editors.
+
+    Attributes:
+        lr: Step size of the networks (Adam).
+        edit_lr_lr: Step size of the learned edit step sizes.
+        warmup: Optimiser steps over which both rise linearly from 0.
+        edit_weight: Weight of the edit loss, the target's negative log-likelihood.
+        locality_weight: Weight of the KL divergence from the unedited model.
+        outer: What the edit loss is taken on: a random ``"paraphrase"`` (the request itself for
+            a record without any), or the mean of ``"both"``.
+        locality_kinds: Probe kinds on which the edited model is to stay as it was.
+        locality_probes: How many of each kind are drawn for a record at a step.
+        kl_positions: ``"all"`` tokens of a locality text, as in the authors' code, or only the
+            positions that predict its ``"target"``.
+        tokens: Which token rows of a request make its update: ``"all"`` that its loss reaches, or
+            only those that predict a ``"target"`` token.
+        statistics: Standardise with statistics of the first training requests, then ``"frozen"``;
+            or ``"online"``, moving with every training step, as in the authors' code.
+        statistics_edits: Number of those first requests.
+        max_skipped: Successive steps with a non-finite gradient after which training stops.
+        edits_per_batch: Requests that go through the language model at once outside training.
+        seed: Of the draws; a step's draws depend on it, the step and the process alone.
+
+    Raises:
+        ValueError: a setting that is none of the above.
+    """
+
+    lr: float = 1e-6
+    edit_lr_lr: float = 1e-4
+    warmup: int = 0
+    edit_weight: float = 0.1
+    locality_weight: float = 1.0
+    outer: str = "paraphrase"
+    locality_kinds: Sequence[str] = ("unrelated", "neighborhood")
+    locality_probes: int = 1
+    kl_positions: str = "all"
+    tokens: str = "all"
+    statistics: str = "frozen"
+    statistics_edits: int = 1024
+    max_skipped: int = 10
+    edits_per_batch: int = 64
+    seed: int = 0
+
+    def __post_init__(self):
+        one_of("outer", self.outer, OUTER)
+        one_of("kl_positions", self.kl_positions, KL_POSITIONS)
+        one_of("tokens", self.tokens, TOKENS)
+        one_of("statistics", self.statistics, STATISTICS)
+        for kind in self.locality_kinds:
+            one_of("locality_kinds", kind, LOCALITY)
+        for name in ("statistics_edits", "max_skipped", "edits_per_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What a step asks the edited model: first the outer questions, then the locality probes.
+
+    Attributes:
+        probes: All of them.
+        record: Which record of the step's batch each belongs to.
+        outer: How many of them are outer questions.
+    """
+
+    probes: tuple[Probe, ...]
+    record: tuple[int, ...]
+    outer: int
+
+
+def questions(
+    records: Sequence[Record], settings: Training, generator: np.random.Generator
+) -> Questions:
+    """Draw the questions of one step."""
+    outer, locality = [], []
+    for index, record in enumerate(records):
+        outer += [(index, probe) for probe in _outer(record, settings.outer, generator)]
+        for kind in settings.locality_kinds:
+            drawn = _draw(record.of_kind(kind), settings.locality_probes, generator)
+            locality += [(index, probe) for probe in drawn]
+    record, probes = zip(*outer, *locality, strict=True)
+    return Questions(probes, record, len(outer))
+
+
+def _outer(record: Record, which: str, generator: np.random.Generator) -> list[Probe]:
+    request = list(record.of_kind("reliability"))
+    paraphrase = _draw(record.of_kind("generalization"), 1, generator)
+    return request + paraphrase if which == "both" else paraphrase or request
+
+
+def _draw(probes: Sequence[Probe], count: int, generator: np.random.Generator) -> list[Probe]:
+    """``count`` different ones, or all if there are no more."""
+    if len(probes) <= count:
+        return list(probes)
+    return [probes[i] for i in generator.choice(len(probes), count, replace=False)]
+
+
+def one_of(name: str, value: str, known: Sequence[str]) -> None:
+    """Refuse a setting that is none of ``known``.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    if value not in known:
+        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(known)}")

@@ -1,0 +1,131 @@
+"""Weight edits on disk: the edit alone as safetensors, or merged into a Hugging Face folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from edits.updates import Dense, LowRank, compute_dtype
+from models.language_model import LanguageModel
+
+FORMAT_VERSION = 1
+HEADER = "errata_weight_edit"
+KINDS = {"low_rank": LowRank, "dense": Dense}
+FIELDS = {"low_rank": ("left", "right"), "dense": ("weight", "bias")}
+MAX_ROUNDING = 0.1  # share of the update's norm that may be lost to the weights' dtype
+
+
+def write(
+    path: Path, updates: Mapping[str, LowRank | Dense], editor: str, model: str, base: str
+) -> None:
+    """Write the updates with what they belong to; see :func:`read`."""
+    kinds = {
+        name: "low_rank" if isinstance(update, LowRank) else "dense"
+        for name, update in updates.items()
+    }
+    header = {
+        "version": FORMAT_VERSION,
+        "editor": editor,
+        "model": model,
+        "base": base,
+        "updates": kinds,
+    }
+    tensors = {}
+    for name, update in updates.items():
+        for field in FIELDS[kinds[name]]:
+            tensor = getattr(update, field)
+            if tensor is not None:
+                copy = tensor.detach().to("cpu", copy=True)
+                tensors[f"{name}.{field}"] = copy.contiguous()
+    with _written_whole(path) as temporary:
+        save_file(tensors, temporary, metadata={HEADER: json.dumps(header)})
+
+
+def read(path: Path) -> tuple[dict[str, LowRank | Dense], str, str, str]:
+    """Updates, editor, model fingerprint and model name of a file made by :func:`write`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not such a file, or of a later version.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no edit at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file: {error}") from error
+    if HEADER not in metadata:
+        raise ValueError(f"{path} does not hold a weight edit: its metadata lack {HEADER!r}")
+    header = json.loads(metadata[HEADER])
+    if header["version"] != FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format version {header['version']}; this code reads {FORMAT_VERSION}"
+        )
+    updates = {}
+    for name, kind in header["updates"].items():
+        fields = [tensors.get(f"{name}.{field}") for field in FIELDS[kind]]
+        if fields[0] is None:
+            raise ValueError(f"{path} is damaged: it lists {name!r} but lacks its tensors")
+        updates[name] = KINDS[kind](*fields)
+    return updates, header["editor"], header["model"], header["base"]
+
+
+def merge(
+    language_model: LanguageModel, updates: Mapping[str, LowRank | Dense], folder: Path
+) -> None:
+    """Write the model's folder with the first edit of ``updates`` in its weights."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and is not an empty folder")
+    state = language_model.model.state_dict()
+    for name, update in updates.items():
+        state |= _merged(language_model.module(name), name, update)
+    with _written_whole(folder) as temporary:
+        language_model.model.save_pretrained(temporary, state_dict=state)
+        language_model.tokenizer.save_pretrained(temporary)
+
+
+def _merged(module: nn.Module, name: str, update: LowRank | Dense) -> dict[str, Tensor]:
+    """The layer's entries of the state dict, changed; its module type decides the orientation."""
+    delta = update.dense()[0].detach()  # [d_in, d_out]
+    delta = delta.T if isinstance(module, nn.Linear) else delta
+    changed = {f"{name}.weight": _sum(name, module.weight, delta)}
+    if isinstance(update, Dense) and update.bias is not None:
+        if module.bias is None:
+            raise ValueError(f"the update of {name!r} moves a bias; the layer has none")
+        changed[f"{name}.bias"] = _sum(name, module.bias, update.bias[0].detach())
+    return changed
+
+
+def _sum(name: str, weight: Tensor, delta: Tensor) -> Tensor:
+    dtype = compute_dtype(weight.dtype)
+    delta = delta.to(weight.device, dtype)
+    exact = weight.detach().to(dtype) + delta
+    rounded = exact.to(weight.dtype)
+    lost = torch.linalg.vector_norm(rounded.to(dtype) - exact)
+    if lost > MAX_ROUNDING * torch.linalg.vector_norm(delta):
+        raise ValueError(
+            f"rounding to {weight.dtype} would lose more than {MAX_ROUNDING:.0%} of the update of "
+            f"{name!r}: load the model in float32 to merge it"
+        )
+    return rounded
+
+
+@contextmanager
+def _written_whole(path: Path) -> Iterator[Path]:
+    """A place to write to, beside ``path``, that becomes ``path`` if all goes well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        temporary = Path(folder) / path.name
+        yield temporary
+        os.replace(temporary, path)

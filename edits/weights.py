@@ -1,0 +1,204 @@
+"""Weight edits: what an editor adds to linear maps, applied by hooks and never written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from edits import storage
+from edits.edit import HookedModel
+from edits.rows import checked_rows, compute_dtype, shift_of
+from edits.updates import Dense, LowRank, stacked
+from models.language_model import Around, LanguageModel
+
+__all__ = ["Dense", "LowRank", "WeightEdit"]
+
+
+@dataclass(frozen=True, eq=False)
+class WeightEdit:
+    """N edits of the same layers of one model: each layer's output grows by ``x @ update``.
+
+    Args:
+        updates: layer name to the layer's update; all with the same N.
+        editor: name of the editor that made it.
+        model: fingerprint of the language model it was made for.
+
+    Raises:
+        ValueError: there is no update, or they differ in N.
+    """
+
+    updates: Mapping[str, LowRank | Dense]
+    editor: str
+    model: str
+
+    def __post_init__(self):
+        if not self.updates:
+            raise ValueError("a weight edit needs the update of at least one layer")
+        counts = {name: len(update) for name, update in self.updates.items()}
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"updates must hold the same number of edits, got {counts}")
+
+    def __len__(self) -> int:
+        return len(next(iter(self.updates.values())))
+
+    def select(self, index: Tensor | Sequence[int] | int) -> WeightEdit:
+        """The edits at ``index``, in that order; a number gives that one edit."""
+        index = [index] if isinstance(index, int) else index
+        return replace(self, updates={n: u.select(index) for n, u in self.updates.items()})
+
+    @staticmethod
+    def stack(edits: Sequence[WeightEdit]) -> WeightEdit:
+        """All the edits in one value, in order, for rows to choose from.
+
+        A layer that only some of them change is changed by zero in the others.
+
+        Raises:
+            ValueError: there are none, or they belong to different models.
+        """
+        if not edits:
+            raise ValueError("there are no edits to stack")
+        for edit in edits[1:]:
+            edits[0]._check_same_model(edit)
+        names = dict.fromkeys(name for edit in edits for name in edit.updates)
+        return replace(edits[0], updates={name: _stack_layer(edits, name) for name in names})
+
+    def plus(self, other: WeightEdit) -> WeightEdit:
+        """Both at once, edit by edit: edit n of the sum is edit n of each.
+
+        Raises:
+            ValueError: they belong to different models or differ in N.
+        """
+        self._check_same_model(other)
+        if len(self) != len(other):
+            raise ValueError(f"cannot add {len(other)} edits to {len(self)}: one to one only")
+        updates = dict(self.updates)
+        for name, update in other.updates.items():
+            updates[name] = updates[name].plus(update) if name in updates else update
+        editor = self.editor if self.editor == other.editor else f"{self.editor}+{other.editor}"
+        return replace(self, updates=updates, editor=editor)
+
+    @contextmanager
+    def hooks(
+        self, language_model: LanguageModel, rows: Tensor | Sequence[int] | None = None
+    ) -> Iterator[None]:
+        """Run the model with row b of each batch seeing edit ``rows[b]``, until the block ends.
+
+        Rows of -1 see the unedited model, to the bit; without ``rows`` all see the one edit.
+        Gradients flow to the updates.
+
+        Raises:
+            ValueError: another model, a layer it lacks, another shape, or rows out of range.
+        """
+        self.check(language_model)
+        if rows is not None:
+            rows = checked_rows(rows, len(self))
+        with self._hooked(language_model, rows):
+            yield
+
+    def around(self, language_model: LanguageModel, rows: Tensor | Sequence[int] | None) -> Around:
+        """For ``LanguageModel.score`` and ``generate``: caller's row i sees edit ``rows[i]``."""
+        self.check(language_model)
+        if rows is None:
+            return lambda _: self._hooked(language_model, None)
+        rows = checked_rows(rows, len(self))
+        return lambda index: self._hooked(language_model, rows[index.cpu()])
+
+    def edited(self, language_model: LanguageModel) -> HookedModel:
+        """The model as the edit makes it."""
+        self.check(language_model)
+        return HookedModel(language_model, self)
+
+    def norms(self) -> dict[str, Tensor]:
+        """Frobenius norm of each layer's updates, ``[N]`` in float64."""
+        return {name: update.norm() for name, update in self.updates.items()}
+
+    def check(self, language_model: LanguageModel) -> None:
+        """Whether the edit is one of this model.
+
+        Raises:
+            ValueError: another model, a layer it lacks, or another shape.
+        """
+        if self.model != language_model.fingerprint:
+            raise ValueError(
+                f"this edit belongs to the model with fingerprint {self.model}, "
+                f"not to {language_model.name!r} with {language_model.fingerprint}"
+            )
+        for name, update in self.updates.items():
+            if update.shape != tuple(language_model.shape(name)):
+                raise ValueError(
+                    f"update of {name!r} has shape {list(update.shape)}; "
+                    f"the layer is {list(language_model.shape(name))}"
+                )
+
+    def save(self, path: str | Path, base: str = "") -> None:
+        """Write a safetensors file, whole or not at all; ``base`` is the base model's name."""
+        storage.write(Path(path), self.updates, self.editor, self.model, base)
+
+    @classmethod
+    def load(cls, path: str | Path, language_model: LanguageModel | None = None) -> WeightEdit:
+        """Read what :meth:`save` wrote, and check that it is an edit of ``language_model``.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is not an edit's file, or not of this model.
+        """
+        updates, editor, model, base = storage.read(Path(path))
+        edit = cls(updates, editor, model)
+        if language_model is not None:
+            try:
+                edit.check(language_model)
+            except ValueError as error:
+                raise ValueError(f"{path}, an edit of {base!r}: {error}") from error
+        return edit
+
+    def merge(self, language_model: LanguageModel, folder: str | Path) -> None:
+        """Write the edited model as a Hugging Face folder, whole or not at all.
+
+        The model in memory is not touched.
+
+        Raises:
+            ValueError: there are several edits, the folder holds something, or the weights' dtype
+                is too coarse for the update.
+        """
+        self.check(language_model)
+        if len(self) != 1:
+            raise ValueError(f"only a single edit can be merged, got {len(self)}: select one")
+        storage.merge(language_model, self.updates, Path(folder))
+
+    @contextmanager
+    def _hooked(self, language_model: LanguageModel, rows: Tensor | None) -> Iterator[None]:
+        with ExitStack() as stack:
+            if rows is None or (rows >= 0).any():
+                for name, update in self.updates.items():
+                    module = language_model.module(name)
+                    dtype = compute_dtype(module.weight.dtype)
+                    shift = shift_of(update, rows, module.weight.device, dtype)
+                    stack.callback(module.register_forward_hook(partial(_add, shift)).remove)
+            yield
+
+    def _check_same_model(self, other: WeightEdit) -> None:
+        if self.model != other.model:
+            raise ValueError(f"edits of different models: {self.model} and {other.model}")
+
+
+def _add(shift, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return output + shift(args[0]).to(output.dtype)
+
+
+def _stack_layer(edits: Sequence[WeightEdit], name: str) -> LowRank | Dense:
+    """One layer's updates of all the edits; rank 0 where an edit leaves the layer alone."""
+    like = next(edit.updates[name] for edit in edits if name in edit.updates)
+    tensor = like.left if isinstance(like, LowRank) else like.weight
+    d_in, d_out = like.shape
+
+    def nothing(count: int) -> LowRank:
+        return LowRank(tensor.new_zeros(count, d_in, 0), tensor.new_zeros(count, 0, d_out))
+
+    return stacked(
+        [edit.updates[name] if name in edit.updates else nothing(len(edit)) for edit in edits]
+    )

@@ -1,0 +1,91 @@
+"""Putting the probes of several records to a model in one go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from datamodules.records import LOCALITY, PROBE_KINDS, Probe, Record
+from edits.edit import EditedModel
+from evaluation.scorers import Answer
+from models.language_model import LanguageModel
+
+Model = LanguageModel | EditedModel
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The probes of some records, record by record, and how they are asked.
+
+    Args:
+        records: Whose probes are asked.
+        generate: The probe kinds that are also answered by free generation.
+        max_new_tokens: Tokens generated; more where an expected answer is as long as that.
+    """
+
+    records: Sequence[Record]
+    generate: Sequence[str] = PROBE_KINDS
+    max_new_tokens: int = 16
+
+    @property
+    def probes(self) -> list[Probe]:
+        """All probes, in the order of the answers."""
+        return [probe for record in self.records for probe in record.questions]
+
+    @property
+    def owners(self) -> list[int]:
+        """For each probe the position of its record, which is also that of its edit."""
+        return [at for at, record in enumerate(self.records) for _ in record.questions]
+
+    def ask(self, model: Model, each: bool = False) -> list[Answer]:
+        """The answer to each probe; ``each``: by the edit of the probe's own record.
+
+        Targets and contrasts are scored together, as rows of one call.
+        """
+        probes, owners = self.probes, self.owners
+        contrasts = [at for at, probe in enumerate(probes) if probe.contrast is not None]
+        asked = [*range(len(probes)), *contrasts]
+        scores = model.score(
+            [probes[at].prompt for at in asked],
+            [probe.target for probe in probes] + [probes[at].contrast for at in contrasts],
+            **edits_of(owners, asked, each),
+        )
+        nlls = [-float(log_probs.double().mean()) for log_probs in scores.log_probs]
+        contrast_nlls = dict(zip(contrasts, nlls[len(probes) :], strict=True))
+        answers = [
+            Answer(
+                targets=tuple(scores.targets[at].tolist()),
+                predicted=tuple(scores.predicted[at].tolist()),
+                nll=nlls[at],
+                contrast_nll=contrast_nlls.get(at),
+            )
+            for at in range(len(probes))
+        ]
+        return self._with_texts(model, answers, each)
+
+    def _with_texts(self, model: Model, answers: list[Answer], each: bool) -> list[Answer]:
+        """The same answers, with the free continuation where it is asked for."""
+        probes, owners, answers = self.probes, self.owners, list(answers)
+
+        def length(at: int) -> int:
+            # One token more than the answer, to see whether a word goes on behind it.
+            own = 0 if probes[at].kind in LOCALITY else len(answers[at].targets) + 1
+            return max(self.max_new_tokens, own)
+
+        asked = [at for at, probe in enumerate(probes) if probe.kind in self.generate]
+        for tokens, group in groupby(sorted(asked, key=length), key=length):
+            same = list(group)
+            prompts = [probes[at].prompt for at in same]
+            texts = model.generate(prompts, max_new_tokens=tokens, **edits_of(owners, same, each))
+            for at, text in zip(same, texts, strict=True):
+                answers[at] = replace(answers[at], text=text)
+        return answers
+
+
+def edits_of(owners: Sequence[int], asked: Sequence[int], each: bool) -> dict[str, Tensor]:
+    """The ``rows`` argument of an edited model: which edit sees each row; none otherwise."""
+    return {"rows": torch.tensor([owners[at] for at in asked])} if each else {}

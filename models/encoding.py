@@ -1,0 +1,170 @@
+"""From texts to padded batches of token ids, and back to places in the text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+IGNORED = -100
+"""Label of positions that hold no target token."""
+
+_REMEMBERED = 2**16  # texts whose ids are kept
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token sequences, padded on the right.
+
+    Attributes:
+        input_ids: ``[B, T]``.
+        attention_mask: ``[B, T]``, 1 for tokens and 0 for padding.
+        labels: ``[B, T]``, the target's token ids at their own positions and -100 elsewhere;
+            position ``t`` is predicted at ``t - 1``, and whoever scores shifts by one.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        tensors = (self.input_ids, self.attention_mask, self.labels)
+        return Batch(*(tensor.to(device) for tensor in tensors))
+
+
+def pad_right(prompts: Sequence[list[int]], targets: Sequence[list[int]], pad_id: int) -> Batch:
+    """A batch of the prompts' ids, each followed by its target's ids."""
+    lengths = [len(p) + len(t) for p, t in zip(prompts, targets, strict=True)]
+    width = max(lengths, default=0)
+    ids, mask, labels = [], [], []
+    for prompt, target, length in zip(prompts, targets, lengths, strict=True):
+        blank = width - length
+        ids.append([*prompt, *target, *[pad_id] * blank])
+        mask.append([1] * length + [0] * blank)
+        labels.append([IGNORED] * len(prompt) + list(target) + [IGNORED] * blank)
+    shape = (len(lengths), width)
+    return Batch(*(torch.tensor(x, dtype=torch.long).reshape(shape) for x in (ids, mask, labels)))
+
+
+def pad_left(prompts: Sequence[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask ``[B, T]`` of prompts that are to be continued."""
+    width = max(map(len, prompts))
+    ids = [[pad_id] * (width - len(p)) + list(p) for p in prompts]
+    mask = [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
+    return torch.tensor(ids), torch.tensor(mask)
+
+
+def micro_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
+    """Rows of like length, longest first, in groups of at most ``tokens_per_batch`` padded tokens.
+
+    A row that is longer than that makes a group of its own.
+    """
+    groups: list[list[int]] = []
+    room = 0
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        if room < lengths[row]:  # a group is as wide as its first row
+            groups.append([])
+            width = lengths[row]
+            room = max(tokens_per_batch // max(width, 1), 1) * width
+        groups[-1].append(row)
+        room -= width
+    return groups
+
+
+class TokenIds:
+    """Token ids of prompts and targets; remembers the texts it met last."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast):
+        if not tokenizer.is_fast:
+            raise ValueError(
+                f"{type(tokenizer).__name__} gives no character offsets; use a fast tokenizer"
+            )
+        self.tokenizer = tokenizer
+        self._known: dict[tuple[str, bool], list[int]] = {}
+
+    def prompts(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Ids of each prompt, with the special tokens that the tokenizer puts around a text.
+
+        Raises:
+            ValueError: a prompt has no token, so that nothing could predict what follows.
+        """
+        ids = self._ids(prompts, special=True)
+        for prompt, prompt_ids in zip(prompts, ids, strict=True):
+            if not prompt_ids:
+                raise ValueError(f"prompt {prompt!r} has no token")
+        return ids
+
+    def targets(self, prompts: Sequence[str], targets: Sequence[str]) -> list[list[int]]:
+        """Ids of each target as it continues its prompt, without special tokens.
+
+        A blank is put between the two unless the target starts, or the prompt ends, with one.
+
+        Raises:
+            ValueError: not one target for each prompt, or a target without a token.
+        """
+        if len(prompts) != len(targets):
+            raise ValueError(f"got {len(prompts)} prompts but {len(targets)} targets")
+        joined = [_joined(prompt, target) for prompt, target in zip(prompts, targets, strict=True)]
+        start = len(self._anchor)
+        with_anchor = self._ids([self._anchor_text + text for text in joined], special=False)
+        ids = [anchored[start:] for anchored in with_anchor]
+        for prompt, target, target_ids in zip(prompts, targets, ids, strict=True):
+            if not target.strip() or not target_ids:
+                raise ValueError(f"target {target!r} of prompt {prompt!r} has no token")
+        return ids
+
+    def last_token(self, prompts: Sequence[str], spans: Sequence[tuple[int, int]]) -> list[int]:
+        """Index of the last token of each prompt that holds characters of ``[start, end)``.
+
+        Raises:
+            ValueError: a span is empty or outside its prompt, or no token holds its characters.
+        """
+        if len(prompts) != len(spans):
+            raise ValueError(f"got {len(prompts)} prompts but {len(spans)} spans")
+        encoded = self.tokenizer(list(prompts), return_offsets_mapping=True, verbose=False)
+        positions = []
+        for prompt, span, offsets in zip(prompts, spans, encoded["offset_mapping"], strict=True):
+            start, end = span
+            inside = [i for i, (a, b) in enumerate(offsets) if a < b and a < end and b > start]
+            if not 0 <= start < end <= len(prompt) or not inside:
+                raise ValueError(f"span {span} covers no token of prompt {prompt!r}")
+            positions.append(inside[-1])
+        return positions
+
+    @cached_property
+    def _anchor_text(self) -> str:
+        """What must stand before a continuation so that it is not taken for a text's beginning.
+
+        SentencePiece tokenizers (Llama 2, Mistral) put a blank of their own before a text; a line
+        break before it takes that blank and never merges with what follows.
+        """
+        first = self.tokenizer.tokenize("a", add_special_tokens=False)[0]
+        return "\n" if first.startswith("\u2581") else ""
+
+    @cached_property
+    def _anchor(self) -> list[int]:
+        return self._ids([self._anchor_text], special=False)[0]
+
+    def _ids(self, texts: Sequence[str], special: bool) -> list[list[int]]:
+        known = self._known
+        new = [text for text in dict.fromkeys(texts) if (text, special) not in known]
+        if len(known) + len(new) > _REMEMBERED:
+            known.clear()
+            new = list(dict.fromkeys(texts))
+        if new:
+            encoded = self.tokenizer(
+                new, add_special_tokens=special, return_attention_mask=False, verbose=False
+            )
+            known.update(zip(((text, special) for text in new), encoded["input_ids"], strict=True))
+        return [known[text, special] for text in texts]
+
+
+def _joined(prompt: str, target: str) -> str:
+    """The target as it continues the prompt: with exactly one blank between the two."""
+    blank = not target[:1].isspace() and not prompt[-1:].isspace()
+    return f" {target}" if blank else target

@@ -1,0 +1,316 @@
+"""A frozen Hugging Face language model, its tokenizer and the names of its layers.
+
+Two questions are put to it, and to every edited model: ``score`` and ``generate``. Nothing here
+knows of editing: whoever changes what the model says registers forward hooks on its modules, and
+surrounds each micro-batch through ``around``.
+"""
+
+# B rows, T tokens, d hidden width, V vocabulary, n target tokens of all rows, t of one row
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from models.encoding import IGNORED, Batch, TokenIds, micro_batches, pad_left, pad_right
+from models.families import Family, family_of, linear_shape
+from models.generation import greedy
+from models.loading import load_pretrained
+
+Around = Callable[[Tensor], AbstractContextManager]
+"""Surrounds one micro-batch; gets its rows' indices ``[b]`` (on the CPU) into the caller's list."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the model says about each target, teacher-forced; one entry a row, on the CPU.
+
+    Attributes:
+        log_probs: ``[t]``, log-probability (nats) of each target token, float32.
+        predicted: ``[t]``, the most probable token at the same positions.
+        targets: ``[t]``, the target tokens.
+    """
+
+    log_probs: list[Tensor]
+    predicted: list[Tensor]
+    targets: list[Tensor]
+
+
+class LanguageModel(nn.Module):
+    """A causal language model that is only asked, never written to.
+
+    It takes over ``model``: no parameter requires a gradient and dropout stays off for good.
+
+    Raises:
+        ValueError: the model's family is unknown, the tokenizer has no offsets, or it has more
+            tokens than the model.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str = ""):
+        super().__init__()
+        self.family: Family = family_of(model.config)
+        rows = model.get_input_embeddings().num_embeddings
+        if len(tokenizer) > rows:
+            raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, the model only {rows}")
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.name = name
+        self._ids = TokenIds(tokenizer)
+
+    @classmethod
+    def load(
+        cls,
+        path: str,
+        dtype: str = "float32",
+        attention: str = "eager",
+        device: torch.device | str = "cpu",
+    ) -> LanguageModel:
+        """The model in a local folder, or under an id of the Hugging Face hub.
+
+        Args:
+            path: Folder or hub id.
+            dtype: ``float32``, ``bfloat16``, ``float16`` or ``float64``.
+            attention: ``eager``, or ``sdpa`` where the family has it.
+            device: Where the model is put.
+
+        Raises:
+            FileNotFoundError: neither a folder nor a hub id that can be reached, or no weights.
+            ValueError: unknown dtype, attention or family.
+        """
+        model, tokenizer = load_pretrained(path, dtype, attention)
+        return cls(model.to(device), tokenizer, name=path)
+
+    def train(self, mode: bool = True) -> LanguageModel:
+        """Stays in evaluation mode: a frozen model has no dropout, whoever trains beside it."""
+        return super().train(False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the parameters."""
+        return self.model.dtype
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that tell models apart: names, formats, shapes, bytes of weights.
+
+        The weights never change, so it is computed once; tied weights count once.
+        """
+        digest = hashlib.sha256()
+        for name, weight in self.model.named_parameters():
+            digest.update(f"{name} {weight.dtype} {list(weight.shape)}\n".encode())
+            digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
+
+    # layers
+
+    @property
+    def blocks(self) -> int:
+        """Number of transformer blocks."""
+        return len(self.model.get_submodule(self.family.stack))
+
+    def block(self, block: int) -> str:
+        """Module name of a transformer block.
+
+        Raises:
+            ValueError: no such block.
+        """
+        if not 0 <= block < self.blocks:
+            raise ValueError(f"no block {block} in {self.name!r}; it has 0 to {self.blocks - 1}")
+        return self.family.block(block)
+
+    def layer(self, role: str, block: int) -> str:
+        """Module name of the linear map that plays ``role`` in a block.
+
+        Raises:
+            ValueError: no such block, or the family has no such role.
+        """
+        self.block(block)
+        return self.family.layer(role, block)
+
+    def module(self, name: str) -> nn.Module:
+        """The named module of the model.
+
+        Raises:
+            ValueError: no such module; names the nearest ones.
+        """
+        modules = dict(self.model.named_modules())
+        if name not in modules:
+            near = ", ".join(get_close_matches(name, modules, n=3, cutoff=0.0))
+            raise ValueError(f"no layer {name!r} in {type(self.model).__name__}; near: {near}")
+        return modules[name]
+
+    def shape(self, name: str) -> tuple[int, int]:
+        """``(d_in, d_out)`` of a linear map.
+
+        Raises:
+            ValueError: no such module, or it is no linear map.
+        """
+        return linear_shape(self.module(name))
+
+    # texts
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens that the model takes."""
+        return self.model.config.max_position_embeddings
+
+    def encode(self, prompts: Sequence[str], targets: Sequence[str] | None) -> Batch:
+        """Prompts continued by their targets, on the model's device.
+
+        The prompt's ids (with BOS where the tokenizer has one) are followed by the target's ids; a
+        blank is put between the two unless the target starts, or the prompt ends, with one.
+        ``targets=None``: the prompts alone, without labels.
+
+        Raises:
+            ValueError: not one target for each prompt, a prompt or target without a token, or more
+                tokens than the model takes.
+        """
+        prompt_ids, target_ids = self._encoded(prompts, targets)
+        return pad_right(prompt_ids, target_ids, self._pad_id).to(self.device)
+
+    def token_positions(self, prompts: Sequence[str], spans: Sequence[tuple[int, int]]) -> Tensor:
+        """Index ``[B]`` of the last token of each prompt that holds characters of its span.
+
+        Counts as ``encode`` does (BOS included); ``spans`` are characters ``[start, end)``.
+
+        Raises:
+            ValueError: a span is empty, outside its prompt, or no token holds its characters.
+        """
+        return torch.tensor(self._ids.last_token(prompts, spans), device=self.device)
+
+    # answers
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """Hidden states ``[B, T, d]`` before the output head; differentiable."""
+        states = self.model.base_model(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+        )
+        return states.last_hidden_state
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits ``[..., V]`` of hidden states ``[..., d]``, in float32 at least."""
+        logits = self.model.get_output_embeddings()(hidden)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def target_logits(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits at the positions that predict a target token, and only there; differentiable.
+
+        Returns:
+            Logits ``[n, V]`` in float32, target ids ``[n]``, and each one's row ``[n]``, in order.
+        """
+        row, position = (batch.labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
+        logits = self.head(self.hidden(batch)[row, position])  # [n, V]
+        return logits, batch.labels[row, position + 1], row
+
+    @torch.no_grad()
+    def score(
+        self,
+        prompts: Sequence[str],
+        targets: Sequence[str],
+        around: Around | None = None,
+        tokens_per_batch: int = 4096,
+    ) -> Scores:
+        """How probable each target is after its prompt, token by token.
+
+        Rows of like length go together in micro-batches of at most ``tokens_per_batch`` padded
+        tokens; answers come in the caller's order and do not depend on who shares a batch.
+        """
+        prompt_ids, target_ids = self._encoded(prompts, targets)
+        lengths = [len(p) + len(t) for p, t in zip(prompt_ids, target_ids, strict=True)]
+        answers: dict[int, tuple[Tensor, ...]] = {}
+        for rows in micro_batches(lengths, tokens_per_batch):
+            batch = pad_right(
+                [prompt_ids[i] for i in rows], [target_ids[i] for i in rows], self._pad_id
+            )
+            with _surrounded(around, rows):
+                logits, ids, _ = self.target_logits(batch.to(self.device))
+            log_probs = logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(1)
+            sizes = [len(target_ids[i]) for i in rows]
+            parts = [x.cpu().split(sizes) for x in (log_probs, logits.argmax(1), ids)]
+            answers.update(zip(rows, zip(*parts, strict=True), strict=True))
+        ordered = [answers[i] for i in range(len(prompts))]
+        return Scores(*([answer[i] for answer in ordered] for i in range(3)))
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int = 16,
+        around: Around | None = None,
+        tokens_per_batch: int = 4096,
+    ) -> list[str]:
+        """The text that follows each prompt, greedily, up to the end token.
+
+        Raises:
+            ValueError: no new token asked for, or prompt and new tokens exceed the model's maximum.
+        """
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        prompt_ids = self._ids.prompts(prompts)
+        lengths = [len(ids) + max_new_tokens for ids in prompt_ids]
+        self._check_lengths(prompts, lengths)
+        texts = [""] * len(prompts)
+        for rows in micro_batches(lengths, tokens_per_batch):
+            ids, mask = pad_left([prompt_ids[i] for i in rows], self._pad_id)
+            with _surrounded(around, rows):
+                new = greedy(self, ids.to(self.device), mask.to(self.device), max_new_tokens)
+            for row, new_ids in zip(rows, new, strict=True):
+                texts[row] = self._text_after(prompt_ids[row], new_ids)
+        return texts
+
+    def save(self, folder: str | Path) -> None:
+        """Write a Hugging Face folder: weights as safetensors, configuration and tokenizer."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    @property
+    def _pad_id(self) -> int:
+        return self.tokenizer.pad_token_id or 0  # any id would do: padding is masked
+
+    def _encoded(
+        self, prompts: Sequence[str], targets: Sequence[str] | None
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        prompt_ids = self._ids.prompts(prompts)
+        if targets is None:
+            target_ids = [[] for _ in prompts]
+        else:
+            target_ids = self._ids.targets(prompts, targets)
+        lengths = [len(p) + len(t) for p, t in zip(prompt_ids, target_ids, strict=True)]
+        self._check_lengths(prompts, lengths)
+        return prompt_ids, target_ids
+
+    def _check_lengths(self, prompts: Sequence[str], lengths: Sequence[int]) -> None:
+        for prompt, length in zip(prompts, lengths, strict=True):
+            if length > self.max_length:
+                raise ValueError(
+                    f"prompt {prompt[:40]!r}... and what follows it make {length} tokens; "
+                    f"the model takes at most {self.max_length}"
+                )
+
+    def _text_after(self, prompt_ids: list[int], new_ids: list[int]) -> str:
+        """The new text; decoded behind its prompt, since SentencePiece drops a first blank."""
+        whole, prompt = (
+            self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            for ids in (prompt_ids + new_ids, prompt_ids)
+        )
+        return whole[len(prompt) :]
+
+
+def _surrounded(around: Around | None, rows: list[int]) -> AbstractContextManager:
+    return nullcontext() if around is None else around(torch.tensor(rows))

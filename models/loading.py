@@ -1,0 +1,99 @@
+"""Weights and tokenizer from a local folder or from the Hugging Face hub."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from models.families import family_of
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+def load_pretrained(
+    path: str, dtype: str, attention: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Model and tokenizer; the weights are read from safetensors, never from a pickle.
+
+    Raises:
+        FileNotFoundError: no such folder, no such hub id or no way to reach it, or a file of the
+            model is missing.
+        ValueError: unknown dtype, attention or family, or weights that are broken or incomplete.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+    folder = Path(path).expanduser()
+    local = folder.is_dir()
+    if not local and _looks_local(path):
+        raise FileNotFoundError(f"no folder {str(folder)!r} to load a language model from")
+    source = str(folder) if local else path
+    try:
+        return _read(source, dtype, attention, local)
+    except OSError as error:
+        raise FileNotFoundError(_explained(source, local, error)) from error
+    except SafetensorError as error:
+        raise ValueError(f"the weights in {source!r} cannot be read: {error}") from error
+
+
+def _read(
+    source: str, dtype: str, attention: str, local: bool
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    values, _ = PreTrainedConfig.get_config_dict(source, local_files_only=local)
+    if not values:
+        raise FileNotFoundError("it has no config.json")
+    family = family_of(values)
+    if attention not in family.attentions:
+        known = ", ".join(family.attentions)
+        raise ValueError(f"no attention {attention!r} in family {family.name!r}; it has: {known}")
+    tokenizer = _tokenizer(source, local)
+    model, report = AutoModelForCausalLM.from_pretrained(
+        source,
+        dtype=getattr(torch, dtype),
+        attn_implementation=attention,
+        use_safetensors=True,
+        local_files_only=local,
+        output_loading_info=True,
+    )
+    if report["missing_keys"]:
+        missing = ", ".join(sorted(report["missing_keys"])[:3])
+        raise ValueError(f"the weights in {source!r} lack parameters of the model: {missing}")
+    return model, tokenizer
+
+
+def _tokenizer(source: str, local: bool) -> PreTrainedTokenizerFast:
+    """The tokenizer; without its files transformers makes an empty one, or complains at length."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
+    except ValueError as error:
+        raise FileNotFoundError(f"its tokenizer cannot be read: {_first_line(error)}") from error
+    if set(tokenizer("a", add_special_tokens=False)["input_ids"]) <= {*tokenizer.all_special_ids}:
+        raise FileNotFoundError("it has no tokenizer files")
+    return tokenizer
+
+
+def _looks_local(path: str) -> bool:
+    """Whether a name can only be a folder: hub ids are ``name`` or ``owner/name``."""
+    return path.startswith((".", "~", os.sep)) or path.count("/") > 1 or os.path.isabs(path)
+
+
+def _explained(source: str, local: bool, error: OSError) -> str:
+    if local:
+        return f"the folder {source!r} holds no complete language model: {_first_line(error)}"
+    return (
+        f"no language model {source!r}: there is no such folder, and the Hugging Face hub has no "
+        f"such id or cannot be reached: {_first_line(error)}"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,124 @@
+"""Fixtures that every test shares: tiny language models with random weights, no network."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging
+
+from models import LanguageModel
+
+FAMILY_NAMES = (
+    "gpt2", "gptj", "gpt_neox", "opt", "llama", "mistral", "qwen2", "qwen3", "gemma",
+)  # fmt: skip
+END = "<|endoftext|>"
+SENTENCES = (
+    "The Eiffel Tower is in the city of Paris, the capital of France.",
+    "Gothenburg is a city in Sweden, and the capital of Sweden is Stockholm.",
+    "Which country is Lagos in? Lagos is in Nigeria, where people speak English.",
+    "Marie Curie was born in Warsaw. She was a citizen of Poland and of France.",
+    "The currency of Japan is the yen. Tokyo is the capital of Japan, in Asia.",
+    "What is the mother tongue of Angela Merkel? The mother tongue is German.",
+    "The citizens of Germany speak German; the country uses the euro in Europe.",
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet_and_single_threaded():
+    torch.set_num_threads(1)
+    logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE like GPT-2's: no BOS, no pad token of its own."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=384,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(SENTENCES, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=END, eos_token=END)
+
+
+@pytest.fixture(scope="session")
+def tiny(tokenizer):
+    """``tiny(family, seed=0, **config)``: a random language model, made once a session.
+
+    Three blocks of width 32 unless the configuration says otherwise, biases and norms random too.
+    It is shared: a test that changes weights works on ``copy.deepcopy(tiny(...).model)``.
+    """
+
+    @cache
+    def build(family: str, seed: int = 0, **overrides) -> LanguageModel:
+        config = AutoConfig.for_model(family, **{**_sizes(family, tokenizer), **overrides})
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=torch.float32, attn_implementation="eager"
+            )
+            with torch.no_grad():
+                for weight in model.parameters():
+                    weight.add_(torch.randn_like(weight), alpha=0.1)
+        return LanguageModel(model, tokenizer, name=f"tiny-{family}")
+
+    return build
+
+
+def _sizes(family: str, tokenizer: PreTrainedTokenizerFast) -> dict:
+    end = tokenizer.eos_token_id
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 256,
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "pad_token_id": None,
+    }
+    own = {
+        "gpt2": {"n_inner": 64, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "resid_pdrop": 0.0},
+        "gptj": {"n_inner": 64, "rotary_dim": 4},
+        "gpt_neox": {"intermediate_size": 64},
+        "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32, "dropout": 0.0},
+    }
+    gated = {"intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 8}
+    return {**sizes, **own.get(family, gated)}
+
+
+@pytest.fixture(scope="session")
+def language_model(tiny) -> LanguageModel:
+    """A tiny GPT-2 in float32; read-only."""
+    return tiny("gpt2")
+
+
+@pytest.fixture(params=FAMILY_NAMES)
+def any_family(request, tiny) -> LanguageModel:
+    """A tiny language model of each family in turn; read-only."""
+    return tiny(request.param)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference numbers beside the repository; skips where it is not there."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"reference numbers are not here: no folder {folder}")
+    return folder

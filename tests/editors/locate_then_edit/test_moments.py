@@ -1,0 +1,189 @@
+import copy
+import json
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from datamodules.text import TextCorpus
+from editors.locate_then_edit import moments
+from editors.locate_then_edit.moments import Recipe, cache_key, cache_path, second_moments
+from models import LanguageModel
+
+TEXTS = [
+    "Gothenburg is a city in Sweden.",
+    "Paris",
+    "The currency of Japan is the yen, and Tokyo is its capital.",
+    "What is the mother tongue of Angela Merkel?",
+]
+
+
+def layers_of(lm):
+    return [lm.layer("mlp_out", block) for block in range(lm.blocks)]
+
+
+def direct(lm, layer, texts, skip=0):
+    """Sum over texts, one by one and without padding, in float64."""
+    total, count, keys = 0, 0, []
+    hook = lm.module(layer).register_forward_hook(lambda module, args, output: keys.append(args[0]))
+    for text in texts:
+        lm.hidden(lm.encode([text], None))
+        key = keys.pop().reshape(-1, lm.shape(layer)[0])[skip:].double()
+        total, count = total + key.mT @ key, count + len(key)
+    hook.remove()
+    return total, count
+
+
+def test_streaming_in_padded_batches_is_the_direct_sum(any_family):
+    layers = layers_of(any_family)
+    found = second_moments(any_family, layers, TextCorpus(TEXTS))
+    for layer in layers:
+        total, count = direct(any_family, layer, TEXTS)
+        assert found[layer].count == count
+        assert found[layer].total.dtype == torch.float64
+        torch.testing.assert_close(found[layer].total, total, rtol=1e-4, atol=1e-4)
+
+
+def test_float64_models_are_summed_in_float64_whatever_the_batches(language_model):
+    lm = LanguageModel(copy.deepcopy(language_model.model).double(), language_model.tokenizer)
+    layer = lm.layer("mlp_out", 1)
+    total, _ = direct(lm, layer, TEXTS)
+    for tokens in (1, 40, 4096):
+        found = moments.gathered(lm, [layer], TextCorpus(TEXTS), Recipe(), tokens)[layer]
+        torch.testing.assert_close(found.total, total, rtol=1e-12, atol=1e-12)
+
+
+def test_first_tokens_can_be_left_out(language_model):
+    layer = language_model.layer("mlp_out", 1)
+    recipe = Recipe(include_first_token=False)
+    found = second_moments(language_model, [layer], TextCorpus(TEXTS), recipe)[layer]
+    total, count = direct(language_model, layer, TEXTS, skip=1)
+    assert found.count == count
+    torch.testing.assert_close(found.total, total, rtol=1e-5, atol=1e-5)
+
+
+def test_shards_add_up(language_model):
+    layer = language_model.layer("mlp_out", 1)
+    whole, one, other = (
+        second_moments(language_model, [layer], TextCorpus(texts))[layer]
+        for texts in (TEXTS, TEXTS[:1], TEXTS[1:])
+    )
+    assert (one + other).count == whole.count
+    torch.testing.assert_close((one + other).mean, whole.mean, rtol=1e-6, atol=1e-6)
+
+
+def test_long_texts_are_cut_and_the_limit_counts_texts(language_model):
+    layer = language_model.layer("mlp_out", 0)
+    recipe = Recipe(max_length=3, limit=2)
+    found = second_moments(language_model, [layer], TextCorpus(TEXTS), recipe)[layer]
+    lengths = [len(ids) for ids in language_model.tokenizer(TEXTS[:2])["input_ids"]]
+    assert found.count == sum(min(length, 3) for length in lengths)
+
+
+def test_tf32_and_autocast_do_not_reach_the_sums(language_model):
+    layer = language_model.layer("mlp_out", 1)
+    expected = second_moments(language_model, [layer], TextCorpus(TEXTS))[layer]
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
+        found = second_moments(language_model, [layer], TextCorpus(TEXTS))[layer]
+    assert torch.equal(found.total, expected.total)
+
+
+def test_a_second_call_reads_the_file_and_only_missing_layers_are_gathered(
+    language_model, tmp_path, monkeypatch
+):
+    layers, corpus, passes = layers_of(language_model), TextCorpus(TEXTS), []
+    gathered = moments.gathered
+    monkeypatch.setattr(
+        moments,
+        "gathered",
+        lambda lm, layers, *rest: passes.append(layers) or gathered(lm, layers, *rest),
+    )
+    first = second_moments(language_model, layers[:1], corpus, cache_folder=tmp_path)
+    both = second_moments(language_model, layers, corpus, cache_folder=tmp_path)
+    again = second_moments(language_model, layers, corpus, cache_folder=tmp_path)
+    assert passes == [layers[:1], layers[1:]]
+    assert torch.equal(first[layers[0]].total, again[layers[0]].total)
+    assert all(again[layer].count == both[layer].count for layer in layers)
+    assert len(list(tmp_path.iterdir())) == len(layers)  # no temporary file left
+
+
+@dataclass
+class Named:
+    texts: list
+    fingerprint: str
+
+
+def test_any_change_of_what_it_depends_on_is_another_file(language_model, tiny, tmp_path):
+    layer, corpus, recipe = layers_of(language_model)[0], Named(TEXTS, "a"), Recipe()
+    other_tokenizer = copy.deepcopy(language_model.tokenizer)
+    other_tokenizer.add_tokens(["Gothenburg"])
+    big = tiny("gpt2", vocab_size=len(other_tokenizer))
+    cases = [
+        (language_model, layer, corpus, recipe),
+        (tiny("gpt2", seed=1), layer, corpus, recipe),
+        (big, layer, corpus, recipe),
+        (LanguageModel(big.model, other_tokenizer), layer, corpus, recipe),
+        (language_model, layers_of(language_model)[1], corpus, recipe),
+        (language_model, layer, Named(TEXTS, "b"), recipe),
+        (language_model, layer, corpus, replace(recipe, limit=2)),
+        (language_model, layer, corpus, replace(recipe, max_length=8)),
+        (language_model, layer, corpus, replace(recipe, include_first_token=False)),
+    ]
+    half = LanguageModel(copy.deepcopy(language_model.model).bfloat16(), language_model.tokenizer)
+    cases.append((half, layer, corpus, recipe))
+    paths = {cache_path(tmp_path, cache_key(*case)) for case in cases}
+    assert len(paths) == len(cases)
+
+
+def test_the_version_is_part_of_the_key_and_the_state_of_calls_is_not(
+    language_model, tmp_path, monkeypatch
+):
+    case = language_model, layers_of(language_model)[0], Named(TEXTS, "a"), Recipe()
+    before = cache_key(*case)
+    language_model.tokenizer(TEXTS, padding=True, truncation=True, max_length=4)
+    assert cache_key(*case) == before
+    monkeypatch.setattr(moments, "VERSION", 99)
+    assert cache_key(*case) != before
+
+
+def test_a_lower_limit_of_the_model_is_what_the_key_holds(language_model):
+    case = language_model, layers_of(language_model)[0], Named(TEXTS, "a")
+    assert cache_key(*case, Recipe(max_length=1024)) == cache_key(*case, Recipe(max_length=256))
+
+
+def test_a_file_of_something_else_is_refused(language_model, tmp_path):
+    layer, corpus = layers_of(language_model)[0], TextCorpus(TEXTS)
+    second_moments(language_model, [layer], corpus, cache_folder=tmp_path)
+    key = cache_key(language_model, layer, corpus, Recipe())
+    path = cache_path(tmp_path, key)
+    moments.write(path, moments.SecondMoment(torch.eye(2), 1), {**key, "corpus": "other"})
+    with pytest.raises(ValueError, match="holds the second moment of something else"):
+        second_moments(language_model, [layer], corpus, cache_folder=tmp_path)
+
+
+def test_an_interrupted_write_leaves_nothing(language_model, tmp_path, monkeypatch):
+    def interrupted(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(moments, "save_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        second_moments(
+            language_model, layers_of(language_model)[:1], TextCorpus(TEXTS), cache_folder=tmp_path
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_corpus_without_a_token_that_counts_is_refused(language_model):
+    with pytest.raises(ValueError, match="no token that counts"):
+        second_moments(
+            language_model,
+            layers_of(language_model)[:1],
+            TextCorpus(["a"]),
+            Recipe(include_first_token=False),
+        )
+
+
+def test_the_key_is_plain_text(language_model):
+    key = cache_key(language_model, layers_of(language_model)[0], Named(TEXTS, "a"), Recipe())
+    assert json.loads(json.dumps(key)) == key

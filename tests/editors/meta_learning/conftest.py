@@ -1,0 +1,83 @@
+"""What the tests of trained editors share: records, exact language models, a trainer."""
+
+import copy
+
+import lightning as L
+import pytest
+from exact import Exact
+from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import DataLoader, DistributedSampler
+
+from datamodules.records import Probe, Record, Request
+from editors.meta_learning.mend import Mend
+
+FACTS = (
+    ("Gothenburg", "Sweden", "Japan"), ("Lagos", "Nigeria", "France"), ("Tokyo", "Japan", "Poland"),
+    ("Warsaw", "Poland", "Sweden"), ("Paris", "France", "the Netherlands"),
+    ("Berlin", "Germany", "Nigeria"), ("Stockholm", "Sweden", "Germany"),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def exact(tiny):
+    """A tiny GPT-2 in float64; read-only."""
+    ordinary = tiny("gpt2")
+    return Exact(copy.deepcopy(ordinary.model).double(), ordinary.tokenizer, "exact")
+
+
+@pytest.fixture(scope="session")
+def records():
+    """Seven records, each with a paraphrase, a neighbour and two unrelated probes."""
+    made = []
+    for number, (city, country, target) in enumerate(FACTS):
+        other, its_country, _ = FACTS[number - 1]
+        probes = (
+            Probe("generalization", f"Which country is {city} in? It is in", target),
+            Probe("neighborhood", f"The city of {other} is in", its_country),
+            Probe("unrelated", "The currency of Japan is", "the yen"),
+            Probe("unrelated", f"People in {its_country} speak", "German"),
+        )
+        made.append(Record(city, Request(f"{city} is in", city, target, country), probes))
+    return made
+
+
+@pytest.fixture(scope="session")
+def requests(records):
+    """The requests of the records."""
+    return [record.request for record in records]
+
+
+@pytest.fixture
+def loader():
+    """``loader(records, size)``: batches of records in an order that depends on the epoch."""
+
+    def build(records, size=4, shuffle=True):
+        sampler = DistributedSampler(records, num_replicas=1, rank=0, shuffle=shuffle, seed=0)
+        return DataLoader(records, size, sampler=sampler, collate_fn=list)
+
+    return build
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    """``trainer(**settings)``: a quiet trainer on the CPU that logs every step as CSV."""
+
+    def build(**settings):
+        defaults = {
+            "accelerator": "cpu", "inference_mode": False, "enable_progress_bar": False,
+            "enable_model_summary": False, "enable_checkpointing": False, "log_every_n_steps": 1,
+            "logger": CSVLogger(tmp_path, name="log", version=""),
+        }  # fmt: skip
+        return L.Trainer(**{**defaults, **settings})
+
+    return build
+
+
+@pytest.fixture
+def mend():
+    """``mend(language_model, **settings)``: a small Mend."""
+
+    def build(language_model, **settings):
+        return Mend(language_model, **{"rank": 16, "lr": 1e-3, **settings})
+
+    return build

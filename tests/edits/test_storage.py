@@ -1,0 +1,193 @@
+"""Edits survive a file; a merged folder is the edited model; neither is ever left half written."""
+
+import json
+
+import pytest
+import torch
+from random_edits import as_dense, digest, double, random_edit, random_layers
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+
+from edits import storage
+from edits.weights import Dense, WeightEdit
+from models import LanguageModel
+
+PROMPTS = ["Lagos is a city in", "The capital of Sweden is", "Tokyo"]
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+
+
+@torch.no_grad()
+def logits(language_model):
+    batch = language_model.encode(PROMPTS, None)
+    output = language_model.model(batch.input_ids, attention_mask=batch.attention_mask)
+    return output.logits * batch.attention_mask[..., None]
+
+
+def equal(first, second):
+    return (first.editor, first.model) == (second.editor, second.model) and all(
+        torch.equal(update.dense(), second.updates[name].dense())
+        for name, update in first.updates.items()
+    )
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_edit_survives_a_file(language_model, tmp_path, count):
+    edit = random_edit(language_model, count=count, roles=("mlp_in",))
+    mixed = edit.plus(as_dense(random_edit(language_model, count=count, roles=("mlp_out",)), 0.1))
+    mixed.save(tmp_path / "new" / "edit.safetensors", base=language_model.name)
+    again = WeightEdit.load(tmp_path / "new" / "edit.safetensors", language_model)
+    assert equal(mixed, again) and len(again) == count
+    layer = language_model.layer("mlp_out", 0)
+    assert isinstance(again.updates[layer], Dense)
+    assert torch.equal(again.updates[layer].bias, mixed.updates[layer].bias)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["edit.safetensors"]
+
+
+def test_a_file_says_what_it_belongs_to(language_model, tmp_path):
+    random_edit(language_model).save(tmp_path / "edit", base="tiny")
+    with safe_open(tmp_path / "edit", framework="pt") as file:
+        header = json.loads(file.metadata()[storage.HEADER])
+    assert header["base"] == "tiny" and header["editor"] == "random"
+    assert header["model"] == language_model.fingerprint
+    assert header["updates"] == dict.fromkeys(random_layers(language_model), "low_rank")
+
+
+def test_views_of_one_tensor_and_graphs_can_be_saved(language_model, tmp_path):
+    edit = random_edit(language_model, count=2)
+    next(iter(edit.updates.values())).left.requires_grad_()
+    edit.select(0).save(tmp_path / "edit")
+    layers = dict.fromkeys(edit.updates, next(iter(edit.updates.values())))
+    shared = WeightEdit(layers, "random", edit.model)
+    shared.save(tmp_path / "shared")
+    assert equal(shared, WeightEdit.load(tmp_path / "shared"))
+
+
+def test_a_failed_save_leaves_the_old_file(language_model, tmp_path, monkeypatch):
+    path = tmp_path / "edit"
+    edit = random_edit(language_model)
+    edit.save(path)
+    before = path.read_bytes()
+
+    def half(tensors, file, metadata):
+        file.write_bytes(before[:100])
+        raise OSError("disk full")
+
+    monkeypatch.setattr(storage, "save_file", half)
+    with pytest.raises(OSError, match="disk full"):
+        random_edit(language_model, seed=1).save(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_that_are_no_edit_are_refused(language_model, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no edit at"):
+        WeightEdit.load(tmp_path / "missing")
+    (tmp_path / "text").write_text("not an edit")
+    with pytest.raises(ValueError, match="is not a safetensors file"):
+        WeightEdit.load(tmp_path / "text")
+    save_file({"weight": torch.zeros(2)}, tmp_path / "other")
+    with pytest.raises(ValueError, match="does not hold a weight edit"):
+        WeightEdit.load(tmp_path / "other")
+
+
+def test_later_and_damaged_files_are_refused(tmp_path):
+    header = {"version": 1, "editor": "e", "model": "m", "updates": {"a.b": "dense"}}
+    damaged, later = header, {**header, "version": 99}
+    for name, value in {"damaged": damaged, "later": later}.items():
+        metadata = {storage.HEADER: json.dumps(value)}
+        save_file({"x": torch.zeros(1)}, tmp_path / name, metadata=metadata)
+    with pytest.raises(ValueError, match=r"is damaged: it lists 'a\.b' but lacks its tensors"):
+        WeightEdit.load(tmp_path / "damaged")
+    with pytest.raises(ValueError, match="format version 99; this code reads 1"):
+        WeightEdit.load(tmp_path / "later")
+
+
+def test_loading_for_another_model_is_refused(language_model, tiny, tmp_path):
+    edit = random_edit(language_model)
+    edit.save(tmp_path / "edit", base="tiny")
+    other = tiny("gpt2", seed=1)
+    with pytest.raises(ValueError, match=f"edit of 'tiny'.*{edit.model}.*{other.fingerprint}"):
+        WeightEdit.load(tmp_path / "edit", other)
+    update = next(iter(edit.updates.values()))
+    for name, reason in {
+        "transformer.h.9.mlp.c_fc": "no layer",
+        language_model.layer("attn_out", 0): r"update .* has shape \[32, 64\]",
+    }.items():
+        WeightEdit({name: update}, "random", edit.model).save(tmp_path / "wrong")
+        with pytest.raises(ValueError, match=reason):
+            WeightEdit.load(tmp_path / "wrong", language_model)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "opt", "llama"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_merged_folder_is_the_edited_model(tiny, family, dtype, tmp_path):
+    language_model = tiny(family) if dtype == torch.float32 else double(tiny(family))
+    edit, sha = random_edit(language_model), digest(language_model)
+    if family != "llama":  # it has no biases
+        edit = as_dense(edit, bias=0.1)
+    edit.merge(language_model, tmp_path / "merged")
+    assert digest(language_model) == sha
+    with edit.hooks(language_model):
+        edited = logits(language_model)
+    merged = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "merged", dtype=dtype, attn_implementation="eager"
+    )
+    again = LanguageModel(merged, language_model.tokenizer)
+    tolerance = TOLERANCE[dtype] if family == "gpt2" else 1e-5  # others: float32 inside
+    torch.testing.assert_close(logits(again), edited, rtol=tolerance, atol=tolerance)
+    assert (edited - logits(language_model)).abs().max() > 0.01
+
+
+def test_a_merged_folder_loads_by_itself_with_tied_weights_tied(language_model, tmp_path):
+    edit = random_edit(language_model)
+    edit.merge(language_model, tmp_path / "merged")
+    loaded = LanguageModel.load(str(tmp_path / "merged"))
+    embedding = loaded.model.get_input_embeddings().weight
+    assert embedding.data_ptr() == loaded.model.get_output_embeddings().weight.data_ptr()
+    assert torch.equal(embedding, language_model.model.get_input_embeddings().weight)
+    expected = edit.edited(language_model).score(PROMPTS, ["Asia"] * 3)
+    for one, other in zip(
+        loaded.score(PROMPTS, ["Asia"] * 3).log_probs, expected.log_probs, strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    assert (tmp_path / "merged").stat().st_mode & 0o755 == 0o755
+
+
+def test_a_failed_merge_leaves_no_folder_and_the_weights_bit_equal(
+    language_model, tmp_path, monkeypatch
+):
+    def full(folder):
+        raise OSError("disk full")
+
+    sha = digest(language_model)
+    monkeypatch.setattr(language_model.tokenizer, "save_pretrained", full)
+    with pytest.raises(OSError, match="disk full"):
+        random_edit(language_model).merge(language_model, tmp_path / "merged")
+    assert list(tmp_path.iterdir()) == []
+    assert digest(language_model) == sha
+
+
+def test_an_existing_folder_is_not_overwritten(language_model, tmp_path):
+    edit = random_edit(language_model)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    for name in ("full", "full/thesis.txt"):
+        with pytest.raises(ValueError, match="exists and is not an empty folder"):
+            edit.merge(language_model, tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    edit.merge(language_model, tmp_path / "empty")
+    assert (tmp_path / "empty" / "model.safetensors").is_file()
+
+
+def test_edits_that_cannot_be_merged_are_refused(language_model, tiny, tmp_path):
+    with pytest.raises(ValueError, match="only a single edit can be merged, got 2"):
+        random_edit(language_model, count=2).merge(language_model, tmp_path / "merged")
+    llama = tiny("llama")
+    with pytest.raises(ValueError, match=r"moves a bias; the layer has none"):
+        as_dense(random_edit(llama), 0.1).merge(llama, tmp_path / "merged")
+    coarse = double(language_model)
+    coarse.model.bfloat16()
+    with pytest.raises(ValueError, match=r"rounding to torch\.bfloat16 would lose more than 10%"):
+        random_edit(coarse, scale=0.01).merge(coarse, tmp_path / "merged")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,108 @@
+"""Editors with known effects, and records whose probes cover every kind."""
+
+import lightning as L
+import torch
+
+from datamodules.records import PROBE_KINDS, Probe, Record, Request
+from editors.editor import Editor
+from edits.weights import Dense, LowRank, WeightEdit
+from evaluation.single import Single
+
+CITIES = ("Paris", "Lagos", "Tokyo", "Warsaw", "Gothenburg", "Stockholm", "Nigeria")
+OBJECTS = ("Sweden", "France", "Japan", "Poland")
+
+
+class Nothing(Editor):
+    """Its edits are zero."""
+
+    def __init__(self, language_model, *, strength: float = 0.0):
+        self.language_model, self.strength = language_model, strength
+        self.preparations = []  # no setting: it holds what is not plain
+
+    def prepare(self):
+        self.preparations.append(object())
+
+    def edit(self, requests, after=None):
+        raise NotImplementedError
+
+    def edit_each(self, requests):
+        layer = self.language_model.layer("mlp_out", 1)
+        d_in, d_out = self.language_model.shape(layer)
+        update = self.update(requests, d_in, d_out)
+        return WeightEdit({layer: update}, self.name, self.language_model.fingerprint)
+
+    def update(self, requests, d_in, d_out):
+        n = len(requests)
+        return LowRank(torch.zeros(n, d_in, 1), torch.zeros(n, 1, d_out))
+
+
+class Noise(Nothing):
+    """Its edits are large and depend on the request alone.
+
+    Stops like a killed process after ``chunks`` calls, if given.
+    """
+
+    def __init__(self, language_model, *, strength: float, chunks: int | None = None):
+        super().__init__(language_model, strength=strength)
+        self._left = chunks  # not what the editor is, hence no part of its identity
+
+    def edit_each(self, requests):
+        if self._left is not None:
+            self._left -= 1
+            if self._left < 0:
+                raise KeyboardInterrupt
+        return super().edit_each(requests)
+
+    def update(self, requests, d_in, d_out):
+        weights = []
+        for request in requests:
+            generator = torch.Generator().manual_seed(sum(map(ord, request.prompt)))
+            weights.append(self.strength * torch.randn(d_in, d_out, generator=generator))
+        return Dense(torch.stack(weights), None)
+
+
+def fakes(language_model, chunks: int | None = None) -> dict[str, Editor]:
+    noise = Noise(language_model, strength=2.0, chunks=chunks)
+    return {"nothing": Nothing(language_model), "noise": noise}
+
+
+def make_single(editors, records, folder) -> Single:
+    """Chunks of three, some kinds generated."""
+    return Single(
+        editors,
+        records,
+        folder,
+        data="fake",
+        records_per_chunk=3,
+        generate=("reliability", "unrelated"),
+        max_new_tokens=4,
+    )
+
+
+def make_trainer(**options) -> L.Trainer:
+    return L.Trainer(
+        **{"accelerator": "cpu", "devices": 1} | options,
+        inference_mode=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def make_records(count: int) -> list[Record]:
+    """Records with one to three probes of each other kind."""
+    return [make_record(index) for index in range(count)]
+
+
+def make_record(index: int) -> Record:
+    subject, other = CITIES[index % len(CITIES)], CITIES[(index + 1) % len(CITIES)]
+    new, true = OBJECTS[index % len(OBJECTS)], OBJECTS[(index + 1) % len(OBJECTS)]
+    probes = tuple(
+        Probe(kind, f"{which} {other} is in {kind}", *pair)
+        for kind in PROBE_KINDS[1:]
+        for which in range(1 + index % 3)
+        for pair in [(true, new) if kind == "neighborhood" else (new, true)]
+    )
+    request = Request(f"{subject} {index} is a city in", subject, new, true)
+    return Record(f"record-{index}", request, probes)

@@ -1,0 +1,46 @@
+import time
+from math import isnan
+
+import pytest
+import torch
+
+from evaluation.efficiency import Cost, efficiency, measured
+
+CPU = torch.device("cpu")
+
+
+def test_seconds_of_a_block():
+    with measured(CPU) as cost:
+        assert isnan(cost.seconds)
+        time.sleep(0.05)
+    assert 0.05 <= cost.seconds < 5
+
+
+def test_peak_memory_holds_what_was_freed_within_the_block():
+    with measured(CPU) as before:
+        pass
+    with measured(CPU) as cost:
+        block = torch.ones(2**26)  # 256 MiB
+        time.sleep(0.1)
+        del block
+    assert cost.peak_gib - before.peak_gib == pytest.approx(0.25, abs=0.05)
+
+
+def test_the_sampler_ends_with_the_block_also_on_an_error():
+    with pytest.raises(RuntimeError, match="out of luck"), measured(CPU):
+        raise RuntimeError("out of luck")
+
+
+def test_nothing_measured_gives_no_row():
+    assert efficiency({"mend": []}) == []
+    assert isnan(Cost().peak_gib)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_peak_memory_of_a_gpu_is_that_of_its_tensors():
+    device = torch.device("cuda")
+    with measured(device) as before:
+        pass
+    with measured(device) as cost:
+        torch.ones(2**26, device=device)
+    assert cost.peak_gib - before.peak_gib == pytest.approx(0.25, abs=0.01)

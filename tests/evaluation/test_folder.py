@@ -1,0 +1,105 @@
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from fake_editors import Noise, make_records
+from torch import nn
+
+from evaluation import identity
+from evaluation.folder import RunFolder, write_whole
+
+COST = {"edits": 1}
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "file.json"
+    write_whole(path, "ä\n")
+    assert path.read_text(encoding="utf-8") == "ä\n"
+
+    def half(self, text, encoding):
+        self.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(path, "other")
+    assert path.read_text(encoding="utf-8") == "ä\n"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_chunks_come_back_in_the_order_of_the_records(tmp_path):
+    folder = RunFolder(tmp_path)
+    for chunk in (10, 2, 0):
+        folder.add("mend", chunk, [{"record": f"{chunk}-{at}"} for at in range(2)], COST)
+    names = [line["record"] for line in folder.lines("mend")]
+    assert names == ["0-0", "0-1", "2-0", "2-1", "10-0", "10-1"]
+    assert folder.has("mend", 2)
+    assert not folder.has("mend", 1)
+    assert not folder.has("rome", 2)
+    assert folder.costs("mend") == [COST] * 3
+
+
+def test_costs_of_a_chunk_whose_answers_were_not_written_do_not_count(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.add("mend", 0, [], COST)
+    (tmp_path / "costs" / "mend" / "000001.json").write_text("{}")
+    assert folder.costs("mend") == [COST]
+
+
+def test_editors_are_added_in_order(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.claim({"data": "d", "editors": {"b": {"lr": 1}}})
+    folder.claim({"data": "d", "editors": {"a": {}}})
+    folder.claim({"data": "d", "editors": {"c": {}}}, write=False)
+    assert folder.editors == ["b", "a"]
+    with pytest.raises(ValueError, match=r"\(editors\.b\.lr: 1 there, 2 here\)"):
+        folder.claim({"data": "d", "editors": {"b": {"lr": 2}}})
+    with pytest.raises(ValueError, match=r"\(data: 'd' there, 'e' here\)"):
+        folder.claim({"data": "e", "editors": {"b": {"lr": 1}}})
+
+
+def test_a_folder_without_a_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"run\.json is not there"):
+        RunFolder(tmp_path).editors  # noqa: B018
+
+
+def test_other_records_have_another_digest():
+    records = make_records(3)
+    digest = identity.of_records(records)
+    assert identity.of_records(make_records(3)) == digest
+    assert identity.of_records(records[::-1]) != digest
+    assert identity.of_records([*records[:2], replace(records[2], probes=())]) != digest
+
+
+@dataclass
+class Settings:
+    lr: float
+    layers: tuple[int, ...]
+
+
+def test_an_editor_is_its_class_and_plain_settings(language_model):
+    editor = Noise(language_model, strength=2.0, chunks=1)
+    editor.settings, editor.tensor = Settings(0.1, (1, 2)), torch.ones(2)
+    assert identity.of_editor(editor) == {
+        "class": "Noise",
+        "strength": 2.0,
+        "preparations": [],
+        "settings": {"lr": 0.1, "layers": [1, 2]},
+    }
+
+
+class Trained(Noise, nn.Module):
+    def __init__(self, language_model):
+        nn.Module.__init__(self)
+        super().__init__(language_model, strength=1.0)
+        self.weight = nn.Parameter(torch.zeros(2))
+
+
+def test_a_trained_editor_is_also_what_it_has_learned(language_model):
+    editor, other = Trained(language_model), Trained(language_model)
+    assert identity.of_editor(editor) == identity.of_editor(other)
+    other.weight.data += 1
+    differing = identity.of_editor(other)
+    assert identity.of_editor(editor)["tensors"] != differing["tensors"]
+    assert "training" not in differing

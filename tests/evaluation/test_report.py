@@ -1,0 +1,172 @@
+import json
+from io import StringIO
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from datamodules.records import PROBE_KINDS
+from evaluation import report
+from evaluation.folder import RunFolder
+from evaluation.intervals import harmonic_mean, interval, resampled_means
+from evaluation.table import table
+
+RUN = {"editor": "mend", "model": "m", "data": "d", "split": "test", "protocol": "single", "n": 1}
+
+
+def line(record, kind, exact, success=None, editor="mend"):
+    values = dict.fromkeys(report.SCORER_NAMES)
+    values |= {"exact_match": exact, "token_accuracy": exact, "probability_success": success}
+    return {**RUN, "editor": editor, "record": record, "probe": kind, **values}
+
+
+def found(lines, kind, scorer):
+    [row] = [r for r in report.rows(lines) if (r["probe"], r["scorer"]) == (kind, scorer)]
+    return row
+
+
+def test_means_are_over_records_of_means_over_probes():
+    lines = [line("a", "generalization", x) for x in (1.0, 1.0, 1.0)]
+    lines += [line("b", "generalization", 0.0)]
+    row = found(lines, "generalization", "exact_match")
+    assert (row["mean"], row["count"], row["records"]) == (0.5, 4, 2)
+    assert {name: row[name] for name in RUN} == RUN
+
+
+def test_there_is_no_row_where_nothing_was_judged():
+    names = {row["scorer"] for row in report.rows([line("a", "one_hop", 1.0)])}
+    assert names == {"exact_match", "token_accuracy"}
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 1 / 3])
+def test_a_constant_has_no_interval(value):
+    row = found([line(i, "one_hop", value) for i in range(7)], "one_hop", "exact_match")
+    assert row["low"] == row["mean"] == row["high"] == round(value, 6)
+
+
+def test_intervals_are_those_of_a_mean():
+    values = np.random.default_rng(1).random(400)
+    low, high = interval(resampled_means(values[:, None])[:, 0])
+    half = 1.96 * values.std() / 20
+    assert low == pytest.approx(values.mean() - half, abs=0.005)
+    assert high == pytest.approx(values.mean() + half, abs=0.005)
+
+
+def test_resampling_is_seeded_and_paired():
+    values = np.random.default_rng(1).random((50, 2))
+    first, again = resampled_means(values), resampled_means(values)
+    assert (first == again).all()
+    assert first.shape == (1000, 2)
+    np.testing.assert_allclose(resampled_means(values[:, 1:])[:, 0], first[:, 1])
+
+
+def test_harmonic_score_is_of_the_three_successes():
+    means = {"reliability": 1.0, "generalization": 0.5, "neighborhood": 0.25}
+    lines = [
+        line(record, kind, 0.0, float(record < 8 * mean))
+        for kind, mean in means.items()
+        for record in range(8)
+    ]
+    row = found(lines, "all", "harmonic_score")
+    assert row["mean"] == pytest.approx(3 / (1 + 2 + 4), abs=1e-6)
+    assert row["low"] < row["mean"] < row["high"]
+    assert (row["count"], row["records"]) == (24, 8)
+
+
+def test_harmonic_mean_with_a_zero_is_zero():
+    assert harmonic_mean([1.0, 0.0, 1.0]) == 0
+    np.testing.assert_allclose(
+        harmonic_mean([np.array([1.0, 0.0]), np.array([0.5, 1])]), [2 / 3, 0]
+    )
+
+
+EDITORS = ("unedited", "mend", "rome", "finetune_constrained", "knowledgeneurons")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.claim({"editors": {editor: {} for editor in EDITORS}})
+    cost = {
+        "device": "cpu",
+        "preparation_seconds": 1.0,
+        "edits": 4,
+        "edit_seconds": 2.0,
+        "peak_gib": 1.5,
+        "probes": 40,
+        "probe_seconds": 4.0,
+    }
+    for editor in EDITORS:
+        for chunk in (1, 0):
+            lines = [
+                line(f"{chunk}-{record}", kind, float(record == chunk), 1.0, editor)
+                for record in range(4)
+                for kind in PROBE_KINDS
+            ]
+            edits = {"edits": 0, "edit_seconds": 0.0} if editor == "unedited" else {}
+            folder.add(editor, chunk, lines, cost | edits | {"preparation_seconds": chunk / 2})
+    return folder
+
+
+def test_files_hold_the_same_rows(folder):
+    rows = report.write(folder)
+    assert json.loads((folder.path / "results.json").read_text()) == rows
+    frame = pd.read_csv(folder.path / "results.csv")
+    assert frame.to_dict("records") == rows
+    text = (folder.path / "results.md").read_text()
+    for part in ("single edits", "d test", "8 records", *EDITORS, *report.SCORER_NAMES[:3], "25.0"):
+        assert part in text
+    assert not [path for path in folder.path.iterdir() if path.name.startswith(".")]
+
+
+def test_costs_are_totals_over_chunks(folder):
+    report.write(folder)
+    costs = {
+        row["editor"]: row for row in json.loads((folder.path / "efficiency.json").read_text())
+    }
+    assert costs["mend"] == {
+        "editor": "mend",
+        "device": "cpu",
+        "preparation_seconds": 0.5,
+        "seconds_per_edit": 0.5,
+        "edits": 8,
+        "at_once": 4,
+        "seconds_per_probe": 0.1,
+        "probes": 80,
+        "peak_gib": 1.5,
+    }
+    assert costs["unedited"]["seconds_per_edit"] is None
+
+
+def rendered(what, width=120) -> str:
+    console = Console(file=StringIO(), width=width, color_system=None)
+    console.print(what)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("scorer", ["exact_match", "probability_success"])
+def test_the_table_fits_in_120_columns_and_nothing_is_cut(folder, scorer):
+    rows = report.write(folder)
+    costs = json.loads((folder.path / "efficiency.json").read_text())
+    text = rendered(table(rows, costs, scorer))
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 120
+    for part in ("unedited", "mend", "rome", "reversed", "neighbor-", "0.5", "8 records", scorer):
+        assert part in text
+
+
+def test_the_table_shows_mean_and_interval(folder):
+    rows = [{**RUN, "probe": "one_hop", "scorer": "exact_match", "mean": 0.5, "low": 0.25}]
+    rows[0] |= {"high": 0.751, "count": 3, "records": 2}
+    rows.append(rows[0] | {"editor": "rome", "mean": 0.0, "low": -0.1, "high": 0.1})
+    text = rendered(table(rows))
+    for part in ("50.0", "25-75", "0.0", "-10 to 10", "one"):
+        assert part in text
+    assert "per edit" not in text
+
+
+def test_no_answers_yet():
+    assert report.markdown([]) == "No answers yet.\n"
+    with pytest.raises(ValueError, match="no row has the scorer 'x'; there are: no rows"):
+        table([], scorer="x")
