@@ -18,6 +18,7 @@ from rich.console import Console
 from datamodules.records import Request
 from editors.checkpoints import load_trained
 from editors.editor import Editor
+from evaluation.known import known
 from evaluation.request import before_and_after
 from evaluation.single import Single
 from evaluation.table import table
@@ -29,7 +30,9 @@ log = logging.getLogger(__name__)
 
 def editor_config(cfg: DictConfig, name: str) -> DictConfig:
     """The configuration of one editor: its file, the preset for the model, the user's settings."""
-    overrides = [o for o in HydraConfig.get().overrides.task if not o.startswith(("editor=", "editors="))]
+    overrides = [
+        o for o in HydraConfig.get().overrides.task if not o.startswith(("editor=", "editors="))
+    ]
     composed = compose("edit", overrides=[*overrides, f"editor={name}"])
     settings = cfg.settings.get(name) or {}
     with open_dict(composed.editor):
@@ -67,14 +70,19 @@ def one_request(cfg: DictConfig, editors: dict[str, Editor], console: Console) -
 def benchmark(cfg: DictConfig, editors: dict[str, Editor], folder: Path, console: Console) -> None:
     """Runs the protocol over the records of a split and shows the table."""
     data = instantiate(cfg.data)
-    records = data.records(cfg.split)
-    protocol = Single(
-        editors, records, folder, data=data.name, split=cfg.split, **cfg.protocol
-    )
+    records, name = data.records(cfg.split), data.name
+    if cfg.known_only:
+        found = known(records, next(iter(editors.values())).language_model)
+        name = f"{name} ({len(found):,} of {len(records):,} known)"
+        records = found
+        log.info("only records whose fact the unedited model knows: %s", name)
+    protocol = Single(editors, records, folder, data=name, split=cfg.split, **cfg.protocol)
     trainer = instantiate(cfg.trainer)
     trainer.test(protocol, verbose=False)
     if trainer.is_global_zero:
-        rows, costs = (json.loads((folder / f).read_text()) for f in ("results.json", "efficiency.json"))
+        rows, costs = (
+            json.loads((folder / f).read_text()) for f in ("results.json", "efficiency.json")
+        )
         console.print(table(rows, costs))
 
 
@@ -99,6 +107,8 @@ def main(cfg: DictConfig) -> None:
     with torch.no_grad():
         editors = {n: build(cfg, cfg.settings[n], n, language_model) for n in cfg.editors}
         console = Console()
+        if not console.is_terminal:
+            console = Console(width=120)  # a file has no width of its own
         if cfg.request.prompt:
             one_request(cfg, editors, console)
         else:

@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +26,9 @@ def told(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
 
     @functools.wraps(main)
     def wrapped(cfg: DictConfig) -> None:
+        warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's, against newer torch
+        advice = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+        advice.addFilter(lambda record: "Tip: " not in record.getMessage())
         try:
             main(cfg)
         except InstantiationException as error:

@@ -8,8 +8,11 @@ from typing import Protocol
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
+
+from datamodules.editing import EditingData, known_facts
 
 
 class Text(Protocol):
@@ -95,6 +98,31 @@ class FactText:
     def unseen(self) -> list[str]:
         """None: every fact is learned."""
         return []
+
+
+def facts_of(*, seed: int = 0, **sources: EditingData) -> FactText:
+    """What the records of some sources say was true: what a model must know before it is edited.
+
+    Args:
+        seed: of the order.
+        **sources: of each, the records of all its splits, as many as its limits leave.
+
+    Raises:
+        ValueError: there is no source, or none has a fact.
+    """
+    records = [
+        record
+        for data in sources.values()
+        for split, found in data.splits().items()
+        if found
+        for record in data.records(split)
+    ]
+    facts = known_facts(records)
+    if not facts:
+        names = ", ".join(sources) or "no source"
+        raise ValueError(f"{names}: {len(records)} records without a true fact; expected some")
+    rank_zero_info(f"{len(facts):,} facts of {len(records):,} records")
+    return FactText(facts, seed=seed)
 
 
 def _padded(rows: Sequence[Sequence[int]], pad: int) -> dict[str, Tensor]:

@@ -32,16 +32,25 @@ class EditingData(L.LightningDataModule, ABC):
     Args:
         batch_size: records a batch, on each device.
         limit: records of val and of test to use, at most; None for all.
+        train_limit: records of train to use, at most; None for all.
         seed: of the order, the shuffling and whatever a source draws.
     """
 
     name: str = "records"
     """The data set's name in result rows."""
 
-    def __init__(self, *, batch_size: int = 1, limit: int | None = None, seed: int = 0):
+    def __init__(
+        self,
+        *,
+        batch_size: int = 1,
+        limit: int | None = None,
+        train_limit: int | None = None,
+        seed: int = 0,
+    ):
         super().__init__()
         self.batch_size = _positive("batch_size", batch_size)
         self.limit = None if limit is None else _positive("limit", limit)
+        self.train_limit = None if train_limit is None else _positive("train_limit", train_limit)
         self.seed = seed
         self.dropped: dict[str, int] = {}
         self._splits: dict[str, list[Record]] | None = None
@@ -63,7 +72,8 @@ class EditingData(L.LightningDataModule, ABC):
             raise ValueError(f"{self.name}: split {split!r} is empty: {self.why_empty(split)}")
         if split != "train":
             random.Random(f"{self.seed}-{split}").shuffle(records)
-            limit = self.limit if limit is None else limit
+        own = self.train_limit if split == "train" else self.limit
+        limit = own if limit is None else limit
         return records if limit is None else records[: _positive("limit", limit)]
 
     def splits(self) -> dict[str, list[Record]]:

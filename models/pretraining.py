@@ -6,7 +6,6 @@ next-token prediction. ``python train.py experiment=atlas_model`` makes the mode
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import lightning as L
@@ -68,72 +67,102 @@ def blank(
 class Pretraining(L.LightningModule):
     """Next-token prediction over batches ``{"input_ids", "attention_mask"}``, right padded.
 
+    The blocks' matrices are trained by Muon, whose orthogonal steps store facts in fewer passes
+    than Adam's (Wang et al., "Muon Outperforms Adam in Tail-End Associative Memory Learning",
+    https://arxiv.org/abs/2509.26030); embeddings, gains and biases by AdamW.
+
     Args:
         language_model: trained in place; the only place in this project where that happens.
-        lr: peak of a schedule that warms up linearly and then falls along a cosine to a tenth.
-        warmup: optimiser steps of the warm-up.
-        weight_decay: of matrices; biases, gains and embeddings have none.
+        lr: of AdamW.
+        muon_lr: of Muon.
+        warmup: optimiser steps over which both rise linearly from 0.
+        hold: share of the run after which both fall linearly, to a fiftieth.
+        weight_decay: of Muon's matrices.
+
+    Raises:
+        ValueError: this PyTorch has no Muon.
     """
 
     def __init__(
         self,
         language_model: LanguageModel,
         *,
-        lr: float = 2e-3,
+        lr: float = 3e-3,
+        muon_lr: float = 0.02,
         warmup: int = 200,
+        hold: float = 0.5,
         weight_decay: float = 0.01,
     ):
         super().__init__()
+        if not hasattr(torch.optim, "Muon"):
+            raise ValueError(f"pretraining needs torch >= 2.9 for Muon, got {torch.__version__}")
+        self.automatic_optimization = False  # two optimisers
         self.language_model = language_model
-        self.lr = lr
-        self.warmup = warmup
+        self.lr, self.muon_lr = lr, muon_lr
+        self.warmup, self.hold = warmup, hold
         self.weight_decay = weight_decay
-        language_model.model.requires_grad_(True).train()
+        self.skipped = 0
+
+    def setup(self, stage: str) -> None:
+        """Thaws the model."""
+        self.language_model.model.requires_grad_(True)
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         """Mean negative log-likelihood (nats per token)."""
         loss = self.nll(batch)
+        optimizers, schedules = self.optimizers(), self.lr_schedulers()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        self.manual_backward(loss)
+        torch.nn.utils.clip_grad_norm_(self.language_model.model.parameters(), 1.0)
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
         self.log("train/nll", loss, prog_bar=True)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], index: int) -> None:
-        """Logs the perplexity of text that training does not contain."""
-        tokens = batch["attention_mask"][:, 1:].sum().item()
+        """Logs the loss on text that training does not contain."""
+        tokens = int(batch["attention_mask"][:, 1:].sum())
         self.log("val/nll", self.nll(batch), prog_bar=True, batch_size=tokens)
 
     def nll(self, batch: dict[str, Tensor]) -> Tensor:
         """Mean negative log-likelihood (nats) of all tokens but the first of each row."""
         ids, mask = batch["input_ids"], batch["attention_mask"]
-        logits = self.language_model.model(ids, attention_mask=mask, use_cache=False).logits
+        # causal and right padded: padding is seen by nothing that counts, so it needs no mask
+        logits = self.language_model.model(ids, use_cache=False).logits
         targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
         return torch.nn.functional.cross_entropy(
             logits[:, :-1].float().flatten(0, 1), targets.flatten(), ignore_index=-100
         )
 
     def configure_optimizers(self):
-        """AdamW with warm-up and cosine decay over the whole run."""
+        """Muon for the blocks' matrices, AdamW for the rest, one schedule for both."""
+        model = self.language_model.model
+        embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
         matrices, rest = [], []
-        embedding = self.language_model.model.get_input_embeddings().weight
-        for parameter in self.language_model.model.parameters():
-            decayed = parameter.ndim == 2 and parameter is not embedding
-            (matrices if decayed else rest).append(parameter)
-        optimizer = torch.optim.AdamW(
-            [{"params": matrices}, {"params": rest, "weight_decay": 0.0}],
-            lr=self.lr,
-            betas=(0.9, 0.98),
-            weight_decay=self.weight_decay,
+        for parameter in model.parameters():
+            inside = parameter.ndim == 2 and id(parameter) not in embeddings
+            (matrices if inside else rest).append(parameter)
+        muon = torch.optim.Muon(
+            matrices, self.muon_lr, weight_decay=self.weight_decay, adjust_lr_fn="original"
         )
+        adam = torch.optim.AdamW(rest, self.lr, betas=(0.9, 0.98), weight_decay=0.0)
         total = self.trainer.estimated_stepping_batches
+        if self.trainer.max_steps > 0:  # where each of the two optimisers' steps counts
+            total = min(total, self.trainer.max_steps / 2)
+        schedules = [
+            torch.optim.lr_scheduler.LambdaLR(one, lambda step: self.factor(step, total))
+            for one in (muon, adam)
+        ]
+        return [muon, adam], schedules
 
-        def factor(step: int) -> float:
-            if step < self.warmup:
-                return (step + 1) / self.warmup
-            done = min(1.0, (step - self.warmup) / max(1, total - self.warmup))
-            return 0.1 + 0.45 * (1 + math.cos(math.pi * done))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    def factor(self, step: int, total: float) -> float:
+        """Share of the peak step size at a step."""
+        left = (total - step) / max(1.0, total * (1 - self.hold))
+        return min((step + 1) / self.warmup, max(0.02, min(1.0, left)))
 
     def on_fit_end(self) -> None:
         """Freezes the model again."""
-        self.language_model.model.requires_grad_(False).eval()
+        self.language_model.model.requires_grad_(False)
+        self.language_model.__dict__.pop("fingerprint", None)

@@ -1,1 +1,1 @@
-
+"""Methods that solve for the update of located layers: keys, values, second moments, solutions."""

@@ -7,33 +7,26 @@ becomes likely after the prompt in every context, while what the model says at t
 element by element, so each edit's course is the one it would have alone.
 
 Departures from the authors' code: an edit whose loss or gradient is not finite stops by itself and
-is flagged; logits are computed only where they are needed; blocks below the site run once.
+is flagged; only tokens from the subject on and blocks from the site on are run at each step.
 """
 
-# B edits, m contexts, N = B * (m + 1) rows, T tokens, d width of a site, V vocabulary
+# B edits, m contexts, N = B * (m + 1) rows, S tokens from the subject on, d width of a
+# site, V vocabulary
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from datamodules.records import Request
-from editors.locate_then_edit.keys import placed
-from editors.locate_then_edit.sites import (
-    activations,
-    full_precision,
-    hidden_of,
-    output_of,
-    resumed,
-    shifted,
-)
-from models.encoding import IGNORED, Batch
+from editors.locate_then_edit.rows import Rows, started
+from editors.locate_then_edit.sites import full_precision, shifted
+from models.encoding import IGNORED
 from models.language_model import LanguageModel
 
 logger = logging.getLogger(__name__)
@@ -93,31 +86,6 @@ class Latent:
         return self.initial[site] + self.delta[site]
 
 
-@dataclass(frozen=True)
-class Rows:
-    """The texts of B edits: for each its m contexts with the target, then the row for the KL.
-
-    ``at`` is the subject's last token, ``[N]``; ``below`` what the last block before the sites says
-    about the rows, ``[N, T, d]`` (in a tuple if the block answers so), None if there is none.
-    """
-
-    batch: Batch
-    at: Tensor
-    per_edit: int
-    below: Tensor | tuple | None = None
-
-    def of(self, edits: Tensor) -> Rows:
-        """The rows of some of the edits."""
-        index = (edits[:, None] * self.per_edit + torch.arange(self.per_edit).to(edits)).flatten()
-        batch = self.batch
-        parts = (batch.input_ids[index], batch.attention_mask[index], batch.labels[index])
-        below = self.below
-        if below is not None:
-            hidden = hidden_of(below)[index]
-            below = (hidden,) if isinstance(below, tuple) else hidden
-        return Rows(Batch(*parts), self.at[index], self.per_edit, below)
-
-
 def optimise(
     language_model: LanguageModel,
     requests: Sequence[Request],
@@ -129,25 +97,31 @@ def optimise(
     """Finds each request's ``delta`` at the sites, given by module name; B independent edits.
 
     Hooks that are on the model (an edit made before) count as part of it. ``rows_per_batch`` only
-    bounds memory: as many edits as fit are taken at a time, at least one.
+    bounds memory: as many edits as fit, at least one, are taken at a time, like lengths together.
     """
     size = max(1, rows_per_batch // (len(contexts) + 1))
+    order = sorted(range(len(requests)), key=lambda i: _ending(requests[i]))
     parts = []
     with full_precision(language_model.device), torch.enable_grad():
-        for start in range(0, len(requests), size):
-            rows, initial = _started(
-                language_model, requests[start : start + size], contexts, sites
-            )
+        for start in range(0, len(order), size):
+            some = [requests[i] for i in order[start : start + size]]
+            rows, initial = started(language_model, some, contexts, sites)
             parts.append(_optimised(language_model, rows, initial, settings))
+    back = torch.tensor(order).argsort().to(language_model.device)
     latent = Latent(
-        {site: torch.cat([part.initial[site] for part in parts]) for site in sites},
-        {site: torch.cat([part.delta[site] for part in parts]) for site in sites},
-        torch.cat([part.losses for part in parts]),
-        torch.cat([part.finite for part in parts]),
+        {site: torch.cat([part.initial[site] for part in parts])[back] for site in sites},
+        {site: torch.cat([part.delta[site] for part in parts])[back] for site in sites},
+        torch.cat([part.losses for part in parts])[back],
+        torch.cat([part.finite for part in parts])[back],
     )
     for index in (~latent.finite).nonzero().flatten().tolist():
         logger.warning("%r: the loss or its gradient is not finite; stopped", requests[index])
     return latent
+
+
+def _ending(request: Request) -> int:
+    """Characters after the subject, target included: edits alike in it need little padding."""
+    return len(request.prompt) - request.span[1] + len(request.target)
 
 
 def _optimised(
@@ -156,15 +130,14 @@ def _optimised(
     shifts = {site: torch.zeros_like(value).requires_grad_() for site, value in initial.items()}
     lengths = {site: value.norm(dim=1) for site, value in initial.items()}
     adam = torch.optim.Adam(list(shifts.values()), lr=settings.lr)
-    edits = len(rows.at) // rows.per_edit
-    losses = torch.full((edits, settings.steps, 4), torch.nan, dtype=torch.float64)
-    losses = losses.to(rows.at.device)
-    finite = torch.ones(edits, dtype=torch.bool, device=rows.at.device)
+    device, edits = rows.targets.device, len(rows.targets) // rows.per_edit
+    losses = torch.full((edits, settings.steps, 4), torch.nan, dtype=torch.float64, device=device)
+    finite = torch.ones(edits, dtype=torch.bool, device=device)
     running = finite.clone()
     current = rows  # those of the running edits
     for step in range(settings.steps):
         index = running.nonzero().flatten()
-        if len(index) * rows.per_edit < len(current.at):
+        if len(index) * rows.per_edit < len(current.targets):
             current = rows.of(index)
         delta = {site: shift[index] for site, shift in shifts.items()}
         nll, log_p = _said(language_model, current, delta)
@@ -222,71 +195,16 @@ def _said(
         Mean over contexts of the mean over target tokens, nats ``[b]``; and the distribution of the
         next token at the subject's last token of the KL row, ``[b, V]``.
     """
-    batch, per_edit = rows.batch, rows.per_edit
-    tokens, first = batch.labels.shape[1], _first_block(language_model, tuple(delta))
+    targets, per_edit = rows.targets, rows.per_edit
     with ExitStack() as stack:
-        stack.enter_context(resumed(language_model, first, rows.below))
         for site, shift in delta.items():
             each = shift.repeat_interleave(per_edit, dim=0)
-            module = language_model.module(site)
-            stack.enter_context(shifted(module, each, rows.at, tokens))
-        hidden = language_model.hidden(batch)  # [N, T, d]
-    row, position = (batch.labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
-    last = torch.arange(per_edit - 1, len(batch.labels), per_edit, device=row.device)
-    states = torch.cat([hidden[row, position], hidden[last, rows.at[last]]])
+            stack.enter_context(shifted(language_model.module(site), each, *targets.shape))
+        hidden = rows.suffixes.hidden(language_model)  # [N, S, d]
+    row, place = (targets != IGNORED).nonzero(as_tuple=True)
+    states = torch.cat([hidden[row, place], hidden[per_edit - 1 :: per_edit, 0]])
     log_p = language_model.head(states).log_softmax(-1)  # [n + b, V]
-    targets = batch.labels[row, position + 1]
-    nll = -log_p[: len(row)].gather(1, targets[:, None])[:, 0]
-    counts = torch.bincount(row, minlength=len(batch.labels)).clamp(min=1)
-    means = nll.new_zeros(len(batch.labels)).index_add(0, row, nll / counts[row])
+    nll = -log_p[: len(row)].gather(1, targets[row, place][:, None])[:, 0]
+    counts = torch.bincount(row, minlength=len(targets))
+    means = nll.new_zeros(len(targets)).index_add(0, row, nll / counts[row])
     return means.view(-1, per_edit)[:, :-1].mean(1), log_p[len(row) :]
-
-
-def _started(
-    language_model: LanguageModel,
-    requests: Sequence[Request],
-    contexts: Sequence[str],
-    sites: Sequence[str],
-) -> tuple[Rows, dict[str, Tensor]]:
-    """The edits' rows, and each site's output ``[B, d]`` at the subject of the bare prompt."""
-    first = _first_block(language_model, sites)
-    rows = _rows(language_model, requests, contexts)
-    below = output_of(language_model, rows.batch, first - 1) if first else None
-    bare = torch.arange(0, len(rows.at), rows.per_edit, device=rows.at.device)
-    with resumed(language_model, first, below):
-        seen = activations(language_model, rows.batch, sites, bare, rows.at[bare])
-    return replace(rows, below=below), {site: seen[site][1] for site in sites}
-
-
-def _first_block(language_model: LanguageModel, sites: Sequence[str]) -> int:
-    """The lowest block that holds one of the sites."""
-    for index in range(language_model.blocks):
-        name = language_model.block(index)
-        if any(site == name or site.startswith(f"{name}.") for site in sites):
-            return index
-    raise ValueError(f"sites {list(sites)} are in no block of the language model")
-
-
-def _rows(
-    language_model: LanguageModel, requests: Sequence[Request], contexts: Sequence[str]
-) -> Rows:
-    """Context rows hold prompt and target, the KL row the prompt "{subject} is a" alone."""
-    prompts, spans = placed(requests, contexts)
-    kept = [f"{request.subject} is a" for request in requests]
-    told = language_model.encode(prompts, [r.target for r in requests for _ in contexts])
-    asked = language_model.encode(kept, None)
-    at = language_model.token_positions(prompts, spans)
-    at_kept = language_model.token_positions(kept, [(0, len(r.subject)) for r in requests])
-
-    def woven(one: Tensor, other: Tensor, fill: int) -> Tensor:
-        width = max(one.shape[1], other.shape[1])
-        one, other = (pad(x, (0, width - x.shape[1]), value=fill) for x in (one, other))
-        one = one.unflatten(0, (len(requests), len(contexts)))
-        return torch.cat([one, other[:, None]], dim=1).flatten(0, 1)
-
-    batch = Batch(
-        woven(told.input_ids, asked.input_ids, 0),  # any id would do: padding is masked
-        woven(told.attention_mask, asked.attention_mask, 0),
-        woven(told.labels, asked.labels, IGNORED),
-    )
-    return Rows(batch, woven(at[:, None], at_kept[:, None], 0).flatten(), len(contexts) + 1)

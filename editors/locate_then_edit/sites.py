@@ -1,11 +1,11 @@
-"""Reading and shifting what layers say at chosen tokens, and skipping the blocks below them."""
+"""Reading and shifting what layers say at chosen tokens."""
 
 # N rows, T tokens, n chosen tokens
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import torch
@@ -73,14 +73,13 @@ def activations(
 
 
 @contextmanager
-def shifted(module: nn.Module, delta: Tensor, at: Tensor, tokens: int) -> Iterator[None]:
-    """Adds ``delta[i]``, ``[N, d]``, to the module's output at token ``at[i]`` of row ``i``."""
-    rows = torch.arange(len(at), device=at.device)
+def shifted(module: nn.Module, delta: Tensor, rows: int, tokens: int) -> Iterator[None]:
+    """Adds ``delta``, ``[N, d]``, to the module's output at the first of each row's tokens."""
 
     def shift(module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple:
         hidden = hidden_of(output)
-        changed = unflattened(hidden, tokens).clone()
-        changed[rows, at] = (widened(changed[rows, at]) + delta).to(hidden.dtype)
+        changed = hidden.view(rows, tokens, -1).clone()
+        changed[:, 0] = (widened(changed[:, 0]) + delta).to(hidden.dtype)
         changed = changed.view_as(hidden)
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
@@ -89,44 +88,3 @@ def shifted(module: nn.Module, delta: Tensor, at: Tensor, tokens: int) -> Iterat
         yield
     finally:
         hook.remove()
-
-
-@contextmanager
-def resumed(
-    language_model: LanguageModel, block: int, output: Tensor | tuple | None
-) -> Iterator[None]:
-    """Runs the model from ``block`` on: every block below answers ``output``, computing nothing.
-
-    Exact if ``output`` is what block ``block - 1`` says about the same rows (None if there is
-    none). Hooks inside the skipped blocks do not run; `forward` is back in place on any exit.
-    """
-    stack = language_model.module(language_model.family.stack)
-    skipped = [stack[index] for index in range(block)]
-    own = [vars(module).get("forward") for module in skipped]  # None: the class's
-    try:
-        for module in skipped:
-            module.forward = lambda *args, **kwargs: output
-        yield
-    finally:
-        for module, forward in zip(skipped, own, strict=True):
-            if forward is None:
-                del module.forward
-            else:
-                module.forward = forward
-
-
-def output_of(language_model: LanguageModel, batch: Batch, block: int) -> Tensor | tuple:
-    """What a block says about a whole batch, without gradients: ``[N, T, d]`` or a tuple of it."""
-    kept: list[Tensor | tuple] = []
-
-    def keep(module: nn.Module, args: tuple, output: Tensor | tuple) -> None:
-        kept.append((output[0],) if isinstance(output, tuple) else output)
-        raise _AllSeenError
-
-    hook = language_model.module(language_model.block(block)).register_forward_hook(keep)
-    try:
-        with torch.no_grad(), suppress(_AllSeenError):
-            language_model.hidden(batch)
-    finally:
-        hook.remove()
-    return kept[0]

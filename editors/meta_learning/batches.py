@@ -6,7 +6,7 @@ from torch import Tensor
 
 from models.encoding import IGNORED, Batch
 
-FILLED = 0.7  # a part's shortest row is at least this share of its longest
+FILLED = 0.85  # a part's shortest row is at least this share of its longest
 
 
 def parts_by_length(batch: Batch) -> list[tuple[Tensor, Batch]]:
@@ -31,13 +31,16 @@ def selected(batch: Batch, rows: Tensor | slice, width: int | None = None) -> Ba
     return Batch(*(tensor[rows, :width] for tensor in tensors))
 
 
+def without_last(batch: Batch) -> Batch:
+    """The batch without its last tokens ``[B, T - 1]``, which predict no label; labels stay."""
+    return Batch(batch.input_ids[:, :-1], batch.attention_mask[:, :-1], batch.labels)
+
+
 def predicting(batch: Batch) -> Tensor:
-    """Positions ``[B, T]`` (bool) that predict a target token: one before each label."""
-    return (batch.labels != IGNORED).roll(-1, 1)
+    """Positions (bool) ``[B, T - 1]`` that predict a target token: one before each label."""
+    return batch.labels[:, 1:] != IGNORED
 
 
 def predicted(batch: Batch) -> Tensor:
     """The target tokens ``[n]`` of the positions in `predicting`, in order."""
-    return batch.labels[batch.labels != IGNORED]
-
-
+    return batch.labels[:, 1:][predicting(batch)]

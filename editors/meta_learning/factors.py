@@ -18,7 +18,7 @@ from torch import Tensor
 from edits.capture import captured
 from edits.updates import compute_dtype
 from edits.weights import WeightEdit
-from editors.meta_learning.batches import parts_by_length, predicting
+from editors.meta_learning.batches import parts_by_length, predicted, predicting, without_last
 from editors.meta_learning.losses import example_means, nll
 from models.encoding import Batch
 from models.language_model import LanguageModel
@@ -94,10 +94,12 @@ def _part(
 ) -> dict[str, Factors]:
     edited = nullcontext() if after is None else after.hooks(language_model)
     with edited, captured(language_model, layers, gradients=True) as seen:
-        logits, targets, row = language_model.target_logits(batch)
-        loss = example_means(nll(logits, targets), row, len(batch.input_ids)).sum()
+        counts = predicting(batch)
+        logits = language_model.head(language_model.hidden(without_last(batch))[counts])
+        losses = nll(logits, predicted(batch))
+        loss = example_means(losses, counts.nonzero()[:, 0], len(counts)).sum()
         deltas = torch.autograd.grad(loss, [seen[layer].output for layer in layers])
-    wanted = predicting(batch) if tokens == "target" else batch.attention_mask.bool()
+    wanted = counts if tokens == "target" else without_last(batch).attention_mask.bool()
     return {
         layer: _kept(seen[layer].keys, delta, wanted)
         for layer, delta in zip(layers, deltas, strict=True)

@@ -22,7 +22,7 @@ from datamodules.records import Record, Request
 from edits.updates import Dense, LowRank
 from edits.weights import WeightEdit
 from editors.editor import Editor
-from editors.meta_learning.batches import parts_by_length, predicted, predicting, selected
+from editors.meta_learning.batches import parts_by_length, predicting, selected, without_last
 from editors.meta_learning.factors import Factors, factors
 from editors.meta_learning.losses import example_means, kl, nll
 from editors.meta_learning.training import Training, questions
@@ -180,24 +180,24 @@ class Hypernetwork(Editor, L.LightningModule):
 
     def _values(self, edit: WeightEdit, batch: Batch, record: Tensor, outer: int) -> Tensor:
         """Loss of each question ``[R]``: nll of the first ``outer``, KL from unedited of others."""
-        model = self.language_model
+        model, counts = self.language_model, predicting(batch)
+        if outer < len(record) and self.training_settings.kl_positions == "all":
+            tokens, local_counts = batch, batch.attention_mask.bool()
+        else:
+            tokens, local_counts = without_last(batch), counts
         with edit.hooks(model, record):
-            hidden = model.hidden(batch)  # [R, T, d]
-        counts = predicting(batch)
-        logits = model.head(hidden[:outer][counts[:outer]])  # [n, V]
-        losses = nll(logits, predicted(selected(batch, slice(outer))))
-        outer_values = example_means(losses, counts[:outer].nonzero()[:, 0], outer)
+            hidden = model.hidden(tokens)  # [R, T, d]
+        row, position = counts[:outer].nonzero(as_tuple=True)
+        losses = nll(model.head(hidden[row, position]), batch.labels[row, position + 1])
+        values = example_means(losses, row, outer)
         if outer == len(record):
-            return outer_values
-        if self.training_settings.kl_positions == "all":
-            counts = batch.attention_mask.bool()
-        counts, after = counts[outer:], hidden[outer:]
+            return values
+        row, position = local_counts[outer:].nonzero(as_tuple=True)
         with torch.no_grad():
-            before = model.hidden(selected(batch, slice(outer, None)))
-            before = model.head(before[counts])
-        divergence = kl(before, model.head(after[counts]))
-        local_values = example_means(divergence, counts.nonzero()[:, 0], len(after))
-        return torch.cat([outer_values, local_values])
+            before = model.hidden(selected(tokens, slice(outer, None)))
+            before = model.head(before[row, position])
+        losses = kl(before, model.head(hidden[outer + row, position]))
+        return torch.cat([values, example_means(losses, row, len(record) - outer)])
 
     def _log_step(self, edit: WeightEdit, edit_loss: Tensor, locality_loss: Tensor) -> None:
         values = {"train/edit_loss": edit_loss, "train/locality_loss": locality_loss}
@@ -264,17 +264,30 @@ class Hypernetwork(Editor, L.LightningModule):
 
     # checkpoints
 
-    @property
-    def strict_loading(self) -> bool:
-        """False: checkpoints lack the language model; `on_load_checkpoint` checks the rest."""
-        return False
-
     def state_dict(self, *args: Any, **keywords: Any) -> dict[str, Any]:
         """The editor's own parameters and buffers, without the language model's."""
         state = super().state_dict(*args, **keywords)
         for key in [key for key in state if key.startswith("language_model.")]:
             del state[key]
         return state
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load what `state_dict` gives; the language model is none of it.
+
+        Raises:
+            ValueError: ``strict``, and something else is missing or left over.
+        """
+        found = super().load_state_dict(state_dict, strict=False, assign=assign)
+        missing = [key for key in found.missing_keys if not key.startswith("language_model.")]
+        if strict and (missing or found.unexpected_keys):
+            raise ValueError(
+                f"this is the state of a {self.name} with other networks; "
+                f"missing: {', '.join(missing[:3]) or 'nothing'}; "
+                f"left over: {', '.join(found.unexpected_keys[:3]) or 'nothing'}"
+            )
+        return type(found)(missing, found.unexpected_keys)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note what the checkpoint holds, and which language model it belongs to."""
@@ -285,22 +298,16 @@ class Hypernetwork(Editor, L.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint is one of this editor and this language model.
+        """Check that the checkpoint belongs to this language model.
 
         Raises:
-            ValueError: it is not.
+            ValueError: it does not.
         """
         known, ours = checkpoint["language_model"], self.language_model
         if known["fingerprint"] != ours.fingerprint:
             raise ValueError(
                 f"the checkpoint belongs to the language model {known['name']!r} with fingerprint "
                 f"{known['fingerprint']}, not to {ours.name!r} with {ours.fingerprint}"
-            )
-        differing = sorted(set(checkpoint["state_dict"]) ^ set(self.state_dict()))
-        if differing:
-            raise ValueError(
-                f"the checkpoint is of a {self.name} with other networks; only in one of the two: "
-                + ", ".join(differing[:4])
             )
 
 

@@ -44,10 +44,10 @@ class Normaliser(nn.Module):
             self._merge(one[0].round().long(), one[1 : 1 + width], one[1 + width :])
 
     def _merge(self, count: Tensor, mean: Tensor, m2: Tensor) -> None:
-        total = (self.count + count).clamp(min=1)
         shift = mean - self.mean
-        self.mean += shift * (count / total).to(shift.dtype)
-        self.m2 += m2 + shift.square() * (self.count * count / total).to(shift.dtype)
+        share = count.to(mean.dtype) / (self.count + count).clamp(min=1)
+        self.mean += shift * share
+        self.m2 += m2 + shift.square() * share * self.count
         self.count += count
 
     @property

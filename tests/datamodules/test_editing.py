@@ -100,10 +100,13 @@ def test_limits_take_the_first_of_one_seeded_order(splits):
     assert ids(GivenData(splits, limit=1).records("test", limit=4)) == whole[:4]
     assert ids(GivenData(splits).records("train", limit=2)) == ["train-0", "train-1"]
     assert ids(GivenData(splits, seed=1).records("test")) != whole
+    data = GivenData(splits, train_limit=3)
+    assert ids(data.records("train")) == ["train-0", "train-1", "train-2"]
+    assert ids(data.records("test")) == whole
 
 
 def test_numbers_are_checked(splits):
-    for options in ({"limit": 0}, {"batch_size": 0}):
+    for options in ({"limit": 0}, {"train_limit": 0}, {"batch_size": 0}):
         with pytest.raises(ValueError, match=f"{next(iter(options))} is 0; expected at least 1"):
             GivenData(splits, **options)
     with pytest.raises(ValueError, match="limit is 0; expected at least 1"):

@@ -17,6 +17,7 @@ REQUESTS = [
     Request("Marie Curie was a citizen of", "Marie Curie", "Europe"),
     Request("The Eiffel Tower is in", "The Eiffel Tower", "Tokyo"),
 ]
+IN_ORDER = sorted(REQUESTS, key=latent._ending)  # in which they are worked on
 CONTEXTS = ("{}", "We went home. {}", "The. {}")
 SETTINGS = Optimisation(steps=8, lr=0.3, clamp=3.0, weight_decay=0.1, stop=0.05)
 
@@ -149,7 +150,7 @@ def test_losses_and_first_step_agree_with_single_whole_forward_passes(exact):
 
 
 def test_the_gradient_is_that_of_the_loss_by_differences(exact):
-    rows, initial = latent._started(exact, REQUESTS[:1], CONTEXTS, [exact.block(1)])
+    rows, initial = latent.started(exact, REQUESTS[:1], CONTEXTS, [exact.block(1)])
     (site,), generator = initial, torch.Generator().manual_seed(0)
     delta = torch.randn(1, 32, generator=generator, dtype=torch.float64).mul(0.3).requires_grad_()
     direction = torch.randn(1, 32, generator=generator, dtype=torch.float64)
@@ -177,14 +178,15 @@ def test_an_edit_that_is_not_finite_stops_alone_and_is_named(exact, caplog, monk
 
     site = exact.layer("mlp_out", 1)
     settings = replace(SETTINGS, stop=-1.0)
-    expected = optimise(exact, REQUESTS, CONTEXTS, [site], settings)
-    earlier = optimise(exact, REQUESTS, CONTEXTS, [site], replace(settings, steps=3))
+    expected = optimise(exact, IN_ORDER, CONTEXTS, [site], settings)
+    earlier = optimise(exact, IN_ORDER, CONTEXTS, [site], replace(settings, steps=3))
     monkeypatch.setattr(latent, "_said", spoiled)
     with caplog.at_level(logging.WARNING):
-        found = optimise(exact, REQUESTS, CONTEXTS, [site], settings)
+        found = optimise(exact, IN_ORDER, CONTEXTS, [site], settings)
     assert calls == [5, 5, 5, 4, 4, 4, 4, 4]
     assert found.finite.tolist() == [True, False, True, True, True]
-    assert "Lagos" in caplog.text and "not finite" in caplog.text
+    (record,) = caplog.records
+    assert record.args == (IN_ORDER[1],) and "not finite" in caplog.text
     torch.testing.assert_close(found.delta[site][1], earlier.delta[site][1])
     others = [0, 2, 3, 4]
     torch.testing.assert_close(found.delta[site][others], expected.delta[site][others])
@@ -201,9 +203,9 @@ def test_edits_with_a_gradient_that_is_not_finite_stop_too(exact, monkeypatch):
 
     site = exact.layer("mlp_out", 1)
     settings = replace(SETTINGS, stop=-1.0, steps=5)
-    earlier = optimise(exact, REQUESTS, CONTEXTS, [site], replace(settings, steps=2))
+    earlier = optimise(exact, IN_ORDER, CONTEXTS, [site], replace(settings, steps=2))
     monkeypatch.setattr(torch.autograd, "grad", spoiled)
-    found = optimise(exact, REQUESTS, CONTEXTS, [site], settings)
+    found = optimise(exact, IN_ORDER, CONTEXTS, [site], settings)
     assert found.finite.tolist() == [False, True, True, True, True]
     torch.testing.assert_close(found.delta[site][0], earlier.delta[site][0])
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from editors.locate_then_edit.sites import activations, output_of, resumed, shifted
+from editors.locate_then_edit.sites import activations, shifted
 
 PROMPTS = ["The capital of Sweden is", "Paris", "What is the mother tongue of Angela Merkel?"]
 
@@ -15,63 +15,32 @@ def sites_of(lm, block):
     return [lm.layer("mlp_out", block), lm.layer("attn_out", block), lm.block(block)]
 
 
-def test_running_from_a_block_on_is_the_whole_run(any_family, batch):
-    expected = any_family.hidden(batch)
-    for block in range(any_family.blocks):
-        below = output_of(any_family, batch, block - 1) if block else None
-        with resumed(any_family, block, below):
-            assert torch.equal(any_family.hidden(batch), expected)
-    assert torch.equal(any_family.hidden(batch), expected)
-
-
-def test_skipped_blocks_do_not_compute_and_are_back_after_an_error(any_family, batch):
-    below = output_of(any_family, batch, 1)
-    calls = []
-    module = any_family.module(any_family.layer("mlp_out", 0))
-    hook = module.register_forward_hook(lambda *_: calls.append(1))
-    with pytest.raises(KeyboardInterrupt), resumed(any_family, 2, below):
-        any_family.hidden(batch)
-        assert not calls
-        raise KeyboardInterrupt
-    any_family.hidden(batch)
-    hook.remove()
-    assert calls
-    assert all(
-        "forward" not in vars(any_family.module(any_family.block(block))) for block in range(3)
-    )
-
-
 def test_a_zero_shift_changes_nothing_to_the_bit(any_family, batch):
     expected = any_family.hidden(batch)
-    at = torch.tensor([1, 0, 2])
     for site in sites_of(any_family, 1):
-        with shifted(any_family.module(site), torch.zeros(3, 32), at, batch.input_ids.shape[1]):
+        with shifted(any_family.module(site), torch.zeros(3, 32), *batch.input_ids.shape):
             assert torch.equal(any_family.hidden(batch), expected)
 
 
-def test_a_shift_reaches_its_row_from_its_token_on_and_the_site_by_its_amount(any_family, batch):
+def test_a_shift_reaches_its_row_and_the_site_by_its_amount(any_family, batch):
     expected = any_family.hidden(batch)
-    at, rows = torch.tensor([2, 0, 3]), torch.arange(3)
+    rows, first = torch.arange(3), torch.zeros(3, dtype=torch.long)
     delta = torch.zeros(3, 32)
     delta[0], delta[2] = 1.0, torch.arange(32)
     for site in sites_of(any_family, 1):
-        before = activations(any_family, batch, [site], rows, at)[site][1]
-        with shifted(any_family.module(site), delta, at, batch.input_ids.shape[1]):
-            after = activations(any_family, batch, [site], rows, at)[site][1]
-            changed = any_family.hidden(batch) != expected
+        before = activations(any_family, batch, [site], rows, first)[site][1]
+        with shifted(any_family.module(site), delta, *batch.input_ids.shape):
+            after = activations(any_family, batch, [site], rows, first)[site][1]
+            changed = (any_family.hidden(batch) != expected).any(2)
         torch.testing.assert_close(after - before, delta, rtol=1e-5, atol=1e-5)
-        changed &= batch.attention_mask[:, :, None].bool()
-        assert not changed[1].any()
-        for row in (0, 2):
-            assert changed[row, at[row] :].any() and not changed[row, : at[row]].any()
+        assert changed[[0, 2], 0].all() and not changed[1].any()
     assert torch.equal(any_family.hidden(batch), expected)
 
 
 def test_shifts_take_gradients_and_parameters_none(any_family, batch):
     delta = torch.zeros(3, 32, requires_grad=True)
-    at = torch.tensor([1, 0, 2])
     for site in sites_of(any_family, 2):
-        with shifted(any_family.module(site), delta, at, batch.input_ids.shape[1]):
+        with shifted(any_family.module(site), delta, *batch.input_ids.shape):
             value = any_family.head(any_family.hidden(batch)).logsumexp(-1).sum()
         (gradient,) = torch.autograd.grad(value, delta)
         assert (gradient != 0).any(1).all()
@@ -80,10 +49,8 @@ def test_shifts_take_gradients_and_parameters_none(any_family, batch):
 def test_a_forward_pass_ends_at_the_deepest_of_the_layers(language_model):
     batch = language_model.encode(PROMPTS, None)
     layers = [language_model.layer("mlp_out", 1), language_model.layer("attn_out", 0)]
-    calls = []
-    hook = language_model.module("transformer.h.2").register_forward_hook(
-        lambda *_: calls.append(1)
-    )
+    calls, deeper = [], language_model.module("transformer.h.2")
+    hook = deeper.register_forward_hook(lambda *_: calls.append(1))
     seen = activations(language_model, batch, layers, torch.tensor([0, 2]), torch.tensor([1, 4]))
     hook.remove()
     assert not calls and set(seen) == set(layers)

@@ -1,6 +1,7 @@
 """What the tests of trained editors share: records, exact language models, a trainer."""
 
 import copy
+import itertools
 
 import lightning as L
 import pytest
@@ -47,26 +48,40 @@ def requests(records):
     return [record.request for record in records]
 
 
-@pytest.fixture
-def loader():
-    """``loader(records, size)``: batches of records in an order that depends on the epoch."""
+class Data(L.LightningDataModule):
+    """Batches of records, for training in an order that depends on the epoch."""
 
-    def build(records, size=4, shuffle=True):
-        sampler = DistributedSampler(records, num_replicas=1, rank=0, shuffle=shuffle, seed=0)
-        return DataLoader(records, size, sampler=sampler, collate_fn=list)
+    def __init__(self, records, size=4):
+        super().__init__()
+        self.records, self.size = records, size
 
-    return build
+    def train_dataloader(self):
+        sampler = DistributedSampler(self.records, num_replicas=1, rank=0, seed=0)
+        return DataLoader(self.records, self.size, sampler=sampler, collate_fn=list)
+
+    def val_dataloader(self):
+        return DataLoader(self.records, self.size, collate_fn=list)
+
+    def transfer_batch_to_device(self, batch, device, dataloader_idx):
+        return batch
+
+
+@pytest.fixture(scope="session")
+def data():
+    """``data(records, size)``: what a trainer is given."""
+    return Data
 
 
 @pytest.fixture
 def trainer(tmp_path):
-    """``trainer(**settings)``: a quiet trainer on the CPU that logs every step as CSV."""
+    """``trainer(**settings)``: a quiet trainer on the CPU; the n-th logs to the folder ``log{n}``."""
+    count = itertools.count()
 
     def build(**settings):
         defaults = {
             "accelerator": "cpu", "inference_mode": False, "enable_progress_bar": False,
             "enable_model_summary": False, "enable_checkpointing": False, "log_every_n_steps": 1,
-            "logger": CSVLogger(tmp_path, name="log", version=""),
+            "logger": CSVLogger(tmp_path, name=f"log{next(count)}", version=""),
         }  # fmt: skip
         return L.Trainer(**{**defaults, **settings})
 

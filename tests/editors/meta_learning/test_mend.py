@@ -1,10 +1,11 @@
 """What MEND does by its definition, whatever it has learned."""
 
+import copy
+
 import pytest
 import torch
 
 from edits.weights import Dense, LowRank
-from editors.finetune import FineTune
 from editors.meta_learning.mend import Mend
 from editors.meta_learning.transform import Block, Transform
 from models import LanguageModel
@@ -30,12 +31,10 @@ def assert_same(ours, theirs, tolerance=1e-12):
 
 
 def test_untrained_without_statistics_it_is_a_step_of_gradient_descent(exact, mend, requests):
-    editor = mend(exact, normalise=False, edit_lr=0.3).double()
+    editor = mend(exact, normalise=False, edit_lr=0.25).double()
     edit = editor.edit(requests[:1])
     batch = exact.encode([requests[0].prompt], [requests[0].target])
     weights = [exact.module(layer).weight for layer in editor.layers]
-    descended = FineTune(exact, layers=editor.layers, bias=False)
-    logits, targets, _ = exact.target_logits(batch)
     expected = {}
     try:
         for weight in weights:
@@ -43,7 +42,7 @@ def test_untrained_without_statistics_it_is_a_step_of_gradient_descent(exact, me
         logits, targets, _ = exact.target_logits(batch)
         loss = torch.nn.functional.cross_entropy(logits, targets)
         for layer, gradient in zip(editor.layers, torch.autograd.grad(loss, weights), strict=True):
-            expected[layer] = -0.3 * gradient  # Conv1D: [d_in, d_out] as stored
+            expected[layer] = -0.25 * gradient  # Conv1D: [d_in, d_out] as stored
     finally:
         for weight in weights:
             weight.requires_grad_(False)
@@ -53,7 +52,6 @@ def test_untrained_without_statistics_it_is_a_step_of_gradient_descent(exact, me
         after = exact.target_logits(batch)[0]
     edited = WithWeights(exact, {n: u.dense()[0] for n, u in edit.updates.items()})
     torch.testing.assert_close(after, edited(batch), rtol=0, atol=1e-10)
-    assert descended.layers == editor.layers
 
 
 class WithWeights:
@@ -83,7 +81,7 @@ class Forward(torch.nn.Module):
 
 
 def test_untrained_it_multiplies_the_standardised_factors(exact, mend, requests):
-    editor = mend(exact, edit_lr=0.2).double()
+    editor = mend(exact, edit_lr=0.25).double()
     editor.collect(requests)
     factors = editor.factors(requests[:1])
     edit = editor.edit(requests[:1])
@@ -96,7 +94,7 @@ def test_untrained_it_multiplies_the_standardised_factors(exact, mend, requests)
                 (rows.deltas, transform.delta_statistics),
             )
         )
-        torch.testing.assert_close(edit.updates[layer].dense()[0], -0.2 * keys.T @ deltas)
+        torch.testing.assert_close(edit.updates[layer].dense()[0], -0.25 * keys.T @ deltas)
 
 
 def loss_of(model, requests, edit):
@@ -200,13 +198,13 @@ def test_edits_do_not_depend_on_their_company_or_order(exact, mend, requests, to
 
 
 def test_an_edit_after_another_starts_from_the_edited_model(exact, mend, requests):
-    editor = random_network(mend(exact, edit_lr=0.1).double())
+    editor = random_network(mend(exact, edit_lr=0.125).double())
     editor.collect(requests)
     first = editor.edit(requests[:1])
     both = editor.edit(requests[1:2], after=first)
     merged = WithWeights(exact, {n: u.dense()[0] for n, u in first.updates.items()})
-    model = Exactly(exact, merged.weights)
-    alone = Mend(model, rank=16, edit_lr=0.1).double()
+    model = with_weights(exact, merged.weights)
+    alone = Mend(model, rank=16, edit_lr=0.125).double()
     alone.load_state_dict(editor.state_dict(), strict=False)
     second = alone.edit(requests[1:2])
     for layer, update in both.updates.items():
@@ -214,10 +212,8 @@ def test_an_edit_after_another_starts_from_the_edited_model(exact, mend, request
         torch.testing.assert_close(update.dense(), expected, rtol=1e-8, atol=1e-10)
 
 
-def Exactly(model, weights):  # noqa: N802
+def with_weights(model, weights):
     """A copy of the language model with some other weights."""
-    import copy
-
     copied = type(model)(copy.deepcopy(model.model), model.tokenizer)
     with torch.no_grad():
         for name, weight in weights.items():
@@ -268,7 +264,7 @@ def test_what_cannot_be_is_refused(language_model, mend, requests):
 
 
 def test_the_default_layers_are_the_feed_forwards_of_the_last_three_blocks(tiny, mend):
-    layers = mend(tiny("gpt2", n_layer=4)).layers
+    layers = mend(tiny("gpt2", num_hidden_layers=4)).layers
     assert layers == [
         f"transformer.h.{i}.mlp.{name}" for i in (1, 2, 3) for name in ("c_fc", "c_proj")
     ]

@@ -1,0 +1,144 @@
+import logging
+import os
+import time
+
+import lightning as L
+import pytest
+import torch
+
+from editors.checkpoints import belongs_to, load_trained, newest
+from editors.meta_learning.mend import Mend
+
+
+class Other(Mend.__mro__[1]):
+    """Another editor that is trained."""
+
+    def updates(self, requests, factors, joint):
+        raise NotImplementedError
+
+
+@pytest.fixture(scope="module")
+def settings(language_model):
+    return {"layers": [language_model.layer("mlp_out", 1)], "rank": 4}
+
+
+@pytest.fixture
+def write(settings):
+    """``write(path, language_model, value)``: a checkpoint of a MEND with a step size of its own."""
+
+    def write(path, language_model, edit_lr=1e-4, editor=Mend):
+        own = settings if editor is Mend else {"layers": settings["layers"]}
+        module = editor(language_model, **own, **({"edit_lr": edit_lr} if editor is Mend else {}))
+        trainer = L.Trainer(
+            accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False
+        )
+        trainer.strategy.connect(module)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        trainer.save_checkpoint(path, weights_only=True)
+        return path
+
+    return write
+
+
+def step_size(editor):
+    return float(editor.edit_lrs()["edit_lr"].detach()[0])
+
+
+def at(path, seconds):
+    """Sets when a file or folder was written last."""
+    moment = time.time() + seconds
+    os.utime(path, (moment, moment))
+
+
+def test_a_checkpoint_says_whose_it_is(write, language_model, tmp_path):
+    path = write(tmp_path / "a.ckpt", language_model)
+    assert belongs_to(path) == ("mend", language_model.fingerprint)
+
+
+def test_the_named_checkpoint_is_loaded(write, language_model, tmp_path, caplog):
+    path = write(tmp_path / "a.ckpt", language_model, 0.25)
+    with caplog.at_level(logging.INFO):
+        editor = load_trained(Mend, "mend", language_model, str(path))
+    assert step_size(editor) == 0.25
+    assert editor.language_model is language_model
+    assert not editor.training
+    assert f"mend: {path}" in caplog.text
+
+
+def test_without_a_name_it_is_the_newest_that_fits(write, tiny, language_model, tmp_path):
+    old = write(tmp_path / "mend/1/checkpoints/best.ckpt", language_model, 0.1)
+    new = write(tmp_path / "mend/2/checkpoints/best.ckpt", language_model, 0.2)
+    other = write(tmp_path / "mend/3/checkpoints/best.ckpt", tiny("gpt2", seed=1))
+    third = write(tmp_path / "other/4/checkpoints/best.ckpt", language_model, editor=Other)
+    for place, path in enumerate((old, new, other, third)):
+        at(path.parent, place - 10)
+    assert newest(Mend, language_model, tmp_path) == new
+    assert step_size(load_trained(Mend, "mend", language_model, runs=tmp_path)) == pytest.approx(0.2)
+    assert newest(Mend, tiny("gpt2", seed=1), tmp_path) == other
+    assert newest(Other, language_model, tmp_path) == third
+
+
+def test_the_best_of_a_run_goes_before_its_last(write, language_model, tmp_path):
+    best = write(tmp_path / "run/checkpoints/best.ckpt", language_model)
+    last = write(tmp_path / "run/checkpoints/last.ckpt", language_model)
+    at(best, -100)
+    at(last, 0)
+    assert newest(Mend, language_model, tmp_path) == best
+
+
+def test_without_any_it_says_what_to_run(language_model, tmp_path):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"no checkpoint of mend .* train one with: python train.py editor=mend",
+    ):
+        load_trained(Mend, "mend", language_model, runs=tmp_path / "runs")
+
+
+def test_a_file_that_is_not_there_is_named(language_model, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"ckpt=.*gone.ckpt: there is no such file"):
+        load_trained(Mend, "mend", language_model, str(tmp_path / "gone.ckpt"))
+
+
+def test_another_model_s_checkpoint_is_refused(write, tiny, language_model, tmp_path):
+    path = write(tmp_path / "a.ckpt", tiny("gpt2", seed=1))
+    with pytest.raises(ValueError, match=r"a.ckpt holds 'mend' for the model with fingerprint"):
+        load_trained(Mend, "mend", language_model, str(path))
+
+
+def test_another_editor_s_checkpoint_is_refused(write, language_model, tmp_path):
+    path = write(tmp_path / "a.ckpt", language_model, editor=Other)
+    with pytest.raises(ValueError, match=r"a.ckpt holds 'other' .* wanted 'mend'"):
+        load_trained(Mend, "mend", language_model, str(path))
+
+
+@pytest.mark.parametrize("content", ["nothing", "text", "half", "tensors", "list"])
+def test_what_is_no_checkpoint_is_passed_over_and_refused_by_name(
+    content, write, language_model, tmp_path
+):
+    path = tmp_path / "run/a.ckpt"
+    path.parent.mkdir()
+    if content == "half":
+        whole = write(tmp_path / "whole", language_model).read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+    elif content == "tensors":
+        torch.save({"weight": torch.ones(2)}, path)
+    elif content == "list":
+        torch.save([torch.ones(2)], path)
+    else:
+        path.write_text("" if content == "nothing" else "no checkpoint")
+    assert belongs_to(path) is None
+    assert newest(Mend, language_model, tmp_path) is None
+    with pytest.raises(ValueError, match=r"a.ckpt is no checkpoint of an editor"):
+        load_trained(Mend, "mend", language_model, str(path))
+
+
+def test_code_in_a_checkpoint_is_not_run(language_model, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "trapped"),)
+
+    path = tmp_path / "a.ckpt"
+    torch.save({"editor": "mend", "language_model": Trap()}, path)
+    with pytest.raises(ValueError, match="is no checkpoint of an editor"):
+        load_trained(Mend, "mend", language_model, str(path))
+    assert not (tmp_path / "trapped").exists()

@@ -1,0 +1,46 @@
+import pytest
+
+from datamodules.records import Record, Request
+from evaluation.known import known
+
+
+class Sure:
+    """Stands for a language model that says one thing to every prompt."""
+
+    name = "sure"
+
+    def __init__(self, language_model, said):
+        self.language_model, self.said = language_model, said
+
+    def score(self, prompts, targets):
+        scores = self.language_model.score(prompts, targets)
+        said = self.language_model.encode(["x"], [self.said])
+        predicted = said.labels[said.labels >= 0]
+        scores.predicted[:] = [_like(predicted, target) for target in scores.targets]
+        return scores
+
+
+def _like(predicted, target):
+    return predicted if predicted.shape == target.shape else target.roll(1) + 1
+
+
+def record(index, true):
+    return Record(str(index), Request(f"City{index} is in", f"City{index}", "a lie", true))
+
+
+def test_known_are_records_whose_true_answer_is_the_models_in_order(language_model):
+    records = [record(0, "France"), record(1, "Sweden"), record(2, "France"), record(3, None)]
+    assert known(records, Sure(language_model, "France")) == [records[0], records[2]]
+
+
+def test_an_answer_counts_only_if_each_of_its_tokens_is_right(language_model):
+    said = "Sweden and France"
+    records = [record(0, said), record(1, "Sweden and Japan"), record(2, "Sweden")]
+    assert known(records, Sure(language_model, said)) == records[:1]
+
+
+def test_knowing_none_is_an_error(language_model):
+    with pytest.raises(ValueError, match="'sure' knows the fact of none of the 2 records"):
+        known([record(0, "Japan"), record(1, None)], Sure(language_model, "Poland"))
+    with pytest.raises(ValueError, match="none of the 1 records"):
+        known([record(1, None)], language_model)

@@ -1,0 +1,63 @@
+import pytest
+import torch
+from rich.console import Console
+
+from datamodules.records import Request
+from edits.weights import Dense, WeightEdit
+from evaluation.request import before_and_after
+
+REQUEST = Request("Lagos is in", "Lagos", "Sweden")
+ASK = ["The capital of Japan is", "Turin is in"]
+
+
+@pytest.fixture(scope="module")
+def edit(language_model):
+    layer = language_model.layer("mlp_out", 0)
+    noise = 3 * torch.randn(
+        1, *language_model.shape(layer), generator=torch.Generator().manual_seed(0)
+    )
+    return WeightEdit({layer: Dense(noise, None)}, "noise", language_model.fingerprint)
+
+
+def shown(language_model, edit, *arguments):
+    table = before_and_after("noise", language_model, edit, REQUEST, *arguments)
+    console = Console(width=200, record=True, quiet=True)
+    console.print(table)
+    return table, console.export_text()
+
+
+def cells(table, column):
+    return list(table.columns[column].cells)
+
+
+def test_the_request_comes_first_then_what_is_asked(language_model, edit):
+    table, text = shown(language_model, edit, ASK)
+    assert [column.header for column in table.columns] == ["prompt", "before", "after"]
+    assert cells(table, 0) == [REQUEST.prompt, *ASK]
+    assert "noise: Lagos is in → Sweden" in text
+
+
+def test_answers_are_those_of_the_model_without_and_with_the_edit(language_model, edit):
+    table, _ = shown(language_model, edit, ASK, 5)
+    prompts = [REQUEST.prompt, *ASK]
+    before = language_model.generate(prompts, 5)
+    after = edit.edited(language_model).generate(prompts, max_new_tokens=5)
+    assert before != after
+    assert cells(table, 1) == [" ".join(text.split()) for text in before]
+    assert cells(table, 2) == [" ".join(text.split()) for text in after]
+
+
+def test_nothing_else_need_be_asked(language_model, edit):
+    table, _ = shown(language_model, edit)
+    assert cells(table, 0) == [REQUEST.prompt]
+
+
+def test_brackets_are_shown_as_they_are(language_model, edit):
+    """Rich would read them as markup."""
+    request = Request("[red] Lagos is in", "Lagos", "Sweden [b]")
+    table = before_and_after("noise", language_model, edit, request, ["[/nothing] Turin"])
+    console = Console(width=200, record=True, quiet=True)
+    console.print(table)
+    text = console.export_text()
+    assert "[red] Lagos is in → Sweden [b]" in text
+    assert "[/nothing] Turin" in text
