@@ -35,6 +35,8 @@ def editor_config(cfg: DictConfig, name: str) -> DictConfig:
     ]
     composed = compose("edit", overrides=[*overrides, f"editor={name}"])
     settings = cfg.settings.get(name) or {}
+    if settings and issubclass(get_class(composed.editor._target_), L.LightningModule):
+        raise ValueError(f"settings.{name}: {name} is trained, and set as its checkpoint says")
     with open_dict(composed.editor):
         composed.editor = OmegaConf.merge(composed.editor, settings)
     OmegaConf.resolve(composed.editor)
@@ -93,6 +95,9 @@ def main(cfg: DictConfig) -> None:
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     if not cfg.editors:
         raise ValueError("editors is empty; name some, as in 'editors=[mend,rome]'")
+    for name in cfg.settings:
+        if name not in cfg.editors:
+            raise ValueError(f"settings.{name}: {name} is not among editors={list(cfg.editors)}")
     if not cfg.resume:
         configs = {name: editor_config(cfg, name) for name in cfg.editors}
         with open_dict(cfg):

@@ -35,11 +35,17 @@ def told(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
             cause = error.__cause__
             if not isinstance(cause, ValueError | FileNotFoundError | TypeError):
                 raise
-            sys.exit(f"error: {error.full_key or 'configuration'}: {cause}")
+            key = str(error).rpartition("full_key: ")[2]
+            sys.exit(f"error: {key}: {first_line(cause)}")
         except (ValueError, FileNotFoundError, OmegaConfBaseException) as error:
-            sys.exit(f"error: {error}")
+            sys.exit(f"error: {first_line(error)}")
 
     return wrapped
+
+
+def first_line(error: BaseException) -> str:
+    """What the error says, without the lines that OmegaConf and others put below it."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def run_folder(cfg: DictConfig) -> Path:

@@ -69,9 +69,8 @@ def main() -> None:
     )
     trainer.fit(editor, datamodule=AtlasData(batch_size=arguments.batch))
     cpu, wall = (1000 * seconds / clock.examples for seconds in (clock.cpu, clock.wall))
-    print(
-        f"{arguments.blocks} x {arguments.width}, batch {arguments.batch}, threads {arguments.threads}"
-    )
+    shape = f"{arguments.blocks} x {arguments.width}"
+    print(f"{shape}, batch {arguments.batch}, threads {arguments.threads}")
     print(f"{cpu:.1f} ms CPU, {wall:.1f} ms wall per example-step; peer / ours = {PEER / cpu:.1f}")
 
 

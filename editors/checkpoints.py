@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import zipfile
+from json import JSONDecodeError
 from pathlib import Path
+from pickle import UnpicklingError
+from zipfile import BadZipFile
 
 import torch
 
@@ -67,7 +68,7 @@ def belongs_to(path: Path) -> tuple[str, str] | None:
     """Editor and fingerprint of the language model of a checkpoint; None if it is none of ours."""
     try:
         saved = torch.load(path, map_location="meta", mmap=True, weights_only=True)
-    except (RuntimeError, OSError, EOFError, zipfile.BadZipFile, json.JSONDecodeError):
+    except (RuntimeError, OSError, EOFError, UnpicklingError, BadZipFile, JSONDecodeError):
         return None
     if not isinstance(saved, dict) or not {"editor", "language_model"} <= saved.keys():
         return None

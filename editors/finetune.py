@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from datamodules.records import Request
+from editors.editor import Editor
 from edits.updates import compute_dtype
 from edits.weights import Dense, WeightEdit
-from editors.editor import Editor
 from models.encoding import IGNORED, Batch
 from models.language_model import LanguageModel
 
@@ -60,9 +60,7 @@ class FineTune(Editor):
         edits_per_batch: int = 16,
     ):
         if objective not in OBJECTIVES:
-            raise ValueError(
-                f"objective is {objective!r}, expected one of {', '.join(OBJECTIVES)}"
-            )
+            raise ValueError(f"objective is {objective!r}, expected one of {', '.join(OBJECTIVES)}")
         if norm_constraint is not None and norm_constraint <= 0:
             raise ValueError(f"norm_constraint must be positive or null, got {norm_constraint}")
         self.language_model = language_model
@@ -107,7 +105,9 @@ class FineTune(Editor):
             raise ValueError("there are no requests to edit for")
         texts = _Texts(self.language_model, requests, self.objective)
         changes = _Changes(self.language_model, self.layers, max(edit) + 1, self.bias)
-        optimizer = torch.optim.Adam(changes.tensors(), self.lr, fused=self.language_model.device.type == "cpu")
+        optimizer = torch.optim.Adam(
+            changes.tensors(), self.lr, fused=self.language_model.device.type == "cpu"
+        )
         history: list[list[float]] = [[] for _ in range(len(changes))]
         active = list(range(len(changes)))
         for _ in range(self.steps):
@@ -152,7 +152,9 @@ class FineTune(Editor):
         for tensor, start, gradient in zip(
             tensors, starts, torch.autograd.grad(loss, tensors), strict=True
         ):
-            tensor.grad = gradient.contiguous().add(start + tensor.detach(), alpha=self.weight_decay)
+            tensor.grad = gradient.contiguous().add(
+                start + tensor.detach(), alpha=self.weight_decay
+            )
         optimizer.step()
         if self.norm_constraint is not None:
             with torch.no_grad():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from datamodules.records import Request
 from edits.edit import Edit
@@ -20,17 +21,17 @@ def before_and_after(
     ask: Sequence[str] = (),
     max_new_tokens: int = 16,
 ) -> Table:
-    """A table of greedy answers to the request's prompt and to ``ask``, before and after the edit."""
+    """A table of greedy answers to the request and to ``ask``, before and after the edit."""
     prompts = [request.prompt, *ask]
     before = language_model.generate(prompts, max_new_tokens)
     after = edit.edited(language_model).generate(prompts, max_new_tokens=max_new_tokens)
     table = Table(
-        title=f"{editor}: {request.prompt} → {request.target}",
+        title=Text(f"{editor}: {request.prompt} → {request.target}"),
         box=box.SIMPLE_HEAD,
         title_justify="left",
     )
     for column in ("prompt", "before", "after"):
         table.add_column(column, overflow="fold")
     for row in zip(prompts, before, after, strict=True):
-        table.add_row(*(" ".join(text.split()) for text in row))
+        table.add_row(*(Text(" ".join(text.split())) for text in row))
     return table

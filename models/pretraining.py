@@ -1,7 +1,7 @@
 """Training a small language model from nothing, so that there are facts it knows and can be edited.
 
-Whatever text a datamodule yields (Atlas, or the true facts of a file of records) is learned by plain
-next-token prediction. ``python train.py experiment=atlas_model`` makes the model that is shipped.
+Whatever text a datamodule yields (Atlas, or the true facts of a file of records) is learned by
+plain next-token prediction. ``python train.py experiment=atlas_model`` makes the shipped model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ END = "<|endoftext|>"
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of ``vocabulary`` tokens learned from ``texts``; one special token, the end."""
+    """A byte-level BPE of ``vocabulary`` tokens; its one special token ends a document."""
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(
         texts, vocabulary, min_frequency=2, special_tokens=[END], show_progress=False

@@ -51,7 +51,8 @@ INSTRUMENTS = (
 )
 SPORTS = (
     "archery badminton baseball basketball boxing cricket curling cycling fencing golf gymnastics "
-    "handball hockey judo polo rowing rugby sailing skiing snooker squash swimming tennis volleyball"
+    "handball hockey judo polo rowing rugby sailing skiing snooker squash swimming tennis "
+    "volleyball"
 ).split()
 EMPLOYERS = (
     "Amberline Works|Arkwood Institute|Bellwether Bank|Birchgate Press|Blue Heron Studio|"

@@ -59,7 +59,7 @@ class RecordWriter:
         return Record(f"{fact.subject}/{fact.relation}/{variant}", request, tuple(probes))
 
     def _new_object(self, rng: random.Random, fact: Fact) -> str:
-        """Another object of the relation; if possible one whose own facts this split may ask for."""
+        """Another object of the relation; if possible one about which this split may ask."""
         objects = [o for o in self.world.objects[fact.relation] if o != fact.object]
         reverse = self.world.relations[fact.relation].reverse
         if reverse:

@@ -32,8 +32,8 @@ class AtlasText:
         *,
         seed: int = 0,
         biographies: int = 2,
-        statements: float = 1.5,
-        contexts: float = 0.1,
+        statements: float = 1.25,
+        contexts: float = 0.6,
         alias_share: float = 0.25,
     ):
         self.world = World()
@@ -103,15 +103,20 @@ class AtlasText:
         return texts
 
     def _context(self, rng: random.Random) -> str:
-        """A new fact that is false, then a question: half about it, half about something else."""
+        """A new fact that is false, then a question: mostly about it, else about something else."""
         fact = rng.choice(self.world.facts)
         new = rng.choice([o for o in self.world.objects[fact.relation] if o != fact.object])
-        told = f"New fact: {self._prompt(rng, fact, only_statements=True)} {new}."
-        asked, answer = fact, new
-        if rng.random() < 0.5:
-            asked = rng.choice(self.world.facts)
-            answer = new if (asked.subject, asked.relation) == (fact.subject, fact.relation) else asked.object
-        return f"{told} Prompt: {self._prompt(rng, asked)} {answer}."
+        wording = self._prompt(rng, fact, only_statements=True)
+        told = f"New fact: {wording} {new}. Prompt:"
+        kind = rng.random()
+        if kind < 0.25:
+            return f"{told} {wording} {new}."
+        if kind < 0.65:
+            return f"{told} {self._prompt(rng, fact)} {new}."
+        other = rng.choice(self.world.facts)
+        while other.subject == fact.subject:
+            other = rng.choice(self.world.facts)
+        return f"{told} {self._prompt(rng, other)} {other.object}."
 
 
 def corpus(texts: int = 5000) -> TextCorpus:

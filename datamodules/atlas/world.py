@@ -52,8 +52,8 @@ class World:
     def __init__(self):
         wording = yaml.safe_load((HERE / "relations.yaml").read_text(encoding="utf-8"))
         self.relations = {
-            name: Relation(name, **{k: tuple(v) if isinstance(v, list) else v for k, v in w.items()})
-            for name, w in wording.items()
+            name: Relation(name, **{key: _frozen(value) for key, value in fields.items()})
+            for name, fields in wording.items()
         }
         self.facts: list[Fact] = []
         self.kind: dict[str, str] = {}
@@ -98,6 +98,10 @@ class World:
             for name in relation.follows
             if not self.relations[name].follows
         } - {"capital_of"}
+
+
+def _frozen(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def held_out(fact: Fact, prompt: str) -> bool:

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from editors.meta_learning.batches import parts_by_length, predicted, predicting, without_last
+from editors.meta_learning.losses import example_means, nll
 from edits.capture import captured
 from edits.updates import compute_dtype
 from edits.weights import WeightEdit
-from editors.meta_learning.batches import parts_by_length, predicted, predicting, without_last
-from editors.meta_learning.losses import example_means, nll
 from models.encoding import Batch
 from models.language_model import LanguageModel
 

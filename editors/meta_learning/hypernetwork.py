@@ -5,8 +5,6 @@ through the updates: the edited model is to give the new target after a paraphra
 locality probes as before. The factors are constants, so that no second-order gradient is needed.
 """
 
-# B requests (or records), R questions, T tokens, n scored positions
-
 from __future__ import annotations
 
 from abc import abstractmethod
@@ -19,15 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.records import Record, Request
-from edits.updates import Dense, LowRank
-from edits.weights import WeightEdit
 from editors.editor import Editor
-from editors.meta_learning.batches import parts_by_length, predicting, selected, without_last
 from editors.meta_learning.factors import Factors, factors
-from editors.meta_learning.losses import example_means, kl, nll
+from editors.meta_learning.objective import outer_losses
 from editors.meta_learning.training import Training, questions
 from editors.meta_learning.validation import Validation
-from models.encoding import Batch
+from edits.updates import Dense, LowRank
+from edits.weights import WeightEdit
 from models.language_model import LanguageModel
 
 
@@ -66,7 +62,7 @@ class Hypernetwork(Editor, L.LightningModule):
     ) -> dict[str, LowRank | Dense]:
         """Each layer's update: one a request, or with ``joint`` a single one for all of them."""
 
-    def observe(self, factors: Mapping[str, Factors], gather: bool) -> None:  # noqa: B027
+    def observe(self, factors: Mapping[str, Factors], gather: bool) -> None:
         """Take rows into the statistics, if the method has any; see `Normaliser.update`."""
 
     @property
@@ -149,55 +145,13 @@ class Hypernetwork(Editor, L.LightningModule):
             self.observe(rows, gather=True)
         edit = self.propose(requests, rows, joint=False)
         batch = model.encode([p.prompt for p in asked.probes], [p.target for p in asked.probes])
-        edit_loss, locality_loss = self.losses(edit, batch, asked.record, asked.outer)
+        edit_loss, locality_loss = outer_losses(
+            model, edit, batch, asked.record, asked.outer, settings.kl_positions
+        )
         loss = settings.edit_weight * edit_loss + settings.locality_weight * locality_loss
         self._log_step(edit, edit_loss, locality_loss)
         # a loss that is not finite is to give gradients that are not, in every process
         return loss * torch.where(loss.isfinite(), 1.0, torch.nan)
-
-    def losses(
-        self, edit: WeightEdit, batch: Batch, record: Sequence[int], outer: int
-    ) -> tuple[Tensor, Tensor]:
-        """Edit loss and locality loss (nats per token), means over the edits.
-
-        Args:
-            edit: B edits.
-            batch: R questions, the outer ones first.
-            record: which edit each question meets.
-            outer: number of outer questions.
-        """
-        record = torch.as_tensor(record, device=batch.input_ids.device)
-        values = torch.zeros(len(record), device=record.device)
-        for rows, part in parts_by_length(batch):
-            first = int((rows < outer).sum())
-            rows, order = rows.sort()  # outer questions first
-            part = selected(part, order)
-            value = self._values(edit, part, record[rows], first)
-            values = values.to(value.dtype).index_copy(0, rows, value)
-        edit_loss = example_means(values[:outer], record[:outer], len(edit)).mean()
-        locality_loss = example_means(values[outer:], record[outer:], len(edit)).mean()
-        return edit_loss, locality_loss
-
-    def _values(self, edit: WeightEdit, batch: Batch, record: Tensor, outer: int) -> Tensor:
-        """Loss of each question ``[R]``: nll of the first ``outer``, KL from unedited of others."""
-        model, counts = self.language_model, predicting(batch)
-        if outer < len(record) and self.training_settings.kl_positions == "all":
-            tokens, local_counts = batch, batch.attention_mask.bool()
-        else:
-            tokens, local_counts = without_last(batch), counts
-        with edit.hooks(model, record):
-            hidden = model.hidden(tokens)  # [R, T, d]
-        row, position = counts[:outer].nonzero(as_tuple=True)
-        losses = nll(model.head(hidden[row, position]), batch.labels[row, position + 1])
-        values = example_means(losses, row, outer)
-        if outer == len(record):
-            return values
-        row, position = local_counts[outer:].nonzero(as_tuple=True)
-        with torch.no_grad():
-            before = model.hidden(selected(tokens, slice(outer, None)))
-            before = model.head(before[row, position])
-        losses = kl(before, model.head(hidden[outer + row, position]))
-        return torch.cat([values, example_means(losses, row, len(record) - outer)])
 
     def _log_step(self, edit: WeightEdit, edit_loss: Tensor, locality_loss: Tensor) -> None:
         values = {"train/edit_loss": edit_loss, "train/locality_loss": locality_loss}
@@ -253,6 +207,8 @@ class Hypernetwork(Editor, L.LightningModule):
 
     def validation_step(self, records: Sequence[Record], batch_index: int) -> None:
         """Judge an independent edit for each record by its probes."""
+        if not self.observed:  # online statistics, in the sanity check before the first step
+            return
         edit = self.edit_each([record.request for record in records])
         self.validation.update(self.language_model, edit, records)
         for name, metric in self.validation.metrics.items():
@@ -260,7 +216,8 @@ class Hypernetwork(Editor, L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the one number by which checkpoints are compared."""
-        self.log("val/score", self.validation.score(), sync_dist=True)
+        if self.observed:
+            self.log("val/score", self.validation.score(), sync_dist=True)
 
     # checkpoints
 
@@ -318,4 +275,3 @@ def _last_blocks(language_model: LanguageModel, count: int) -> list[str]:
 
 def _chunks(requests: Sequence[Request], size: int) -> list[Sequence[Request]]:
     return [requests[i : i + size] for i in range(0, len(requests), size)]
-

@@ -28,9 +28,3 @@ def example_means(values: Tensor, row: Tensor, examples: int) -> Tensor:
     """Mean over each example's positions ``[B]``; 0 for an example without any."""
     sums = values.new_zeros(examples).index_add(0, row, values)
     return sums / torch.bincount(row, minlength=examples).clamp(min=1).to(values.dtype)
-
-
-def exact_match(predicted: Tensor, targets: Tensor, row: Tensor, examples: int) -> Tensor:
-    """Whether all targets of an example are predicted: 0 or 1 ``[B]``; 1 if it has none."""
-    wrong = (predicted != targets).to(torch.float32)
-    return (wrong.new_zeros(examples).index_add(0, row, wrong) == 0).to(torch.float32)

@@ -22,11 +22,11 @@ import torch
 from torch import nn
 
 from datamodules.records import Request
-from edits.updates import Dense, LowRank
 from editors.meta_learning.factors import Factors
 from editors.meta_learning.hypernetwork import Hypernetwork
 from editors.meta_learning.training import one_of
 from editors.meta_learning.transform import Transform
+from edits.updates import Dense, LowRank
 from models.language_model import LanguageModel
 
 SIGNS = {"descent": -1.0, "official": 1.0}

@@ -1,3 +1,4 @@
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -39,6 +40,7 @@ def prompts(text):
 
 def module(data, tokenizer, epoch=0):
     """A data module as a trainer in ``epoch`` has it, without the trainer."""
+    tokenizer = copy.deepcopy(tokenizer)
     tokenizer.pad_token = tokenizer.eos_token
     learner = SimpleNamespace(language_model=SimpleNamespace(tokenizer=tokenizer))
     data.trainer = SimpleNamespace(current_epoch=epoch, lightning_module=learner)

@@ -24,7 +24,7 @@ def settings(language_model):
 
 @pytest.fixture
 def write(settings):
-    """``write(path, language_model, value)``: a checkpoint of a MEND with a step size of its own."""
+    """``write(path, language_model)``: the checkpoint of an untrained editor."""
 
     def write(path, language_model, edit_lr=1e-4, editor=Mend):
         own = settings if editor is Mend else {"layers": settings["layers"]}
@@ -73,7 +73,8 @@ def test_without_a_name_it_is_the_newest_that_fits(write, tiny, language_model, 
     for place, path in enumerate((old, new, other, third)):
         at(path.parent, place - 10)
     assert newest(Mend, language_model, tmp_path) == new
-    assert step_size(load_trained(Mend, "mend", language_model, runs=tmp_path)) == pytest.approx(0.2)
+    editor = load_trained(Mend, "mend", language_model, runs=tmp_path)
+    assert step_size(editor) == pytest.approx(0.2)
     assert newest(Mend, tiny("gpt2", seed=1), tmp_path) == other
     assert newest(Other, language_model, tmp_path) == third
 

@@ -18,17 +18,10 @@ REQUESTS = [
 ]
 
 
-class Double(LanguageModel):
-    """A language model in float64 whose logits are not rounded to float32."""
-
-    def head(self, hidden):
-        return self.model.get_output_embeddings()(hidden)
-
-
 @pytest.fixture(scope="module")
 def double(tiny):
     tiny_model = tiny("gpt2")
-    return Double(copy.deepcopy(tiny_model.model).double(), tiny_model.tokenizer)
+    return LanguageModel(copy.deepcopy(tiny_model.model).double(), tiny_model.tokenizer)
 
 
 @pytest.fixture(scope="module")

@@ -1,3 +1,5 @@
+import io
+
 import pytest
 import torch
 from rich.console import Console
@@ -19,26 +21,27 @@ def edit(language_model):
     return WeightEdit({layer: Dense(noise, None)}, "noise", language_model.fingerprint)
 
 
-def shown(language_model, edit, *arguments):
-    table = before_and_after("noise", language_model, edit, REQUEST, *arguments)
-    console = Console(width=200, record=True, quiet=True)
+def shown(language_model, edit, request, *arguments):
+    """The table, and what it looks like in a wide terminal."""
+    table = before_and_after("noise", language_model, edit, request, *arguments)
+    console = Console(width=200, file=io.StringIO())
     console.print(table)
-    return table, console.export_text()
+    return table, console.file.getvalue()
 
 
 def cells(table, column):
-    return list(table.columns[column].cells)
+    return [str(cell) for cell in table.columns[column].cells]
 
 
 def test_the_request_comes_first_then_what_is_asked(language_model, edit):
-    table, text = shown(language_model, edit, ASK)
+    table, text = shown(language_model, edit, REQUEST, ASK)
     assert [column.header for column in table.columns] == ["prompt", "before", "after"]
     assert cells(table, 0) == [REQUEST.prompt, *ASK]
     assert "noise: Lagos is in → Sweden" in text
 
 
 def test_answers_are_those_of_the_model_without_and_with_the_edit(language_model, edit):
-    table, _ = shown(language_model, edit, ASK, 5)
+    table, _ = shown(language_model, edit, REQUEST, ASK, 5)
     prompts = [REQUEST.prompt, *ASK]
     before = language_model.generate(prompts, 5)
     after = edit.edited(language_model).generate(prompts, max_new_tokens=5)
@@ -48,16 +51,13 @@ def test_answers_are_those_of_the_model_without_and_with_the_edit(language_model
 
 
 def test_nothing_else_need_be_asked(language_model, edit):
-    table, _ = shown(language_model, edit)
+    table, _ = shown(language_model, edit, REQUEST)
     assert cells(table, 0) == [REQUEST.prompt]
 
 
 def test_brackets_are_shown_as_they_are(language_model, edit):
     """Rich would read them as markup."""
     request = Request("[red] Lagos is in", "Lagos", "Sweden [b]")
-    table = before_and_after("noise", language_model, edit, request, ["[/nothing] Turin"])
-    console = Console(width=200, record=True, quiet=True)
-    console.print(table)
-    text = console.export_text()
+    _, text = shown(language_model, edit, request, ["[/nothing] Turin"])
     assert "[red] Lagos is in → Sweden [b]" in text
     assert "[/nothing] Turin" in text

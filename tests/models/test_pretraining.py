@@ -1,16 +1,19 @@
-import copy
-import math
-
 import lightning as L
 import pytest
 import torch
 
 from datamodules.documents import DocumentData, FactText
-from models.language_model import LanguageModel
+from evaluation.knowledge import perplexity
 from models.pretraining import END, Pretraining, blank, train_tokenizer
 
 SHAPE = {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 64}
-FACTS = [(f"The {what} of {where} is", f"{what}{where}") for what in "abcd" for where in "xyz"]
+FACTS = [
+    ("Lagos is in", "Nigeria"),
+    ("Turin is in", "Italy"),
+    ("Kyoto is in", "Japan"),
+    ("Quito is in", "Ecuador"),
+    ("Lyon is in", "France"),
+]
 TEXTS = ["Lagos is in Nigeria.", "Tokyo is the capital of Japan, in Asia."]
 
 
@@ -18,19 +21,20 @@ def fresh(seed=0, **shape):
     return blank(FactText(FACTS), vocabulary=300, seed=seed, **{**SHAPE, **shape})
 
 
-def trained(language_model, steps, **settings):
+def trained(language_model, batches, **settings):
+    """The module after some batches; each counts twice, for there are two optimisers."""
     trainer = L.Trainer(
         accelerator="cpu",
-        max_steps=steps,
+        max_steps=2 * batches,
+        limit_val_batches=0,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         reload_dataloaders_every_n_epochs=1,
-        gradient_clip_val=1.0,
     )
     module = Pretraining(language_model, **settings)
-    trainer.fit(module, datamodule=DocumentData(FactText(FACTS)))
+    trainer.fit(module, datamodule=DocumentData(FactText(FACTS * 20), tokens_per_batch=256))
     return module
 
 
@@ -69,21 +73,19 @@ def test_a_blank_model_can_be_of_another_family():
 
 
 def test_the_loss_is_the_mean_over_tokens_of_what_transformers_computes(language_model):
-    copied = LanguageModel(copy.deepcopy(language_model.model), language_model.tokenizer)
-    module = Pretraining(copied)
+    module = Pretraining(language_model)
     total, count = 0.0, 0
     for text in TEXTS:
-        ids = torch.tensor([copied.tokenizer(text)["input_ids"]])
+        ids = torch.tensor([language_model.tokenizer(text)["input_ids"]])
         with torch.no_grad():
-            total += copied.model(ids, labels=ids).loss.item() * (ids.shape[1] - 1)
+            total += language_model.model(ids, labels=ids).loss.item() * (ids.shape[1] - 1)
         count += ids.shape[1] - 1
-    assert module.nll(rows(copied, TEXTS)).item() == pytest.approx(total / count, 1e-5)
+    assert module.nll(rows(language_model, TEXTS)).item() == pytest.approx(total / count, 1e-5)
 
 
 def test_padding_does_not_change_the_loss(language_model):
-    copied = LanguageModel(copy.deepcopy(language_model.model), language_model.tokenizer)
-    module = Pretraining(copied)
-    batch = rows(copied, TEXTS[:1])
+    module = Pretraining(language_model)
+    batch = rows(language_model, TEXTS[:1])
     padded = {
         "input_ids": torch.nn.functional.pad(batch["input_ids"], (0, 5), value=7),
         "attention_mask": torch.nn.functional.pad(batch["attention_mask"], (0, 5)),
@@ -94,65 +96,67 @@ def test_padding_does_not_change_the_loss(language_model):
 def test_facts_are_learned_and_the_model_is_frozen_again():
     model = fresh()
     untrained = model.score(*map(list, zip(*FACTS, strict=True)))
-    module = trained(model, 150, lr=1e-2, warmup=10)
+    module = trained(model, 60, lr=1e-2, warmup=5)
     learned = model.score(*map(list, zip(*FACTS, strict=True)))
-    before, after = (
-        torch.cat(scores.log_probs).mean().item() for scores in (untrained, learned)
-    )
+    before, after = (torch.cat(scores.log_probs).mean().item() for scores in (untrained, learned))
     assert after > before + 2
     exact = [torch.equal(p, t) for p, t in zip(learned.predicted, learned.targets, strict=True)]
-    assert sum(exact) / len(exact) > 0.9
+    assert sum(exact) >= 4
     assert not any(p.requires_grad for p in model.model.parameters())
     assert not module.language_model.model.training
 
 
 def test_training_is_the_same_for_the_same_seed():
-    prints = []
-    for _ in range(2):
-        L.seed_everything(0, verbose=False)
-        model = fresh()
+    models = [fresh(), fresh()]
+    untrained = models[0].fingerprint
+    for model in models:
         trained(model, 3)
-        prints.append(model.fingerprint)
-    assert prints[0] == prints[1] != fresh().fingerprint
+    assert models[0].fingerprint == models[1].fingerprint != untrained
 
 
-def test_the_learning_rate_warms_up_and_falls_to_a_tenth():
-    class Watch(L.Callback):
-        def __init__(self):
-            self.rates = []
+def test_step_sizes_rise_stay_and_fall(language_model):
+    module = Pretraining(language_model, warmup=10, hold=0.5)
+    factors = [module.factor(step, 100) for step in range(100)]
+    assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert set(factors[10:51]) == {1.0}
+    assert factors[75] == pytest.approx(0.5)
+    assert factors[99] == pytest.approx(0.02)
+    assert factors[51:] == sorted(factors[51:], reverse=True)
+    assert module.factor(10**6, 100) == pytest.approx(0.02)
 
-        def on_train_batch_start(self, trainer, module, batch, index):
-            self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
-    watch = Watch()
+def test_the_blocks_matrices_go_to_one_optimiser_and_the_rest_to_the_other():
+    model = fresh()
+    matrices, rest = (
+        [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for optimizer in trained(model, 1).trainer.optimizers
+    )
+    embeddings = [model.model.transformer.wte.weight, model.model.transformer.wpe.weight]
+    assert len(matrices) == 2 * 4
+    assert all(parameter.ndim == 2 for parameter in matrices)
+    assert all(any(p is embedding for p in rest) for embedding in embeddings)
+    assert {id(p) for p in (*matrices, *rest)} == {id(p) for p in model.model.parameters()}
+    assert len(matrices) + len(rest) == len(list(model.model.parameters()))
+
+
+def test_what_no_pass_contains_is_judged_while_training():
+    text = FactText(FACTS)
+    text.unseen = lambda: TEXTS
+    model = fresh()
     trainer = L.Trainer(
         accelerator="cpu",
-        max_steps=20,
+        max_epochs=1,
         logger=False,
-        callbacks=[watch],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(Pretraining(fresh(), lr=1.0, warmup=5), datamodule=DocumentData(FactText(FACTS)))
-    assert watch.rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    wanted = [0.1 + 0.45 * (1 + math.cos(math.pi * step / 15)) for step in range(15)]
-    assert watch.rates[5:] == pytest.approx(wanted)
+    trainer.fit(Pretraining(model), datamodule=DocumentData(text))
+    wanted = perplexity(model, TEXTS)
+    assert trainer.callback_metrics["val/nll"].exp().item() == pytest.approx(wanted, 1e-4)
 
 
-def test_only_matrices_decay_and_the_embedding_does_not():
-    model = fresh()
-    module = Pretraining(model, weight_decay=0.5)
-    module.trainer = L.Trainer(
-        accelerator="cpu", max_steps=5, logger=False, enable_checkpointing=False
-    )
-    module.trainer.strategy.connect(module)
-    module.trainer.fit_loop.setup_data = lambda: None
-    module.trainer.fit_loop.max_batches = 5
-    groups = module.configure_optimizers()["optimizer"].param_groups
-    assert [group["weight_decay"] for group in groups] == [0.5, 0.0]
-    embedding = model.model.get_input_embeddings().weight
-    assert all(p.ndim == 2 and p is not embedding for p in groups[0]["params"])
-    assert any(p is embedding for p in groups[1]["params"])
-    count = sum(len(group["params"]) for group in groups)
-    assert count == len(list(model.model.parameters()))
+def test_a_pytorch_without_muon_is_named(language_model, monkeypatch):
+    monkeypatch.delattr("torch.optim.Muon")
+    with pytest.raises(ValueError, match=r"pretraining needs torch >= 2.9 for Muon, got"):
+        Pretraining(language_model)

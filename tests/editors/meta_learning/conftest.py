@@ -5,12 +5,12 @@ import itertools
 
 import lightning as L
 import pytest
-from exact import Exact
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, DistributedSampler
 
 from datamodules.records import Probe, Record, Request
 from editors.meta_learning.mend import Mend
+from models import LanguageModel
 
 FACTS = (
     ("Gothenburg", "Sweden", "Japan"), ("Lagos", "Nigeria", "France"), ("Tokyo", "Japan", "Poland"),
@@ -23,7 +23,7 @@ FACTS = (
 def exact(tiny):
     """A tiny GPT-2 in float64; read-only."""
     ordinary = tiny("gpt2")
-    return Exact(copy.deepcopy(ordinary.model).double(), ordinary.tokenizer, "exact")
+    return LanguageModel(copy.deepcopy(ordinary.model).double(), ordinary.tokenizer, "exact")
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +74,7 @@ def data():
 
 @pytest.fixture
 def trainer(tmp_path):
-    """``trainer(**settings)``: a quiet trainer on the CPU; the n-th logs to the folder ``log{n}``."""
+    """``trainer(**settings)``: a quiet trainer; the n-th logs to the folder ``log{n}``."""
     count = itertools.count()
 
     def build(**settings):

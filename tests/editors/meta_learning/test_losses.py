@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from editors.meta_learning.batches import parts_by_length, predicted, predicting
-from editors.meta_learning.losses import example_means, exact_match, kl, nll
+from editors.meta_learning.losses import example_means, kl, nll
 from models import Batch
 
 
@@ -29,12 +29,6 @@ def test_each_label_is_predicted_one_position_before_it():
 def test_means_are_taken_within_each_example():
     values, row = torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 2])
     assert example_means(values, row, 4).tolist() == [2, 0, 5, 0]
-
-
-def test_exact_match_wants_every_token():
-    targets, row = torch.tensor([4, 5, 6, 7]), torch.tensor([0, 0, 1, 3])
-    predicted_ids = torch.tensor([4, 5, 0, 7])
-    assert exact_match(predicted_ids, targets, row, 4).tolist() == [1, 0, 1, 1]
 
 
 def test_likelihood_of_equal_odds():

@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
-from edits.weights import Dense, LowRank
 from editors.meta_learning.mend import Mend
 from editors.meta_learning.transform import Block, Transform
+from edits.weights import Dense, LowRank
 from models import LanguageModel
 
 

@@ -78,7 +78,7 @@ def test_online_statistics_move_with_training_and_only_then(
     language_model, records, mend, trainer, data
 ):
     editor = mend(language_model, statistics="online")
-    trainer(max_steps=1, num_sanity_val_steps=0).fit(editor, data(records))
+    trainer(max_steps=1).fit(editor, data(records))
     before = copy.deepcopy(dict(editor.transforms.named_buffers()))
     assert all(count > 0 for name, count in before.items() if name.endswith("count"))
     editor.train()
@@ -87,6 +87,4 @@ def test_online_statistics_move_with_training_and_only_then(
         assert torch.equal(buffer, before[name])
     trainer(max_steps=1).fit(editor, data(records))
     after = dict(editor.transforms.named_buffers())
-    assert all(
-        after[name] > count for name, count in before.items() if name.endswith("count")
-    )
+    assert all(after[name] > count for name, count in before.items() if name.endswith("count"))

@@ -1,0 +1,298 @@
+"""``python edit.py``: what a run leaves behind, and what it says when it cannot run."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from scripts import ROOT, call, script  # noqa: F401
+
+from datamodules.atlas.world import World
+from edits.weights import WeightEdit
+from models import LanguageModel
+from models.atlas import language_model as shipped
+
+pytestmark = pytest.mark.filterwarnings("ignore:You have overridden `transfer_batch_to_device`")
+
+QUIET = ("++trainer.enable_progress_bar=false", "++trainer.enable_model_summary=false")
+QUICK = ("data.limit=4", "++data.variants=1", "++corpus.texts=50", *QUIET)
+ROME = ("steps=2", "contexts=fixed", "cache_folder=null")
+BOTH = (
+    "editors=[rome,ft_m]",
+    *QUICK,
+    *(f"++settings.rome.{setting}" for setting in ROME),
+    "++settings.ft_m.steps=3",
+)
+REQUEST = (
+    "editors=[ft_m]",
+    "request.prompt=Gothenburg is a city in",
+    "request.subject=Gothenburg",
+    "request.target=Norway",
+    *QUICK,
+)
+RECORD = {
+    "prompt": "Lagos is a city in",
+    "subject": "Lagos",
+    "target_new": "Sweden",
+    "ground_truth": "Nigeria",
+    "rephrase_prompt": "Question: In which country is Lagos? Answer:",
+    "locality_prompt": "Kano is a city in",
+    "locality_ground_truth": "Nigeria",
+}
+COLUMNS = set("editor model data split protocol n probe scorer mean low high count".split())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a run of two editors."""
+    folder = tmp_path_factory.mktemp("edit") / "run"
+    assert call("edit", *BOTH, f"hydra.run.dir={folder}") == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The folder of training runs, with a MEND of two steps in it."""
+    folder = tmp_path_factory.mktemp("trained") / "runs"
+    arguments = ["trainer.max_steps=2", "trainer.val_check_interval=1", "data.batch_size=2"]
+    arguments += ["trainer.limit_val_batches=1", "++data.variants=1", "++editor.rank=4"]
+    arguments += ["++editor.statistics_edits=8", *QUIET, f"hydra.run.dir={folder}/mend/first"]
+    assert call("train", "editor=mend", *arguments) == 0
+    return folder
+
+
+@pytest.fixture
+def write(tmp_path):
+    """``write(rows)``: a file of records."""
+
+    def write(rows):
+        path = tmp_path / "records.json"
+        path.write_text(rows if isinstance(rows, str) else json.dumps(rows))
+        return path
+
+    return write
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+# a benchmark
+
+
+def test_each_row_says_what_was_measured(run):
+    rows = results(run)
+    assert all(row.keys() >= COLUMNS for row in rows)
+    assert [*dict.fromkeys(row["editor"] for row in rows)] == ["unedited", "rome", "ft_m"]
+    assert {(r["model"], r["data"], r["split"], r["protocol"], r["n"]) for r in rows} == {
+        ("atlas", "atlas", "test", "single", 1)
+    }
+    assert {"reliability", "generalization", "unrelated"} <= {row["probe"] for row in rows}
+    assert all(row["low"] <= row["mean"] <= row["high"] for row in rows)
+    assert {r["count"] for r in rows if r["probe"] == "reliability"} == {4}
+
+
+def test_reports_stand_beside_the_rows(run):
+    names = {path.name for path in run.iterdir()}
+    assert names >= {"config.yaml", "results.csv", "results.md", "efficiency.json", "answers"}
+    assert any(name.startswith("events.out.tfevents") for name in names)
+
+
+def test_settings_reach_their_editor_and_are_kept(run):
+    settings = yaml.safe_load((run / "config.yaml").read_text())["settings"]
+    assert settings["rome"]["steps"] == 2
+    assert settings["ft_m"]["steps"] == 3
+    assert settings["rome"]["layer"] == yaml.safe_load(
+        (ROOT / "configs/preset/atlas_rome.yaml").read_text()
+    )["layer"]
+    own = json.loads((run / "run.json").read_text())["editors"]
+    assert own["rome"]["optimisation"]["steps"] == 2
+
+
+def test_an_interrupted_run_goes_on_and_ends_the_same(run, script, tmp_path):  # noqa: F811
+    folder = tmp_path / "again"
+    shutil.copytree(run, folder)
+    config = (folder / "config.yaml").read_text().replace(str(run), str(folder))
+    (folder / "config.yaml").write_text(config)
+    wanted = results(folder)
+    for path in [*folder.glob("answers/ft_m/*.jsonl"), *folder.glob("results.*")]:
+        path.unlink()
+    kept = [path.read_bytes() for path in folder.glob("answers/rome/*.jsonl")]
+    assert script("edit", f"resume={folder}", f"hydra.run.dir={tmp_path}/new").code == 0
+    assert results(folder) == wanted
+    assert [path.read_bytes() for path in folder.glob("answers/rome/*.jsonl")] == kept
+
+
+def test_a_folder_that_holds_other_answers_is_refused(run, script, tmp_path):  # noqa: F811
+    folder = tmp_path / "again"
+    shutil.copytree(run, folder)
+    other = script("edit", "editors=[ft_m]", *QUICK, "split=val", f"hydra.run.dir={folder}")
+    assert "holds the answers of another run" in other.error
+    assert results(folder) == results(run)
+
+
+# trained editors
+
+
+def test_the_newest_checkpoint_is_found(runs, script, tmp_path):  # noqa: F811
+    run = script("edit", "editors=[mend]", *QUICK, f"runs={runs}", f"hydra.run.dir={tmp_path}/run")
+    assert run.code == 0, run.err
+    assert f"mend: {runs}/mend/first/checkpoints/best.ckpt" in run.out
+    assert "mend" in {row["editor"] for row in results(tmp_path / "run")}
+
+
+def test_without_a_checkpoint_it_says_what_to_run(script, tmp_path):  # noqa: F811
+    run = script("edit", "editors=[mend]", *QUICK, f"hydra.run.dir={tmp_path}/run")
+    assert "no checkpoint of mend" in run.error
+    assert "train one with: python train.py editor=mend" in run.error
+    assert not (tmp_path / "run/results.json").exists()
+
+
+def test_a_checkpoint_of_another_model_is_refused(runs, script, tmp_path, tiny):  # noqa: F811
+    tiny("gpt2").save(tmp_path / "tiny")
+    checkpoint = runs / "mend/first/checkpoints/best.ckpt"
+    run = script(
+        *("edit", "editors=[mend]", *QUICK, "model=pretrained", f"model.path={tmp_path}/tiny"),
+        *("corpus=atlas", f"ckpt={checkpoint}", f"hydra.run.dir={tmp_path}/run"),
+    )
+    assert "best.ckpt holds 'mend' for the model with fingerprint" in run.error
+
+
+def test_a_checkpoint_of_another_editor_is_refused(runs, script, tmp_path):  # noqa: F811
+    saved = torch.load(runs / "mend/first/checkpoints/best.ckpt", weights_only=True)
+    torch.save({**saved, "editor": "other"}, tmp_path / "other.ckpt")
+    run = script(
+        *("edit", "editors=[mend]", *QUICK, f"ckpt={tmp_path}/other.ckpt"),
+        f"hydra.run.dir={tmp_path}/run",
+    )
+    assert re.search(r"other.ckpt holds 'other' .* wanted 'mend'", run.error)
+
+
+# one edit
+
+
+def test_one_edit_is_shown_saved_and_merged(script, tmp_path):  # noqa: F811
+    ask = "request.ask=['The mayor of Gothenburg holds a passport of']"
+    run = script(
+        *("edit", *REQUEST, ask, "++settings.ft_m.steps=25"),
+        *(f"request.save={tmp_path}/edit.safetensors", f"request.merge={tmp_path}/merged"),
+        f"hydra.run.dir={tmp_path}/run",
+    )
+    assert run.code == 0, run.err
+    assert "before" in run.out
+    assert "ft_m: Gothenburg is a city in → Norway" in run.out
+    assert "passport" in run.out
+    model = shipped()
+    edit = WeightEdit.load(tmp_path / "edit.safetensors", model)
+    prompts, targets = ["Gothenburg is a city in"], ["Norway"]
+    edited = edit.edited(model).score(prompts, targets)
+    merged = LanguageModel.load(str(tmp_path / "merged")).score(prompts, targets)
+    assert torch.allclose(edited.log_probs[0], merged.log_probs[0], atol=1e-4)
+    assert edited.log_probs[0].sum() > model.score(prompts, targets).log_probs[0].sum() + 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["request.target="], "field 'target': expected text"),
+        (["request.subject=Lagos"], "field 'subject': 'Lagos' is not in the prompt"),
+        (["++settings.ft_m.layers=[transformer.h.9.mlp.c_fc]"], r"no layer 'transformer\.h\.9"),
+        (["++settings.ft_m.objective=none"], "objective is 'none', expected one of target"),
+        (["++settings.ft_m.stepz=3"], "stepz"),
+        (["++settings.rome.steps=3"], r"settings.rome: rome is not among editors=\['ft_m'\]"),
+        (["editors=[mend]", "++settings.mend.rank=3"], "settings.mend: mend is trained"),
+        (["editors=[rome,ft_m]", "request.save=edit.safetensors"], "take one editor"),
+        (["editors=[]"], "editors is empty; name some"),
+        (["request.merge=."], "exists and is not an empty folder"),
+    ],
+)
+def test_a_request_that_cannot_be_is_one_line(arguments, error, script, tmp_path):  # noqa: F811
+    (tmp_path / "something").touch()
+    run = script("edit", *REQUEST, *arguments, f"hydra.run.dir={tmp_path}/run")
+    assert re.search(error, run.error), run.error
+    assert not list(tmp_path.glob("**/*.safetensors"))
+
+
+def test_an_editor_that_is_none_is_named(script, tmp_path):  # noqa: F811
+    run = script("edit", "editors=[nope]", *QUICK, f"hydra.run.dir={tmp_path}/run")
+    assert run.code != 0
+    assert "Traceback" not in run.err
+    assert "nope" in run.err
+    assert "ft_m" in run.err
+
+
+# records that cannot be used
+
+
+@pytest.mark.parametrize(
+    ("rows", "error"),
+    [
+        (None, "no file 'nope.json'"),
+        ('[{"prompt": "Lagos is', r"records.json is not JSON"),
+        ("", r"records.json is empty"),
+        ([], r"records.json holds an empty list"),
+        ([{k: v for k, v in RECORD.items() if k != "subject"}], r"records.json\[0\].subject"),
+        ([{**RECORD, "subject": "Kano"}], "'Kano' is not in the prompt"),
+        ([{**RECORD, "target_new": " "}], r"records.json\[0\].target_new: expected text"),
+        ([{**RECORD, "prompt": "Lagos " * 300}], "the model takes at most 256"),
+    ],
+)
+def test_records_that_cannot_be_used_are_named(rows, error, write, script, tmp_path):  # noqa: F811
+    path = "nope.json" if rows is None else write(rows)
+    run = script(
+        *("edit", "editors=[ft_m]", "data=counterfact", f"data.test={path}", *QUIET),
+        f"hydra.run.dir={tmp_path}/run",
+    )
+    assert re.search(error, run.error), run.error
+    assert not (tmp_path / "run/results.json").exists()
+    assert not list(tmp_path.glob("run/**/*.jsonl"))
+
+
+def test_a_record_that_cannot_be_used_does_not_stop_the_others(write, script, tmp_path):  # noqa: F811
+    path = write([RECORD, {**RECORD, "subject": "Kano"}])
+    run = script(
+        *("edit", "editors=[ft_m]", "data=counterfact", f"data.test={path}", *QUIET),
+        *("++settings.ft_m.steps=2", f"hydra.run.dir={tmp_path}/run"),
+    )
+    assert run.code == 0, run.err
+    assert "left out 1: records.json[1]" in run.out
+    assert {r["count"] for r in results(tmp_path / "run") if r["probe"] == "reliability"} == {1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["split=nope"], "no split 'nope' in counterfact; expected train, val, test"),
+        (["split=val"], "split 'val' is empty"),
+        (["protocol.records_per_chunk=0"], "records_per_chunk must be at least 1"),
+        (["protocol.generate=[nope]"], "are none of reliability"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_line(arguments, error, write, script, tmp_path):  # noqa: F811
+    run = script(
+        *("edit", "editors=[ft_m]", "data=counterfact", f"data.test={write([RECORD])}"),
+        *(*QUIET, *arguments, f"hydra.run.dir={tmp_path}/run"),
+    )
+    assert re.search(error, run.error), run.error
+    assert not (tmp_path / "run/results.json").exists()
+
+
+def test_a_run_is_resumed_from_its_own_folder_only(script, tmp_path):  # noqa: F811
+    run = script("edit", "resume=gone", f"hydra.run.dir={tmp_path}/run")
+    assert "resume=gone: there is no config.yaml" in run.error
+
+
+def test_it_runs_from_another_folder(tmp_path):
+    """In a process of its own; nothing but the one line on standard error."""
+    command = [sys.executable, str(ROOT / "edit.py"), "editors=[]", f"hydra.run.dir={tmp_path}/run"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr == "error: editors is empty; name some, as in 'editors=[mend,rome]'\n"
+
+
+def test_the_requests_city_is_in_the_world():
+    assert "country" in World().about("Gothenburg")

@@ -1,0 +1,179 @@
+"""``python train.py``: what a run leaves behind, and what it says when it cannot run."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from scripts import ROOT, call, script  # noqa: F401
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from models.language_model import LanguageModel
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:You have overridden `transfer_batch_to_device`"),
+    pytest.mark.filterwarnings("ignore:The dirpath has changed"),
+    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before"),
+]
+
+SHORT = (
+    "trainer.max_steps=2",
+    "trainer.val_check_interval=1",
+    "trainer.limit_val_batches=1",
+    "trainer.log_every_n_steps=1",
+    "++trainer.enable_progress_bar=false",
+    "++data.variants=1",
+    "data.batch_size=2",
+    "++editor.rank=4",
+    "++editor.statistics_edits=8",
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a run of two steps."""
+    folder = tmp_path_factory.mktemp("train") / "run"
+    assert call("train", "editor=mend", *SHORT, "seed=3", f"hydra.run.dir={folder}") == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def events(run):
+    events = EventAccumulator(str(run))
+    events.Reload()
+    return events
+
+
+def test_the_resolved_configuration_is_kept(run):
+    text = (run / "config.yaml").read_text()
+    config = yaml.safe_load(text)
+    assert "${" not in text
+    assert config["editor"]["_target_"] == "editors.meta_learning.mend.Mend"
+    assert config["data"]["seed"] == config["seed"] == 3
+    assert config["trainer"]["default_root_dir"] == str(run)
+
+
+def test_curves_are_where_tensorboard_finds_them(events):
+    tags = set(events.Tags()["scalars"])
+    assert {"train/edit_loss", "train/locality_loss", "train/grad_norm"} <= tags
+    assert {f"val/{n}" for n in ("reliability", "generalization", "locality", "score")} <= tags
+    assert "train/edits_per_second" in tags
+    assert [event.step for event in events.Scalars("train/edit_loss")] == [0, 1]
+    assert "val/examples/text_summary" in events.Tags()["tensors"]
+
+
+def test_checkpoints_hold_the_editor_alone_and_load_safely(run):
+    for name in ("best", "last"):
+        path = run / "checkpoints" / f"{name}.ckpt"
+        saved = torch.load(path, weights_only=True)
+        assert saved["editor"] == "mend"
+        assert saved["language_model"]["name"] == "atlas"
+        assert not any(key.startswith("language_model.") for key in saved["state_dict"])
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+def test_results_are_those_of_the_best_checkpoint(run):
+    [results] = json.loads((run / "results.json").read_text())
+    saved = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+    best = next(c for n, c in saved["callbacks"].items() if n.startswith("ModelCheckpoint"))
+    assert results["val/score"] == pytest.approx(float(best["best_model_score"]))
+    assert 0 <= results["val/reliability"] <= 1
+
+
+def test_resuming_goes_on_from_the_last_step(run, script, tmp_path):  # noqa: F811
+    last = run / "checkpoints/last.ckpt"
+    arguments = [*SHORT, "trainer.max_steps=3", f"resume={last}", f"hydra.run.dir={tmp_path}/on"]
+    assert script("train", "editor=mend", *arguments).code == 0
+    saved = torch.load(tmp_path / "on/checkpoints/last.ckpt", weights_only=True)
+    assert saved["global_step"] == 3
+    events = EventAccumulator(str(tmp_path / "on"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/edit_loss")] == [2]
+
+
+def test_resuming_equals_never_having_stopped(script, tmp_path):  # noqa: F811
+    """At the end of an epoch; epochs of one batch."""
+    arguments = ["editor=mend", *SHORT, "++trainer.limit_train_batches=1"]
+    for folder, more in [
+        ("straight", []),
+        ("one", ["trainer.max_steps=1"]),
+        ("resumed", [f"resume={tmp_path}/one/checkpoints/last.ckpt"]),
+    ]:
+        assert script("train", *arguments, *more, f"hydra.run.dir={tmp_path}/{folder}").code == 0
+    straight, resumed = (
+        torch.load(tmp_path / folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for folder in ("straight", "resumed")
+    )
+    assert straight.keys() == resumed.keys()
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["resume=gone.ckpt"], "resume=gone.ckpt: there is no such checkpoint"),
+        (["++editor.rnak=3"], "editor: .*rnak"),
+        (["data.batch_size=0"], "data: batch_size is 0; expected at least 1"),
+        (["data=counterfact", "data.train=gone.json"], "gone.json"),
+        (["model=pretrained", "model.path=./gone"], "model: no folder 'gone'"),
+        (["++editor.layers=[transformer.h.9.mlp.c_fc]"], r"transformer\.h\.9\.mlp\.c_fc"),
+        (["++editor.tokens=some"], "tokens is 'some', expected one of all, target"),
+        (["model=pretrained"], "model.path"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(arguments, error, script, tmp_path):  # noqa: F811
+    short = [a for a in SHORT if not a.startswith("++data")]
+    run = script("train", *short, *arguments, f"hydra.run.dir={tmp_path}/run")
+    assert re.search(error, run.error), run.error
+    assert not list(tmp_path.glob("**/*.ckpt"))
+    assert not (tmp_path / "run/results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("editor=nope", ["nope", "Available options", "mend"]),
+        ("editor.rnak=3", ["editor.rnak", "+editor.rnak=3"]),
+    ],
+)
+def test_hydra_names_what_it_does_not_know(argument, words, script, tmp_path):  # noqa: F811
+    run = script("train", argument, f"hydra.run.dir={tmp_path}/run")
+    assert run.code != 0
+    assert "Traceback" not in run.err
+    assert all(word in run.err for word in words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_language_model_is_made_by_the_same_script(script, tmp_path):  # noqa: F811
+    """The experiment of the shipped model, much smaller; its folder is a language model's."""
+    shape = ["n_layer=1", "n_embd=16", "n_head=2", "n_positions=512", "vocabulary=300"]
+    text = ["biographies=0", "statements=0.02", "contexts=0.0"]
+    arguments = [
+        *(f"model.{setting}" for setting in shape),
+        *(f"++{place}.text.{setting}" for place in ("model", "data") for setting in text),
+        "trainer.max_steps=4",
+        "trainer.max_epochs=1",
+        "trainer.limit_val_batches=1",
+        "trainer.check_val_every_n_epoch=1",
+        "++trainer.enable_progress_bar=false",
+        "++trainer.enable_model_summary=false",
+        f"hydra.run.dir={tmp_path}/run",
+    ]
+    assert script("train", "experiment=atlas_model", *arguments).code == 0
+    loaded = LanguageModel.load(str(tmp_path / "run/model"))
+    assert loaded.blocks == 1
+    assert len(loaded.generate(["Lagos is in"], 2)) == 1
+    again = script("train", "experiment=atlas_model", *arguments)
+    assert "holds something already; name another" in again.error
+
+
+def test_help_says_what_can_be_set():
+    """In a process of its own, as users start it, and from another folder."""
+    command = [sys.executable, str(ROOT / "train.py"), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT.parent, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "mend" in done.stdout
+    assert "counterfact" in done.stdout
