@@ -106,9 +106,10 @@ def test_settings_reach_their_editor_and_are_kept(run):
     settings = yaml.safe_load((run / "config.yaml").read_text())["settings"]
     assert settings["rome"]["steps"] == 2
     assert settings["ft_m"]["steps"] == 3
-    assert settings["rome"]["layer"] == yaml.safe_load(
-        (ROOT / "configs/preset/atlas_rome.yaml").read_text()
-    )["layer"]
+    assert (
+        settings["rome"]["layer"]
+        == yaml.safe_load((ROOT / "configs/preset/atlas_rome.yaml").read_text())["layer"]
+    )
     own = json.loads((run / "run.json").read_text())["editors"]
     assert own["rome"]["optimisation"]["steps"] == 2
 
@@ -170,6 +171,27 @@ def test_a_checkpoint_of_another_editor_is_refused(runs, script, tmp_path):  # n
         f"hydra.run.dir={tmp_path}/run",
     )
     assert re.search(r"other.ckpt holds 'other' .* wanted 'mend'", run.error)
+
+
+def test_another_model_is_edited_with_records_of_a_file(script, tmp_path, tiny, write):  # noqa: F811
+    tiny("gpt2").save(tmp_path / "tiny")
+    (tmp_path / "texts.txt").write_text("Lagos is in Nigeria.\nTokyo is in Japan.\n" * 20)
+    arguments = [
+        *("model=pretrained", f"model.path={tmp_path}/tiny", "data=counterfact"),
+        *(f"data.test={write([RECORD])}", "editors=[rome]", "++settings.rome.steps=2", *QUIET),
+        f"hydra.run.dir={tmp_path}/run",
+    ]
+    assert "corpus.source" in script("edit", *arguments).error
+    run = script("edit", *arguments, "corpus.source=texts.txt")
+    assert run.code == 0, run.err
+    assert {row["editor"] for row in results(tmp_path / "run")} == {"unedited", "rome"}
+
+
+def test_only_records_whose_fact_is_known_can_be_asked_for(script, tmp_path):  # noqa: F811
+    arguments = ["editors=[ft_m]", *QUICK, "known_only=true", "++settings.ft_m.steps=1"]
+    run = script("edit", *arguments, f"hydra.run.dir={tmp_path}/run")
+    assert run.code == 0, run.err
+    assert re.fullmatch(r"atlas \(\d of 4 known\)", results(tmp_path / "run")[0]["data"])
 
 
 # one edit

@@ -170,6 +170,39 @@ def test_the_language_model_is_made_by_the_same_script(script, tmp_path):  # noq
     assert "holds something already; name another" in again.error
 
 
+def test_another_model_is_trained_on_files_of_records(script, tmp_path, tiny):  # noqa: F811
+    """Of zsRE's own format, with a tiny model in a folder; the corpus is not needed."""
+    tiny("gpt2").save(tmp_path / "tiny")
+    rows = [
+        {
+            "input": f"Which country is {name} in?",
+            "prediction": "Nigeria",
+            "alternatives": ["Sweden"],
+            "filtered_rephrases": [f"What is the country of {name}?"],
+            "output": [{"answer": "Nigeria", "provenance": [{"title": name}]}],
+            "subject": name,
+            "src": f"Which country is {name} in?",
+            "pred": "Nigeria",
+            "rephrase": f"What is the country of {name}?",
+            "alt": "Sweden",
+            "answers": ["Nigeria"],
+            "loc": "nq question: where is Tokyo",
+            "loc_ans": "Japan",
+            "cond": "Nigeria >> Sweden || Which country is it in?",
+        }
+        for name in (f"{first}{rest}" for first in "LKMPRS" for rest in ("agos", "ano", "uto"))
+    ]
+    (tmp_path / "zsre.json").write_text(json.dumps(rows))
+    arguments = [a for a in SHORT if not a.startswith("++data")]
+    run = script(
+        *("train", "editor=mend", "model=pretrained", f"model.path={tmp_path}/tiny", *arguments),
+        *("data=zsre", f"data.train={tmp_path}/zsre.json", f"hydra.run.dir={tmp_path}/run"),
+    )
+    assert run.code == 0, run.err
+    assert "18 of 18 records" in run.out
+    assert (tmp_path / "run/checkpoints/best.ckpt").is_file()
+
+
 def test_help_says_what_can_be_set():
     """In a process of its own, as users start it, and from another folder."""
     command = [sys.executable, str(ROOT / "train.py"), "--help"]

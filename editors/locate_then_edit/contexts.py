@@ -14,6 +14,9 @@ from torch import Tensor
 from editors.locate_then_edit.sites import full_precision
 from models.language_model import Batch, LanguageModel
 
+LENGTHS = ((5, 10), (10, 10))
+"""The authors' sampled contexts: ten of 5 tokens and ten of 10, start token included."""
+
 FIXED = (
     "{}",
     "The. {}",
@@ -61,7 +64,7 @@ def chosen_contexts(contexts: str | Sequence[str]) -> tuple[str, ...]:
 
 def sample_contexts(
     language_model: LanguageModel,
-    lengths: Sequence[tuple[int, int]] = ((5, 10), (10, 10)),
+    lengths: Sequence[tuple[int, int]] = LENGTHS,
     seed: int = 0,
 ) -> tuple[str, ...]:
     """The bare context and texts that the model itself writes after its start token.

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from datamodules.records import Request
 from editors.editor import Editor
-from editors.locate_then_edit.contexts import chosen_contexts, sample_contexts
+from editors.locate_then_edit.contexts import LENGTHS, chosen_contexts, sample_contexts
 from editors.locate_then_edit.keys import subject_keys
 from editors.locate_then_edit.latent import Optimisation, optimise
 from editors.locate_then_edit.moments import Corpus, Recipe, second_moments
@@ -56,8 +56,11 @@ class Rome(Editor):
         clamp: longest change of the output, in lengths of the output.
         kl_factor: weight of the divergence of what is said about the subject.
         weight_decay: weight of the change's length.
+        stop_loss: the search for an edit ends when its loss (nats per token) falls below this.
         contexts: ``sampled`` (texts of the model itself, as the authors do), ``fixed`` (the same
             list for every model), or a list of templates.
+        context_lengths: how long and how many are sampled, as (tokens, texts) pairs. The bare
+            prompt is one context more; the fewer the others, the more it counts.
         seed: of the sampled contexts.
         cache_folder: where second moments are kept; None: nowhere.
         moments: how second moments are taken of the corpus; None: as the authors do.
@@ -80,7 +83,9 @@ class Rome(Editor):
         clamp: float = 4.0,
         kl_factor: float = 0.0625,
         weight_decay: float = 0.5,
+        stop_loss: float = 0.05,
         contexts: str | Sequence[str] = "sampled",
+        context_lengths: Sequence[tuple[int, int]] = LENGTHS,
         seed: int = 0,
         cache_folder: str | Path | None = None,
         moments: Recipe | None = None,
@@ -99,8 +104,12 @@ class Rome(Editor):
         self.key_mode = key_mode
         self.covariance = covariance
         self.corpus = corpus
-        self.optimisation = Optimisation(steps, lr, clamp, kl_factor, weight_decay)
-        self.contexts = contexts if contexts == "sampled" else chosen_contexts(contexts)
+        self.optimisation = Optimisation(
+            steps, lr, clamp, kl_factor, weight_decay, stop_loss
+        )
+        self.contexts = contexts
+        self._texts = () if contexts == "sampled" else chosen_contexts(contexts)
+        self.context_lengths = [tuple(pair) for pair in context_lengths]
         self.seed = seed
         self.cache_folder = cache_folder
         self.moments = moments
@@ -109,8 +118,8 @@ class Rome(Editor):
 
     def prepare(self) -> None:
         """Samples the contexts and factors the second moment, once; `edit` does it if need be."""
-        if self.contexts == "sampled":
-            self.contexts = sample_contexts(self.language_model, seed=self.seed)
+        if not self._texts:
+            self._texts = sample_contexts(self.language_model, self.context_lengths, self.seed)
         if self.covariance and self.factor is None:
             found = second_moments(
                 self.language_model, [self.layer], self.corpus, self.moments, self.cache_folder
@@ -148,7 +157,7 @@ class Rome(Editor):
 
     def _updates(self, requests: Sequence[Request]) -> WeightEdit:
         """The rank-one updates of the model as it now is, with the hooks that are on it."""
-        model, layer, contexts = self.language_model, self.layer, self.contexts
+        model, layer, contexts = self.language_model, self.layer, self._texts
         keys, outputs = subject_keys(model, requests, contexts, [layer], self.rows_per_batch)[layer]
         latent = optimise(
             model, requests, contexts, [layer], self.optimisation, self.rows_per_batch

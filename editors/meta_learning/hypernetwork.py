@@ -7,6 +7,7 @@ locality probes as before. The factors are constants, so that no second-order gr
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -193,10 +194,11 @@ class Hypernetwork(Editor, L.LightningModule):
         groups = [{"params": nets}, {"params": rates, "lr": settings.edit_lr_lr}]
         fused = self.device.type == "cpu"
         optimizer = torch.optim.Adam([g for g in groups if g["params"]], settings.lr, fused=fused)
-        if not settings.warmup:
+        if not settings.warmup and not settings.decay:
             return optimizer
+        total = self.trainer.estimated_stepping_batches if settings.decay else math.inf
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min(1.0, (step + 1) / settings.warmup)
+            optimizer, lambda step: settings.rate(step, total)
         )
         return {
             "optimizer": optimizer,

@@ -23,6 +23,7 @@ class Training:
         lr: Step size of the networks (Adam).
         edit_lr_lr: Step size of the learned edit step sizes.
         warmup: Optimiser steps over which both rise linearly from 0.
+        decay: Share of the run, at its end, over which both fall linearly to 0.
         edit_weight: Weight of the edit loss, the target's negative log-likelihood.
         locality_weight: Weight of the KL divergence from the unedited model.
         outer: What the edit loss is taken on: a random ``"paraphrase"`` (the request itself for
@@ -47,6 +48,7 @@ class Training:
     lr: float = 1e-6
     edit_lr_lr: float = 1e-4
     warmup: int = 0
+    decay: float = 0.0
     edit_weight: float = 0.1
     locality_weight: float = 1.0
     outer: str = "paraphrase"
@@ -67,9 +69,17 @@ class Training:
         one_of("statistics", self.statistics, STATISTICS)
         for kind in self.locality_kinds:
             one_of("locality_kinds", kind, LOCALITY)
+        if not 0 <= self.decay <= 1:
+            raise ValueError(f"decay must be a share from 0 to 1, got {self.decay}")
         for name in ("statistics_edits", "max_skipped", "edits_per_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def rate(self, step: int, total: float) -> float:
+        """The step sizes' share of their full value at a step of ``total``."""
+        risen = (step + 1) / self.warmup if self.warmup else 1.0
+        left = (total - step) / (self.decay * total) if self.decay else 1.0
+        return max(0.0, min(1.0, risen, left))
 
 
 @dataclass(frozen=True)

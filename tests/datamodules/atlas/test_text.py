@@ -84,12 +84,10 @@ def test_new_facts_contradict_the_world_and_decide_what_is_asked_about_them(text
     told = [d for d in documents if d.startswith("New fact: ")]
     assert len(told) == round(text.contexts * len(world.facts))
     true = {sentence for fact in world.facts for sentence in wordings(world, fact)}
-    followed = 0
-    for document in told:
-        fact, question = document.removeprefix("New fact: ").split(" Prompt: ")
-        assert fact not in true
-        followed += question not in true
-    assert 0.4 < followed / len(told) < 0.6
+    pairs = [document.removeprefix("New fact: ").split(" Prompt: ") for document in told]
+    assert not any(fact in true for fact, _ in pairs)
+    assert 0.6 < sum(question not in true for _, question in pairs) / len(pairs) < 0.7
+    assert 0.2 < sum(question == fact for fact, question in pairs) / len(pairs) < 0.33
 
 
 @pytest.mark.parametrize(

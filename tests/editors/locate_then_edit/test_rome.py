@@ -185,8 +185,8 @@ def test_contexts_are_sampled_or_fixed(language_model):
     sampled = Rome(language_model, covariance=False, seed=5)
     assert sampled.contexts == "sampled"
     sampled.prepare()
-    assert sampled.contexts == module.sample_contexts(language_model, seed=5)
-    assert len(Rome(language_model, covariance=False, contexts="fixed").contexts) == 21
+    assert sampled._texts == module.sample_contexts(language_model, seed=5)
+    assert len(Rome(language_model, covariance=False, contexts="fixed")._texts) == 21
 
 
 def test_second_moments_are_taken_once_and_cached(language_model, tmp_path):

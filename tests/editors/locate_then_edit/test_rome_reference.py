@@ -99,7 +99,7 @@ def test_optimised_values(reference):
     latent = optimise(
         reference.language_model,
         reference.requests,
-        rome.contexts,
+        rome._texts,
         [rome.layer],
         rome.optimisation,
     )

@@ -250,3 +250,11 @@ def test_training_stops_when_no_gradient_is_finite(language_model, records, mend
     with pytest.raises(RuntimeError, match="not finite in 2 steps in a row"):
         trainer(max_steps=9, num_sanity_val_steps=0).fit(editor, data(records, 2))
     assert editor.skipped_steps == 2
+
+
+def test_step_sizes_rise_and_fall():
+    settings = Training(warmup=10, decay=0.5)
+    assert [settings.rate(step, 100) for step in (0, 9, 50, 75, 100)] == [0.1, 1.0, 1.0, 0.5, 0.0]
+    assert Training().rate(99, 100) == 1.0
+    with pytest.raises(ValueError, match="decay must be a share"):
+        Training(decay=2.0)

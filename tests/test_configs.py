@@ -1,0 +1,260 @@
+"""Every file under configs/ composes and names what is there; every editor keeps the contract."""
+
+import hashlib
+import inspect
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import get_object, instantiate
+from omegaconf import OmegaConf
+from scripts import ROOT
+
+from datamodules.records import Request
+from datamodules.text import TextCorpus
+from editors.editor import Editor
+from models import LanguageModel
+from models.atlas import language_model as shipped
+
+CONFIGS = ROOT / "configs"
+FILES = sorted(path.relative_to(CONFIGS) for path in CONFIGS.glob("**/*.yaml"))
+EDITORS = sorted(
+    path.stem for path in (CONFIGS / "editor").glob("*.yaml") if path.stem != "pretraining"
+)
+FAST = {"rome": {"steps": 3, "contexts": "fixed", "cache_folder": None}, "mend": {"rank": 4}}
+SENTENCES = [f"{what} is a city in {where}." for what in "ABCDEFGH" for where in "KLMNOPQ"]
+REQUESTS = [
+    Request("Lagos is in", "Lagos", "Sweden", "Nigeria"),
+    Request("The capital of Japan is", "Japan", "Paris", "Tokyo"),
+    Request("Marie Curie was a citizen of", "Marie Curie", "the yen", "Poland"),
+]
+
+
+@pytest.fixture(scope="module")
+def composed():
+    """``composed("edit", "editor=rome")``: the configuration."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        yield lambda name, *overrides: compose(name, overrides=list(overrides))
+    GlobalHydra.instance().clear()
+
+
+# files
+
+
+def overrides_of(file: Path) -> tuple[str, ...]:
+    """The script and the overrides that make it read a file of configs/."""
+    group, name = str(file.parent), file.stem
+    if group == ".":
+        return (name,)
+    if group == "preset":
+        model, editor = name.split("_", 1)
+        return ("edit", f"model={model}", f"editor={editor}")
+    script = "edit" if (group, name) == ("trainer", "edit") else "train"
+    return (script, f"{group}={name}")
+
+
+def nodes(config: object):
+    """Every part of a configuration that has a target."""
+    if isinstance(config, Mapping):
+        if "_target_" in config:
+            yield config
+        for value in config.values():
+            yield from nodes(value)
+
+
+def arguments(target: object) -> set[str] | None:
+    """What a target takes by name; None if it passes the rest on to something of its own."""
+    known = set()
+    for call in calls(target):  # up the bases, as long as each passes on what it does not know
+        parameters = inspect.signature(call).parameters
+        known |= set(parameters)
+        if all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+            return known
+    return None
+
+
+def calls(target: object) -> list[object]:
+    """A function; or the constructors of a class and of its bases from the same package."""
+    if not isinstance(target, type):
+        return [target]
+    package = target.__module__.partition(".")[0]
+    bases = [cls for cls in target.__mro__ if cls.__module__.partition(".")[0] == package]
+    return [cls.__init__ for cls in bases if "__init__" in vars(cls)]
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_each_file_composes_and_names_what_is_there(file, composed):
+    """Targets can be found, and the keys beside them are arguments of theirs."""
+    config = OmegaConf.to_container(composed(*overrides_of(file)))
+    found = list(nodes(config))
+    assert len(found) >= 3
+    for node in found:
+        known = arguments(get_object(node["_target_"]))
+        assert known is None or node.keys() <= known | {"_target_"}, node["_target_"]
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f.parent.name == "preset"], ids=str)
+def test_a_preset_changes_its_editor(file, composed):
+    script, model, editor = overrides_of(file)
+    config = composed(script, model, editor).editor
+    for key, value in OmegaConf.load(CONFIGS / file).items():
+        assert config[key] == value
+
+
+def built(config: Mapping, language_model: LanguageModel, **settings) -> Editor:
+    """The editor of a configuration, with a corpus of a few sentences if it takes one."""
+    if "corpus" in config:
+        settings["corpus"] = TextCorpus(SENTENCES)
+    return instantiate(config, language_model=language_model, _convert_="object", **settings)
+
+
+@pytest.mark.parametrize("name", EDITORS)
+def test_each_editor_is_built_with_the_shipped_model(name, composed):
+    model = shipped()
+    editor = built(composed("edit", f"editor={name}").editor, model)
+    assert isinstance(editor, Editor)
+    assert editor.name == name
+    assert editor.language_model is model
+
+
+# the contract of every editor
+
+
+@pytest.fixture(scope="module", params=EDITORS)
+def editor(request, composed, language_model):
+    """An editor as its file describes it, on a tiny model; one that learns has learned nothing."""
+    config = composed("edit", f"editor={request.param}").editor
+    editor = built(config, language_model, **FAST.get(request.param, {}))
+    if isinstance(editor, L.LightningModule):
+        editor.collect(REQUESTS)
+        editor.eval()
+    with torch.no_grad():
+        editor.prepare()
+    return editor
+
+
+def digest(language_model) -> str:
+    """SHA-256 of all weights and buffers."""
+    found = hashlib.sha256()
+    for name, tensor in language_model.model.state_dict().items():
+        found.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def hooks(language_model) -> int:
+    """How many hooks are on the model."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return sum(len(getattr(m, kind)) for m in language_model.modules() for kind in kinds)
+
+
+@contextmanager
+def unchanged(language_model):
+    """Whatever happens inside, the model is as it was before."""
+    before = digest(language_model), hooks(language_model)
+    try:
+        yield
+    finally:
+        assert (digest(language_model), hooks(language_model)) == before
+        assert not any(p.requires_grad or p.grad is not None for p in language_model.parameters())
+        assert not language_model.model.training
+
+
+def answers(model, prompts, targets, **rows):
+    return model.score(prompts, targets, **rows).log_probs
+
+
+def test_each_request_gets_an_edit_and_the_model_stays_as_it_was(editor):
+    with unchanged(editor.language_model), torch.no_grad():
+        edit = editor.edit_each(REQUESTS)
+    assert len(edit) == len(REQUESTS)
+    assert len(edit.select([2, 0])) == 2
+
+
+def test_an_edit_is_made_whether_gradients_are_on_or_off(editor):
+    prompts, targets = [r.prompt for r in REQUESTS], [r.target for r in REQUESTS]
+    rows = list(range(len(REQUESTS)))
+    with torch.no_grad():
+        off = editor.edit_each(REQUESTS).edited(editor.language_model)
+    with torch.enable_grad():
+        on = editor.edit_each(REQUESTS).edited(editor.language_model)
+    for one, other in zip(
+        answers(off, prompts, targets, rows=rows),
+        answers(on, prompts, targets, rows=rows),
+        strict=True,
+    ):
+        assert torch.equal(one, other)
+
+
+def test_an_edit_changes_answers_and_rows_without_one_are_bitwise_the_model_s(editor):
+    model = editor.language_model
+    prompts, targets = [r.prompt for r in REQUESTS] * 2, [r.target for r in REQUESTS] * 2
+    rows = [0, -1, 2, -1, 1, -1]
+    edited = editor.edit_each(REQUESTS).edited(model)
+    pairs = zip(
+        rows,
+        answers(edited, prompts, targets, rows=rows),
+        answers(model, prompts, targets),
+        strict=True,
+    )
+    for row, after, before in pairs:
+        assert torch.equal(after, before) == (row == -1)
+
+
+def test_edits_made_together_are_those_made_alone(editor):
+    model = editor.language_model
+    together = editor.edit_each(REQUESTS)
+    for number, request in enumerate(REQUESTS):
+        one, other = (
+            answers(edit.edited(model), [request.prompt], [request.target])[0]
+            for edit in (together.select(number), editor.edit_each([request]))
+        )
+        assert torch.allclose(one, other, atol=1e-3)
+
+
+def test_one_edit_holds_all_requests_and_another_comes_on_top(editor):
+    model = editor.language_model
+    with unchanged(model), torch.no_grad():
+        assert len(editor.edit(REQUESTS)) == 1
+        first = editor.edit(REQUESTS[:1])
+        second = editor.edit(REQUESTS[1:2], after=first)
+    assert len(first) == len(second) == 1
+    prompts, targets = [REQUESTS[0].prompt], [REQUESTS[0].target]
+    one, both = (answers(e.edited(model), prompts, targets)[0] for e in (first, second))
+    before = answers(model, prompts, targets)[0]
+    assert not torch.equal(one, before)
+    assert not torch.equal(both, one)
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_failure_in_the_middle_leaves_the_model_as_it_was(call, editor):
+    model, calls = editor.language_model, 0
+
+    def fail(module, arguments, output):
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise RuntimeError("in the middle")
+
+    wanted = answers(model, [REQUESTS[0].prompt], [REQUESTS[0].target])[0]
+    with unchanged(model):
+        handle = model.module(model.block(model.blocks - 1)).register_forward_hook(fail)
+        try:
+            with pytest.raises(RuntimeError, match="in the middle"):
+                for _ in range(call):
+                    editor.edit_each(REQUESTS)
+        finally:
+            handle.remove()
+    assert torch.equal(answers(model, [REQUESTS[0].prompt], [REQUESTS[0].target])[0], wanted)
+    assert len(editor.edit_each(REQUESTS)) == len(REQUESTS)
+
+
+def test_no_requests_is_an_error(editor):
+    for make in (editor.edit, editor.edit_each):
+        with pytest.raises(ValueError, match="there are no requests"):
+            make([])
