@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
 from datamodules.records import Request
-from editors.checkpoints import load_trained
+from editors.checkpoints import checkpoint_of, load_trained
 from editors.editor import Editor
 from evaluation.known import known
 from evaluation.request import before_and_after
@@ -28,26 +28,33 @@ from train import run_folder, told
 log = logging.getLogger(__name__)
 
 
-def editor_config(cfg: DictConfig, name: str) -> DictConfig:
-    """The configuration of one editor: its file, the preset for the model, the user's settings."""
+def editor_config(cfg: DictConfig, name: str, language_model: LanguageModel) -> DictConfig:
+    """The configuration of one editor: its file, the preset for the model, the user's settings.
+
+    Of a trained one all that counts is its checkpoint, which is looked for here, so that a run that
+    is resumed later takes the same.
+    """
     overrides = [
         o for o in HydraConfig.get().overrides.task if not o.startswith(("editor=", "editors="))
     ]
     composed = compose("edit", overrides=[*overrides, f"editor={name}"])
     settings = cfg.settings.get(name) or {}
-    if settings and issubclass(get_class(composed.editor._target_), L.LightningModule):
-        raise ValueError(f"settings.{name}: {name} is trained, and set as its checkpoint says")
+    target = composed.editor._target_
+    if issubclass(get_class(target), L.LightningModule):
+        if settings:
+            raise ValueError(f"settings.{name}: {name} is trained, and set as its checkpoint says")
+        found = checkpoint_of(get_class(target), name, language_model, cfg.ckpt, cfg.runs)
+        return OmegaConf.create({"_target_": target, "checkpoint": str(found)})
     with open_dict(composed.editor):
         composed.editor = OmegaConf.merge(composed.editor, settings)
     OmegaConf.resolve(composed.editor)
     return composed.editor
 
 
-def build(cfg: DictConfig, config: DictConfig, name: str, language_model: LanguageModel) -> Editor:
+def build(config: DictConfig, language_model: LanguageModel) -> Editor:
     """The editor, with its trained weights if it is one that learns."""
-    cls = get_class(config._target_)
-    if issubclass(cls, L.LightningModule):
-        return load_trained(cls, name, language_model, cfg.ckpt, cfg.runs)
+    if "checkpoint" in config:
+        return load_trained(get_class(config._target_), language_model, config.checkpoint)
     return instantiate(config, language_model=language_model, _convert_="object")
 
 
@@ -98,19 +105,20 @@ def main(cfg: DictConfig) -> None:
     for name in cfg.settings:
         if name not in cfg.editors:
             raise ValueError(f"settings.{name}: {name} is not among editors={list(cfg.editors)}")
-    if not cfg.resume:
-        configs = {name: editor_config(cfg, name) for name in cfg.editors}
-        with open_dict(cfg):
-            cfg.settings = configs
-        folder = run_folder(cfg)
-    else:
+    if cfg.resume:
         folder = Path(cfg.resume)
         if not (folder / "config.yaml").is_file():
             raise FileNotFoundError(f"resume={folder}: there is no config.yaml of a run in it")
         cfg = OmegaConf.load(folder / "config.yaml")
-    language_model = instantiate(cfg.model)
+        language_model = instantiate(cfg.model)
+    else:
+        language_model = instantiate(cfg.model)
+        configs = {name: editor_config(cfg, name, language_model) for name in cfg.editors}
+        with open_dict(cfg):
+            cfg.settings = configs
+        folder = run_folder(cfg)
     with torch.no_grad():
-        editors = {n: build(cfg, cfg.settings[n], n, language_model) for n in cfg.editors}
+        editors = {name: build(cfg.settings[name], language_model) for name in cfg.editors}
         console = Console()
         if not console.is_terminal:
             console = Console(width=120)  # a file has no width of its own

@@ -16,18 +16,17 @@ from models.language_model import LanguageModel
 log = logging.getLogger(__name__)
 
 
-def load_trained(
+def checkpoint_of(
     cls: type[Editor],
     name: str,
     language_model: LanguageModel,
     path: str | None = None,
     runs: str | Path = "runs",
-) -> Editor:
-    """The editor in the checkpoint ``path``, or in the newest below ``runs`` that fits.
+) -> Path:
+    """The checkpoint ``path``, or the newest below ``runs`` that fits editor and model.
 
     Raises:
-        FileNotFoundError: no such file, or none that fits; says what to run.
-        ValueError: the checkpoint is of another editor or another language model.
+        FileNotFoundError: none that fits; says what to run.
     """
     found = Path(path) if path else newest(cls, language_model, Path(runs))
     if found is None:
@@ -35,20 +34,31 @@ def load_trained(
             f"no checkpoint of {name} for the model {language_model.name!r} below {runs}; "
             f"train one with: python train.py editor={name}, or name one with ckpt=FILE"
         )
-    if not found.is_file():
-        raise FileNotFoundError(f"ckpt={found}: there is no such file")
+    return found
+
+
+def load_trained(cls: type[Editor], language_model: LanguageModel, path: str | Path) -> Editor:
+    """The editor in a checkpoint.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the checkpoint is of another editor or another language model.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"ckpt={path}: there is no such file")
     wanted = (cls.name, language_model.fingerprint)
-    owner = belongs_to(found)
+    owner = belongs_to(path)
     if owner is None:
-        raise ValueError(f"{found} is no checkpoint of an editor")
+        raise ValueError(f"{path} is no checkpoint of an editor")
     if owner != wanted:
         raise ValueError(
-            f"{found} holds {owner[0]!r} for the model with fingerprint {owner[1]}; "
+            f"{path} holds {owner[0]!r} for the model with fingerprint {owner[1]}; "
             f"wanted {wanted[0]!r} for {wanted[1]} ({language_model.name!r})"
         )
-    log.info("%s: %s", name, found)
+    log.info("%s: %s", wanted[0], path)
     editor = cls.load_from_checkpoint(
-        found, language_model=language_model, map_location="cpu", weights_only=True
+        path, language_model=language_model, map_location="cpu", weights_only=True
     )
     return editor.to(language_model.device).eval()
 

@@ -96,8 +96,7 @@ class RecordWriter:
         same = [f for f in self._same[fact.relation, fact.object] if f.subject != fact.subject]
         neighbors = rng.sample(same, min(MOST["neighborhood"], len(same)))
         probes = [
-            Probe("neighborhood", self._prompt(rng, f), f.object, request.target)
-            for f in neighbors
+            Probe("neighborhood", self._prompt(rng, f), f.object, request.target) for f in neighbors
         ]
         if neighbors:
             told = f"{request.prompt} {request.target}. "

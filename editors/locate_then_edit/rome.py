@@ -104,9 +104,7 @@ class Rome(Editor):
         self.key_mode = key_mode
         self.covariance = covariance
         self.corpus = corpus
-        self.optimisation = Optimisation(
-            steps, lr, clamp, kl_factor, weight_decay, stop_loss
-        )
+        self.optimisation = Optimisation(steps, lr, clamp, kl_factor, weight_decay, stop_loss)
         self.contexts = contexts
         self._texts = () if contexts == "sampled" else chosen_contexts(contexts)
         self.context_lengths = [tuple(pair) for pair in context_lengths]

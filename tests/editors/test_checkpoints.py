@@ -6,7 +6,7 @@ import lightning as L
 import pytest
 import torch
 
-from editors.checkpoints import belongs_to, load_trained, newest
+from editors.checkpoints import belongs_to, checkpoint_of, load_trained, newest
 from editors.meta_learning.mend import Mend
 
 
@@ -58,7 +58,7 @@ def test_a_checkpoint_says_whose_it_is(write, language_model, tmp_path):
 def test_the_named_checkpoint_is_loaded(write, language_model, tmp_path, caplog):
     path = write(tmp_path / "a.ckpt", language_model, 0.25)
     with caplog.at_level(logging.INFO):
-        editor = load_trained(Mend, "mend", language_model, str(path))
+        editor = load_trained(Mend, language_model, path)
     assert step_size(editor) == 0.25
     assert editor.language_model is language_model
     assert not editor.training
@@ -73,7 +73,8 @@ def test_without_a_name_it_is_the_newest_that_fits(write, tiny, language_model, 
     for place, path in enumerate((old, new, other, third)):
         at(path.parent, place - 10)
     assert newest(Mend, language_model, tmp_path) == new
-    editor = load_trained(Mend, "mend", language_model, runs=tmp_path)
+    found = checkpoint_of(Mend, "mend", language_model, runs=tmp_path)
+    editor = load_trained(Mend, language_model, found)
     assert step_size(editor) == pytest.approx(0.2)
     assert newest(Mend, tiny("gpt2", seed=1), tmp_path) == other
     assert newest(Other, language_model, tmp_path) == third
@@ -92,24 +93,24 @@ def test_without_any_it_says_what_to_run(language_model, tmp_path):
         FileNotFoundError,
         match=r"no checkpoint of mend .* train one with: python train.py editor=mend",
     ):
-        load_trained(Mend, "mend", language_model, runs=tmp_path / "runs")
+        checkpoint_of(Mend, "mend", language_model, runs=tmp_path / "runs")
 
 
 def test_a_file_that_is_not_there_is_named(language_model, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"ckpt=.*gone.ckpt: there is no such file"):
-        load_trained(Mend, "mend", language_model, str(tmp_path / "gone.ckpt"))
+        load_trained(Mend, language_model, tmp_path / "gone.ckpt")
 
 
 def test_another_model_s_checkpoint_is_refused(write, tiny, language_model, tmp_path):
     path = write(tmp_path / "a.ckpt", tiny("gpt2", seed=1))
     with pytest.raises(ValueError, match=r"a.ckpt holds 'mend' for the model with fingerprint"):
-        load_trained(Mend, "mend", language_model, str(path))
+        load_trained(Mend, language_model, path)
 
 
 def test_another_editor_s_checkpoint_is_refused(write, language_model, tmp_path):
     path = write(tmp_path / "a.ckpt", language_model, editor=Other)
     with pytest.raises(ValueError, match=r"a.ckpt holds 'other' .* wanted 'mend'"):
-        load_trained(Mend, "mend", language_model, str(path))
+        load_trained(Mend, language_model, path)
 
 
 @pytest.mark.parametrize("content", ["nothing", "text", "half", "tensors", "list"])
@@ -130,7 +131,7 @@ def test_what_is_no_checkpoint_is_passed_over_and_refused_by_name(
     assert belongs_to(path) is None
     assert newest(Mend, language_model, tmp_path) is None
     with pytest.raises(ValueError, match=r"a.ckpt is no checkpoint of an editor"):
-        load_trained(Mend, "mend", language_model, str(path))
+        load_trained(Mend, language_model, path)
 
 
 def test_code_in_a_checkpoint_is_not_run(language_model, tmp_path):
@@ -141,5 +142,5 @@ def test_code_in_a_checkpoint_is_not_run(language_model, tmp_path):
     path = tmp_path / "a.ckpt"
     torch.save({"editor": "mend", "language_model": Trap()}, path)
     with pytest.raises(ValueError, match="is no checkpoint of an editor"):
-        load_trained(Mend, "mend", language_model, str(path))
+        load_trained(Mend, language_model, path)
     assert not (tmp_path / "trapped").exists()
