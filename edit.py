@@ -12,18 +12,18 @@ import torch
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from rich.console import Console
 
 from datamodules.records import Request
 from editors.checkpoints import checkpoint_of, load_trained
 from editors.editor import Editor
-from evaluation.known import known
+from evaluation.known import fitting, known
 from evaluation.request import before_and_after
 from evaluation.single import Single
 from evaluation.table import table
 from models.language_model import LanguageModel
-from train import run_folder, told
+from train import check_types, run_folder, told
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +38,16 @@ def editor_config(cfg: DictConfig, name: str, language_model: LanguageModel) -> 
         o for o in HydraConfig.get().overrides.task if not o.startswith(("editor=", "editors="))
     ]
     composed = compose("edit", overrides=[*overrides, f"editor={name}"])
-    settings = cfg.settings.get(name) or {}
+    settings = cfg.settings.get(name) or OmegaConf.create()
     target = composed.editor._target_
+    if not issubclass(get_class(target), Editor):
+        raise ValueError(f"editors: {name} is no editor but a way to train a language model")
     if issubclass(get_class(target), L.LightningModule):
         if settings:
             raise ValueError(f"settings.{name}: {name} is trained, and set as its checkpoint says")
         found = checkpoint_of(get_class(target), name, language_model, cfg.ckpt, cfg.runs)
         return OmegaConf.create({"_target_": target, "checkpoint": str(found)})
+    check_types(settings, composed.editor, f"settings.{name}.")
     with open_dict(composed.editor):
         composed.editor = OmegaConf.merge(composed.editor, settings)
     OmegaConf.resolve(composed.editor)
@@ -58,12 +61,44 @@ def build(config: DictConfig, language_model: LanguageModel) -> Editor:
     return instantiate(config, language_model=language_model, _convert_="object")
 
 
+def checked(cfg: DictConfig) -> None:
+    """Refuse what contradicts itself, before anything is loaded.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    names = cfg.editors
+    if not isinstance(names, ListConfig) or not names:
+        raise ValueError(f"editors={names}: name some, as in 'editors=[mend,rome]'")
+    if len(set(names)) < len(names):
+        raise ValueError(f"editors={names}: one is named twice")
+    for name in cfg.settings:
+        if name not in names:
+            raise ValueError(f"settings.{name}: {name} is not among editors={names}")
+    asked = cfg.request
+    given = [key for key in ("prompt", "subject", "target") if asked[key] is not None]
+    missing = {"prompt", "subject", "target"} - set(given)
+    if missing and (given or asked.ask or asked.save or asked.merge):
+        raise ValueError(f"request.{min(missing)} is missing; a request has all three")
+    if not isinstance(asked.ask, ListConfig):
+        raise ValueError(f"request.ask={asked.ask}: expected a list, as in 'request.ask=[\"...\"]'")
+    if (asked.save or asked.merge) and len(names) > 1:
+        raise ValueError(f"request.save and request.merge take one editor, got {names}")
+    if asked.save and Path(asked.save).exists():
+        raise ValueError(f"request.save={asked.save} is there already; name another file")
+    if asked.merge and Path(asked.merge).exists() and not is_empty(Path(asked.merge)):
+        raise ValueError(f"request.merge={asked.merge} holds something; name another folder")
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether it is a folder with nothing in it."""
+    return folder.is_dir() and not any(folder.iterdir())
+
+
 def one_request(cfg: DictConfig, editors: dict[str, Editor], console: Console) -> None:
     """Makes one edit with each editor, shows answers before and after, saves or merges it."""
     asked = cfg.request
-    request = Request(asked.prompt, asked.subject or "", asked.target or "")
-    if (asked.save or asked.merge) and len(editors) > 1:
-        raise ValueError(f"request.save and request.merge take one editor, got {list(editors)}")
+    request = Request(*(str(text) for text in (asked.prompt, asked.subject, asked.target)))
     for name, editor in editors.items():
         editor.prepare()
         edit = editor.edit([request])
@@ -80,8 +115,12 @@ def benchmark(cfg: DictConfig, editors: dict[str, Editor], folder: Path, console
     """Runs the protocol over the records of a split and shows the table."""
     data = instantiate(cfg.data)
     records, name = data.records(cfg.split), data.name
+    language_model = next(iter(editors.values())).language_model
+    records, too_long = fitting(records, language_model, cfg.protocol.max_new_tokens)
+    for record in too_long:
+        log.info("left out, longer than the model takes: %s", record.id)
     if cfg.known_only:
-        found = known(records, next(iter(editors.values())).language_model)
+        found = known(records, language_model)
         name = f"{name} ({len(found):,} of {len(records):,} known)"
         records = found
         log.info("only records whose fact the unedited model knows: %s", name)
@@ -95,21 +134,34 @@ def benchmark(cfg: DictConfig, editors: dict[str, Editor], folder: Path, console
         console.print(table(rows, costs))
 
 
+def of_run(folder: Path) -> DictConfig:
+    """The configuration of a run that is to go on, which nothing can be added to.
+
+    Raises:
+        FileNotFoundError: there is no run in the folder.
+        ValueError: it is of another script, or more than the folder is said.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise FileNotFoundError(f"resume={folder}: there is no config.yaml of a run in it")
+    others = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
+    if others:
+        raise ValueError(
+            f"resume goes on with the run's own settings; leave out {' '.join(others)}"
+        )
+    cfg = OmegaConf.load(folder / "config.yaml")
+    if "editors" not in cfg:
+        raise ValueError(f"resume={folder}: this is no run of edit.py")
+    return cfg
+
+
 @hydra.main(version_base="1.3", config_path="configs", config_name="edit")
 @told
 def main(cfg: DictConfig) -> None:
     """Builds the editors and puts them to the one request or to the benchmark."""
-    L.seed_everything(cfg.seed, workers=True, verbose=False)
-    if not cfg.editors:
-        raise ValueError("editors is empty; name some, as in 'editors=[mend,rome]'")
-    for name in cfg.settings:
-        if name not in cfg.editors:
-            raise ValueError(f"settings.{name}: {name} is not among editors={list(cfg.editors)}")
+    checked(cfg)
     if cfg.resume:
         folder = Path(cfg.resume)
-        if not (folder / "config.yaml").is_file():
-            raise FileNotFoundError(f"resume={folder}: there is no config.yaml of a run in it")
-        cfg = OmegaConf.load(folder / "config.yaml")
+        cfg = of_run(folder)
         language_model = instantiate(cfg.model)
     else:
         language_model = instantiate(cfg.model)
@@ -117,6 +169,7 @@ def main(cfg: DictConfig) -> None:
         with open_dict(cfg):
             cfg.settings = configs
         folder = run_folder(cfg)
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
     with torch.no_grad():
         editors = {name: build(cfg.settings[name], language_model) for name in cfg.editors}
         console = Console()

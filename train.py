@@ -7,16 +7,21 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import hydra
 import lightning as L
+import pandas as pd
+import torch
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from editors.checkpoints import saved
 
 log = logging.getLogger(__name__)
 
@@ -30,13 +35,16 @@ def told(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
         advice = logging.getLogger("lightning.pytorch.utilities.rank_zero")
         advice.addFilter(lambda record: "Tip: " not in record.getMessage())
         try:
+            check_types(cfg, shipped(HydraConfig.get().job.config_name))
+            if torch.device(cfg.device).type == "cuda" and not torch.cuda.is_available():
+                raise ValueError(f"device={cfg.device}: PyTorch finds no such device here")
             main(cfg)
         except InstantiationException as error:
             cause = error.__cause__
             if not isinstance(cause, ValueError | FileNotFoundError | TypeError):
                 raise
             key = str(error).rpartition("full_key: ")[2]
-            sys.exit(f"error: {key}: {first_line(cause)}")
+            sys.exit(f"error: {said_of(key)}: {first_line(cause)}")
         except (ValueError, FileNotFoundError, OmegaConfBaseException) as error:
             sys.exit(f"error: {first_line(error)}")
 
@@ -46,6 +54,33 @@ def told(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
 def first_line(error: BaseException) -> str:
     """What the error says, without the lines that OmegaConf and others put below it."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def said_of(key: str) -> str:
+    """What the command line says of a part of the configuration, or the part's name."""
+    return " ".join(o for o in HydraConfig.get().overrides.task if key in o) or key
+
+
+def shipped(name: str) -> DictConfig:
+    """The configuration as it is without a user's settings, given the user's choice of files."""
+    given, chosen = HydraConfig.get(), HydraConfig.get().runtime.choices
+    groups = [o for o in given.overrides.task if o.lstrip("+~").partition("=")[0] in chosen]
+    return compose(name, overrides=groups)
+
+
+def check_types(given: Mapping, default: Mapping, at: str = "") -> None:
+    """Refuse a text where there is a number or a switch by default.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    for key, usual in default.items_ex(resolve=False):
+        value = given.get(key) if not OmegaConf.is_missing(given, key) else None
+        if isinstance(usual, DictConfig) and isinstance(value, DictConfig):
+            check_types(value, usual, f"{at}{key}.")
+        elif isinstance(usual, bool | int | float) and isinstance(value, str):
+            kind = "true or false" if isinstance(usual, bool) else f"a number, as in {usual}"
+            raise ValueError(f"{at}{key}={value}: expected {kind}")
 
 
 def run_folder(cfg: DictConfig) -> Path:
@@ -58,8 +93,10 @@ def run_folder(cfg: DictConfig) -> Path:
 
 def checkpoint(path: str | None) -> str | None:
     """The checkpoint to resume from; checked here, since Lightning would start afresh instead."""
-    if path is not None and not Path(path).exists():
-        raise FileNotFoundError(f"resume={path}: there is no such checkpoint")
+    if path is not None and not Path(path).is_file():
+        raise FileNotFoundError(f"resume={path}: there is no such file; name a checkpoint")
+    if path is not None and saved(Path(path)) is None:
+        raise ValueError(f"resume={path}: this is no checkpoint")
     return path
 
 
@@ -76,12 +113,26 @@ def main(cfg: DictConfig) -> None:
     callbacks = list(instantiate(cfg.callbacks).values())
     trainer = instantiate(cfg.trainer, callbacks=callbacks)
     trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-    best = trainer.checkpoint_callback.best_model_path if trainer.checkpoint_callback else ""
-    if best and trainer.state.finished:
-        metrics = trainer.validate(module, datamodule=data, ckpt_path=best, weights_only=True)
-        (folder / "results.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
-        log.info("best checkpoint: %s", best)
+    if trainer.state.finished and trainer.checkpoint_callback:
+        reached(trainer, module, data, folder)
     log.info("everything this run wrote: %s", folder)
+
+
+def reached(
+    trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule, folder: Path
+) -> None:
+    """Keeps the end of the run as ``last``, and measures the best checkpoint on val."""
+    last = folder / "checkpoints" / "last.ckpt"  # the end may lie between two validations
+    trainer.save_checkpoint(last)
+    best = trainer.checkpoint_callback.best_model_path or last
+    logger, trainer.logger = trainer.logger, None  # its curves end where training did
+    [metrics] = trainer.validate(module, datamodule=data, ckpt_path=best, weights_only=True) or [{}]
+    (folder / "results.json").write_text(json.dumps([metrics], indent=1), encoding="utf-8")
+    if logger and metrics:
+        config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+        logger.log_hyperparams(pd.json_normalize(config).iloc[0].to_dict(), metrics)
+        logger.save()
+    log.info("best checkpoint: %s", best)
 
 
 if __name__ == "__main__":

@@ -57,9 +57,15 @@ class DocumentData(L.LightningDataModule):
         return DataLoader(self._batches(unseen), batch_size=None) if unseen else []
 
     def _batches(self, documents: Sequence[str]) -> list[dict[str, Tensor]]:
-        tokenizer = self.trainer.lightning_module.language_model.tokenizer
+        language_model = self.trainer.lightning_module.language_model
+        tokenizer = language_model.tokenizer
         encoded = tokenizer(list(documents), add_special_tokens=False)["input_ids"]
         rows = sorted(([*ids, tokenizer.eos_token_id] for ids in encoded), key=len)
+        if len(rows[-1]) > language_model.max_length:
+            raise ValueError(
+                f"a document has {len(rows[-1])} tokens, end included; "
+                f"the model takes at most {language_model.max_length}"
+            )
         batches, start = [], 0
         for end in range(1, len(rows) + 1):
             if end == len(rows) or (end + 1 - start) * len(rows[end]) > self.tokens_per_batch:

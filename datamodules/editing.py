@@ -105,7 +105,10 @@ class EditingData(L.LightningDataModule, ABC):
         self.splits()
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled anew each epoch, from ``seed`` and the epoch only: resuming is exact."""
+        """Shuffled anew each epoch, from ``seed`` and the epoch only.
+
+        Resuming is exact at the end of an epoch; inside one, its order starts anew.
+        """
         return self._loader(
             "train", DistributedSampler, shuffle=True, seed=self.seed, drop_last=True
         )

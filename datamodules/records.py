@@ -50,12 +50,20 @@ class Request:
     def span(self) -> tuple[int, int]:
         """Characters ``[start, end)`` of the subject in the prompt: its last exact occurrence.
 
-        Falls back to the last occurrence that differs in case only.
+        One that is a part of a longer word ("Iran" in "Iranian") counts where there is no other,
+        and one that differs in case where there is no exact one.
         """
-        return (self._mentions() or self._mentions(re.IGNORECASE))[-1].span()
+        found = self._mentions() or self._mentions(re.IGNORECASE)
+        return ([one for one in found if _is_whole(one)] or found)[-1].span()
 
     def _mentions(self, flags: int = 0) -> list[re.Match]:
         return list(re.finditer(re.escape(self.subject), self.prompt, flags))
+
+
+def _is_whole(found: re.Match) -> bool:
+    """Whether no letter or digit touches the match."""
+    before, behind = found.string[: found.start()][-1:], found.string[found.end() :][:1]
+    return not before.isalnum() and not behind.isalnum()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Plain text: corpora for second moments, perplexity and pretraining."""
+"""Plain text: corpora for second moments and perplexity."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from datamodules.reading import fetch, read_rows
@@ -78,31 +77,6 @@ class TextCorpus(Sequence[str]):
             if end == len(rows) or (end + 1 - start) * len(rows[end]) > tokens_per_batch:
                 yield _padded(rows[start:end], _pad_id(tokenizer))
                 start = end
-
-
-class PackedText(Dataset):
-    """Blocks of ``block_size`` token ids, cut from the texts joined by the end-of-text token.
-
-    Each text is followed by one; what is left after the last whole block is dropped.
-    """
-
-    def __init__(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, block_size: int):
-        if block_size < 1:
-            raise ValueError(f"block_size is {block_size}; expected at least 1")
-        if tokenizer.eos_token_id is None:
-            raise ValueError("the tokenizer has no end-of-text token to put between texts")
-        encoded = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-        ids = [token for text in encoded for token in (*text, tokenizer.eos_token_id)]
-        blocks = len(ids) // block_size
-        if not blocks:
-            raise ValueError(f"the texts have {len(ids)} tokens, less than a block of {block_size}")
-        self.blocks = torch.tensor(ids[: blocks * block_size]).view(blocks, block_size)
-
-    def __len__(self) -> int:
-        return len(self.blocks)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.blocks[index]  # [block_size]
 
 
 def _read(path: Path, field: str | None) -> list[str]:

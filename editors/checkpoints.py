@@ -76,10 +76,16 @@ def newest(cls: type[Editor], language_model: LanguageModel, runs: Path) -> Path
 
 def belongs_to(path: Path) -> tuple[str, str] | None:
     """Editor and fingerprint of the language model of a checkpoint; None if it is none of ours."""
+    held = saved(path)
+    if held is None or not {"editor", "language_model"} <= held.keys():
+        return None
+    return held["editor"], held["language_model"]["fingerprint"]
+
+
+def saved(path: Path) -> dict | None:
+    """What a checkpoint holds, without its tensors' values; None if it is no checkpoint."""
     try:
-        saved = torch.load(path, map_location="meta", mmap=True, weights_only=True)
+        held = torch.load(path, map_location="meta", mmap=True, weights_only=True)
     except (RuntimeError, OSError, EOFError, UnpicklingError, BadZipFile, JSONDecodeError):
         return None
-    if not isinstance(saved, dict) or not {"editor", "language_model"} <= saved.keys():
-        return None
-    return saved["editor"], saved["language_model"]["fingerprint"]
+    return held if isinstance(held, dict) and "state_dict" in held else None

@@ -65,6 +65,13 @@ class FineTune(Editor):
             raise ValueError(f"norm_constraint must be positive or null, got {norm_constraint}")
         self.language_model = language_model
         self.layers = list(layers) if layers is not None else [language_model.layer("mlp_out", 0)]
+        if not self.layers or isinstance(layers, str):
+            raise ValueError(f"layers: expected a list of names, got {layers!r}")
+        for layer in self.layers:
+            language_model.shape(layer)
+        for name, value in (("steps", steps), ("edits_per_batch", edits_per_batch)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         self.objective = objective
         self.norm_constraint = norm_constraint
         self.steps = steps

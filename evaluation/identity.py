@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 
+import lightning as L
 import torch
 from torch import nn
 
@@ -13,6 +14,7 @@ from datamodules.records import Record
 from editors.editor import Editor
 
 NAME, LANGUAGE_MODEL = 16, "language_model."
+LIGHTNING = frozenset(vars(L.LightningModule()))  # what every module has
 
 
 def of_records(records: Sequence[Record]) -> str:
@@ -26,13 +28,15 @@ def of_records(records: Sequence[Record]) -> str:
 def of_editor(editor: Editor) -> dict[str, object]:
     """The editor's class, its plain public settings and, if it is trained, what it has learned.
 
-    Plain are numbers, texts, and lists, mappings and dataclasses of them.
+    Plain are numbers, texts, and lists, mappings and dataclasses of them; a corpus is told by its
+    fingerprint.
     """
-    settings = {
-        name: plain(value)
+    own = {
+        name: getattr(value, "fingerprint", value)
         for name, value in vars(editor).items()
-        if not name.startswith("_") and name != "training" and is_plain(value)
+        if not name.startswith("_") and name not in LIGHTNING and name != LANGUAGE_MODEL[:-1]
     }
+    settings = {name: plain(value) for name, value in own.items() if is_plain(value)}
     identity = {"class": type(editor).__qualname__, **settings}
     if isinstance(editor, nn.Module):
         identity["tensors"] = of_tensors(editor.state_dict())

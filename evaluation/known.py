@@ -1,8 +1,9 @@
-"""Which records can be edited: those whose fact the language model knows."""
+"""Which records can be edited: those that fit into the model, those whose fact it knows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from datamodules.records import Record
 from models.language_model import LanguageModel
@@ -28,3 +29,31 @@ def known(records: Sequence[Record], language_model: LanguageModel) -> list[Reco
             f"{language_model.name!r} knows the fact of none of the {len(records):,} records"
         )
     return found
+
+
+def fitting(
+    records: Sequence[Record], language_model: LanguageModel, more: int = 0
+) -> tuple[list[Record], list[Record]]:
+    """The records all of whose questions fit into the model, and those that have a longer one.
+
+    A question takes prompt and answer, or prompt and ``more`` tokens of the model's own.
+
+    Raises:
+        ValueError: none fits.
+    """
+    asked = [(at, probe) for at, record in enumerate(records) for probe in record.questions]
+    asked += [(at, replace(p, target=p.contrast)) for at, p in asked if p.contrast is not None]
+    prompts, targets = [p.prompt for _, p in asked], [p.target for _, p in asked]
+    whole = language_model.lengths(prompts, targets)
+    alone = language_model.lengths(prompts, None)
+    longest = [0] * len(records)
+    for (at, _), length, prompt in zip(asked, whole, alone, strict=True):
+        longest[at] = max(longest[at], length, prompt + more)
+    fit = [length <= language_model.max_length for length in longest]
+    if not any(fit):
+        raise ValueError(
+            f"none of the {len(records):,} records fits into {language_model.name!r}, which takes "
+            f"{language_model.max_length} tokens, {more} of them for its own answer"
+        )
+    kept, others = ([r for r, f in zip(records, fit, strict=True) if f is w] for w in (True, False))
+    return kept, others

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from math import inf, isnan
 
 import torch
 from torch import Tensor
@@ -55,6 +56,7 @@ class Questions:
             **edits_of(owners, asked, each),
         )
         nlls = [-float(log_probs.double().mean()) for log_probs in scores.log_probs]
+        nlls = [inf if isnan(nll) else nll for nll in nlls]  # a diverged edit makes nothing likely
         contrast_nlls = dict(zip(contrasts, nlls[len(probes) :], strict=True))
         answers = [
             Answer(

@@ -149,11 +149,13 @@ class LanguageModel(nn.Module):
         Raises:
             ValueError: no such module; names the nearest ones.
         """
-        modules = dict(self.model.named_modules())
-        if name not in modules:
-            near = ", ".join(get_close_matches(name, modules, n=3, cutoff=0.0))
-            raise ValueError(f"no layer {name!r} in {type(self.model).__name__}; near: {near}")
-        return modules[name]
+        try:
+            return self.model.get_submodule(name)
+        except AttributeError:
+            names = [name for name, _ in self.model.named_modules()]
+            near = ", ".join(get_close_matches(name, names, n=3, cutoff=0.0))
+            kind = type(self.model).__name__
+            raise ValueError(f"no layer {name!r} in {kind}; near: {near}") from None
 
     def shape(self, name: str) -> tuple[int, int]:
         """``(d_in, d_out)`` of a linear map.
@@ -183,6 +185,15 @@ class LanguageModel(nn.Module):
         """
         prompt_ids, target_ids = self._encoded(prompts, targets)
         return pad_right(prompt_ids, target_ids, self._pad_id).to(self.device)
+
+    def lengths(self, prompts: Sequence[str], targets: Sequence[str] | None) -> list[int]:
+        """How many tokens ``encode`` makes of each prompt and target; may be more than it takes.
+
+        Raises:
+            ValueError: not one target for each prompt, or a prompt or target without a token.
+        """
+        prompt_ids, target_ids = self._ids_of(prompts, targets)
+        return [len(p) + len(t) for p, t in zip(prompt_ids, target_ids, strict=True)]
 
     def token_positions(self, prompts: Sequence[str], spans: Sequence[tuple[int, int]]) -> Tensor:
         """Index ``[B]`` of the last token of each prompt that holds characters of its span.
@@ -283,14 +294,18 @@ class LanguageModel(nn.Module):
     def _pad_id(self) -> int:
         return self.tokenizer.pad_token_id or 0  # any id would do: padding is masked
 
-    def _encoded(
+    def _ids_of(
         self, prompts: Sequence[str], targets: Sequence[str] | None
     ) -> tuple[list[list[int]], list[list[int]]]:
         prompt_ids = self._ids.prompts(prompts)
         if targets is None:
-            target_ids = [[] for _ in prompts]
-        else:
-            target_ids = self._ids.targets(prompts, targets)
+            return prompt_ids, [[] for _ in prompts]
+        return prompt_ids, self._ids.targets(prompts, targets)
+
+    def _encoded(
+        self, prompts: Sequence[str], targets: Sequence[str] | None
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        prompt_ids, target_ids = self._ids_of(prompts, targets)
         lengths = [len(p) + len(t) for p, t in zip(prompt_ids, target_ids, strict=True)]
         self._check_lengths(prompts, lengths)
         return prompt_ids, target_ids

@@ -160,7 +160,8 @@ class Pretraining(L.LightningModule):
     def factor(self, step: int, total: float) -> float:
         """Share of the peak step size at a step."""
         left = (total - step) / max(1.0, total * (1 - self.hold))
-        return min((step + 1) / self.warmup, max(0.02, min(1.0, left)))
+        risen = (step + 1) / self.warmup if self.warmup else 1.0
+        return min(risen, max(0.02, min(1.0, left)))
 
     def on_fit_end(self) -> None:
         """Freezes the model again."""

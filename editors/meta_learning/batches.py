@@ -6,7 +6,7 @@ from torch import Tensor
 
 from models.encoding import IGNORED, Batch
 
-FILLED = 0.85  # a part's shortest row is at least this share of its longest
+FILLED = 0.65  # a part's shortest row is at least this share of its longest
 
 
 def parts_by_length(batch: Batch) -> list[tuple[Tensor, Batch]]:

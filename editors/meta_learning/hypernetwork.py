@@ -50,6 +50,8 @@ class Hypernetwork(Editor, L.LightningModule):
         self.save_hyperparameters(ignore=["language_model"])
         self.language_model = language_model
         self.layers = list(layers) if layers is not None else _last_blocks(language_model, 3)
+        if not self.layers or isinstance(layers, str):
+            raise ValueError(f"layers: expected a list of names, got {layers!r}")
         self.training_settings = Training(**training)
         self.validation = Validation()
         self.register_buffer("skipped_steps", torch.zeros((), dtype=torch.int64))
@@ -150,12 +152,15 @@ class Hypernetwork(Editor, L.LightningModule):
             model, edit, batch, asked.record, asked.outer, settings.kl_positions
         )
         loss = settings.edit_weight * edit_loss + settings.locality_weight * locality_loss
-        self._log_step(edit, edit_loss, locality_loss)
+        self._log_step(edit, loss, edit_loss, locality_loss)
         # a loss that is not finite is to give gradients that are not, in every process
         return loss * torch.where(loss.isfinite(), 1.0, torch.nan)
 
-    def _log_step(self, edit: WeightEdit, edit_loss: Tensor, locality_loss: Tensor) -> None:
-        values = {"train/edit_loss": edit_loss, "train/locality_loss": locality_loss}
+    def _log_step(
+        self, edit: WeightEdit, loss: Tensor, edit_loss: Tensor, locality_loss: Tensor
+    ) -> None:
+        values = {"train/loss": loss}
+        values |= {"train/edit_loss": edit_loss, "train/locality_loss": locality_loss}
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
             for name, rates in self.edit_lrs().items():
                 pairs = zip(self.layers, rates, strict=True)
@@ -236,9 +241,14 @@ class Hypernetwork(Editor, L.LightningModule):
         """Load what `state_dict` gives; the language model is none of it.
 
         Raises:
-            ValueError: ``strict``, and something else is missing or left over.
+            ValueError: a tensor has another shape, or ``strict``, and something else is missing
+                or left over.
         """
-        found = super().load_state_dict(state_dict, strict=False, assign=assign)
+        try:
+            found = super().load_state_dict(state_dict, strict=False, assign=assign)
+        except RuntimeError as error:  # names the tensors of other shapes
+            what = " ".join(str(error).split())
+            raise ValueError(f"this is the state of a {self.name} set otherwise: {what}") from error
         missing = [key for key in found.missing_keys if not key.startswith("language_model.")]
         if strict and (missing or found.unexpected_keys):
             raise ValueError(
@@ -257,12 +267,14 @@ class Hypernetwork(Editor, L.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint belongs to this language model.
+        """Check that the checkpoint is of this editor and belongs to this language model.
 
         Raises:
-            ValueError: it does not.
+            ValueError: it is not, or does not.
         """
-        known, ours = checkpoint["language_model"], self.language_model
+        known, ours = checkpoint.get("language_model"), self.language_model
+        if known is None or checkpoint["editor"] != self.name:
+            raise ValueError(f"this is no checkpoint of {self.name}")
         if known["fingerprint"] != ours.fingerprint:
             raise ValueError(
                 f"the checkpoint belongs to the language model {known['name']!r} with fingerprint "

@@ -42,7 +42,7 @@ def module(data, tokenizer, epoch=0):
     """A data module as a trainer in ``epoch`` has it, without the trainer."""
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.pad_token = tokenizer.eos_token
-    learner = SimpleNamespace(language_model=SimpleNamespace(tokenizer=tokenizer))
+    learner = SimpleNamespace(language_model=SimpleNamespace(tokenizer=tokenizer, max_length=256))
     data.trainer = SimpleNamespace(current_epoch=epoch, lightning_module=learner)
     return data
 
@@ -125,3 +125,9 @@ def test_validation_is_on_what_no_pass_contains(tokenizer):
     [batch] = module(DocumentData(text), tokenizer).val_dataloader()
     assert tokenizer.decode(batch["input_ids"][0, :-1]) == "Rome is in Italy."
     assert module(DocumentData(FactText(FACTS)), tokenizer).val_dataloader() == []
+
+
+def test_a_document_longer_than_the_model_takes_is_an_error(tokenizer):
+    data = module(DocumentData(FactText([("Word " * 300, "end")])), tokenizer)
+    with pytest.raises(ValueError, match=r"a document has \d+ tokens.* takes at most 256"):
+        data.train_dataloader()

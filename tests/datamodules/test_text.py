@@ -2,9 +2,8 @@ import json
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
 
-from datamodules.text import PackedText, TextCorpus
+from datamodules.text import TextCorpus
 
 TEXTS = ("Lagos is in Nigeria.", "Turin", "Paris is the capital of France, in Europe.", "Kano is")
 
@@ -123,25 +122,3 @@ def test_batch_sizes_are_checked(tokenizer):
         next(corpus.token_batches(tokenizer, 0, 4))
     with pytest.raises(ValueError, match="max_length is 0; expected at least 1"):
         next(corpus.token_batches(tokenizer, 4, 0))
-
-
-def test_packed_blocks_are_the_texts_joined_by_ends(tokenizer):
-    whole = []
-    for text in TEXTS:
-        whole += [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-    packed = PackedText(TextCorpus(TEXTS), tokenizer, block_size=8)
-    assert len(packed) == len(whole) // 8
-    assert all(block.shape == (8,) and block.dtype == torch.long for block in packed)
-    assert torch.cat(list(packed)).tolist() == whole[: len(packed) * 8]
-
-
-def test_packing_needs_a_block_of_tokens_and_an_end(tokenizer):
-    with pytest.raises(ValueError, match="block_size is 0; expected at least 1"):
-        PackedText(TEXTS, tokenizer, 0)
-    with pytest.raises(ValueError, match=r"the texts have \d+ tokens, less than a block of 999"):
-        PackedText(TEXTS, tokenizer, 999)
-    endless = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer)
-    with pytest.raises(ValueError, match="no end-of-text token"):
-        PackedText(TEXTS, endless, 4)
-    batches = list(TextCorpus(TEXTS).token_batches(endless, 30, 100))
-    assert sum(len(input_ids) for input_ids, _ in batches) == len(TEXTS)
