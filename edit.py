@@ -145,9 +145,7 @@ def of_run(folder: Path) -> DictConfig:
         raise FileNotFoundError(f"resume={folder}: there is no config.yaml of a run in it")
     others = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
     if others:
-        raise ValueError(
-            f"resume goes on with the run's own settings; leave out {' '.join(others)}"
-        )
+        raise ValueError(f"resume keeps the run's own settings; leave out {' '.join(others)}")
     cfg = OmegaConf.load(folder / "config.yaml")
     if "editors" not in cfg:
         raise ValueError(f"resume={folder}: this is no run of edit.py")

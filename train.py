@@ -44,7 +44,7 @@ def told(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
             if not isinstance(cause, ValueError | FileNotFoundError | TypeError):
                 raise
             key = str(error).rpartition("full_key: ")[2]
-            sys.exit(f"error: {said_of(key)}: {first_line(cause)}")
+            sys.exit(f"error: {key}: {first_line(cause)}{given(key, cause)}")
         except (ValueError, FileNotFoundError, OmegaConfBaseException) as error:
             sys.exit(f"error: {first_line(error)}")
 
@@ -56,26 +56,27 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def said_of(key: str) -> str:
-    """What the command line says of a part of the configuration, or the part's name."""
-    return " ".join(o for o in HydraConfig.get().overrides.task if key in o) or key
+def given(key: str, cause: BaseException) -> str:
+    """What the command line says of a part of the configuration, if a wrong type is the cause."""
+    said = [o for o in HydraConfig.get().overrides.task if o.lstrip("+~").startswith(f"{key}.")]
+    return f" ({' '.join(said)})" if said and isinstance(cause, TypeError) else ""
 
 
 def shipped(name: str) -> DictConfig:
     """The configuration as it is without a user's settings, given the user's choice of files."""
-    given, chosen = HydraConfig.get(), HydraConfig.get().runtime.choices
-    groups = [o for o in given.overrides.task if o.lstrip("+~").partition("=")[0] in chosen]
+    chosen, said = HydraConfig.get().runtime.choices, HydraConfig.get().overrides.task
+    groups = [o for o in said if o.lstrip("+~").partition("=")[0] in chosen]
     return compose(name, overrides=groups)
 
 
-def check_types(given: Mapping, default: Mapping, at: str = "") -> None:
+def check_types(cfg: Mapping, default: Mapping, at: str = "") -> None:
     """Refuse a text where there is a number or a switch by default.
 
     Raises:
         ValueError: names the setting.
     """
     for key, usual in default.items_ex(resolve=False):
-        value = given.get(key) if not OmegaConf.is_missing(given, key) else None
+        value = None if OmegaConf.is_missing(cfg, key) else cfg.get(key)
         if isinstance(usual, DictConfig) and isinstance(value, DictConfig):
             check_types(value, usual, f"{at}{key}.")
         elif isinstance(usual, bool | int | float) and isinstance(value, str):
@@ -94,7 +95,7 @@ def run_folder(cfg: DictConfig) -> Path:
 def checkpoint(path: str | None) -> str | None:
     """The checkpoint to resume from; checked here, since Lightning would start afresh instead."""
     if path is not None and not Path(path).is_file():
-        raise FileNotFoundError(f"resume={path}: there is no such file; name a checkpoint")
+        raise FileNotFoundError(f"resume={path}: there is no such checkpoint")
     if path is not None and saved(Path(path)) is None:
         raise ValueError(f"resume={path}: this is no checkpoint")
     return path
@@ -122,15 +123,17 @@ def reached(
     trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule, folder: Path
 ) -> None:
     """Keeps the end of the run as ``last``, and measures the best checkpoint on val."""
-    last = folder / "checkpoints" / "last.ckpt"  # the end may lie between two validations
-    trainer.save_checkpoint(last)
+    last = folder / "checkpoints" / "last.ckpt"
+    if (saved(last) or {}).get("global_step") != trainer.global_step:
+        trainer.save_checkpoint(last)  # training ended between two validations
     best = trainer.checkpoint_callback.best_model_path or last
     logger, trainer.logger = trainer.logger, None  # its curves end where training did
     [metrics] = trainer.validate(module, datamodule=data, ckpt_path=best, weights_only=True) or [{}]
     (folder / "results.json").write_text(json.dumps([metrics], indent=1), encoding="utf-8")
     if logger and metrics:
         config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-        logger.log_hyperparams(pd.json_normalize(config).iloc[0].to_dict(), metrics)
+        found = {name.replace("val/", "best/"): value for name, value in metrics.items()}
+        logger.log_hyperparams(pd.json_normalize(config).iloc[0].to_dict(), found)
         logger.save()
     log.info("best checkpoint: %s", best)
 

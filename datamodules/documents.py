@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import lightning as L
@@ -12,7 +13,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.editing import EditingData, known_facts
+from datamodules.editing import EditingData
+from datamodules.records import LOCALITY, Record
 
 
 class Text(Protocol):
@@ -129,6 +131,24 @@ def facts_of(*, seed: int = 0, **sources: EditingData) -> FactText:
         raise ValueError(f"{names}: {len(records)} records without a true fact; expected some")
     rank_zero_info(f"{len(facts):,} facts of {len(records):,} records")
     return FactText(facts, seed=seed)
+
+
+def known_facts(records: Iterable[Record]) -> list[tuple[str, str]]:
+    """What was true before any edit: (prompt, answer) pairs, in order, each prompt once.
+
+    The request and its paraphrases with ``target_true``, and locality prompts with their answers.
+    Prompts to which the records give several answers are left out.
+    """
+    answers = defaultdict(dict)  # a dict keeps the order
+    for record in records:
+        true = record.request.target_true
+        asked = record.of_kind("reliability", "generalization") if true is not None else ()
+        for prompt, answer in (
+            *((probe.prompt, true) for probe in asked),
+            *((probe.prompt, probe.target) for probe in record.of_kind(*LOCALITY)),
+        ):
+            answers[prompt][answer] = None
+    return [(prompt, next(iter(found))) for prompt, found in answers.items() if len(found) == 1]
 
 
 def _padded(rows: Sequence[Sequence[int]], pad: int) -> dict[str, Tensor]:

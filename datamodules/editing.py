@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import lightning as L
@@ -14,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader, DistributedSampler
 
 from datamodules.reading import Reading
-from datamodules.records import LOCALITY, Record
+from datamodules.records import Record
 
 SPLITS = ("train", "val", "test")
 
@@ -243,38 +242,6 @@ def disjoint(splits: Mapping[str, Sequence[Record]]) -> dict[str, list[Record]]:
                 raise ValueError(f"id {record.id!r} occurs twice; do two files have one name?")
             ids.add(record.id)
     return {split: kept[split] for split in SPLITS if split in kept}
-
-
-def known_facts(records: Iterable[Record]) -> list[tuple[str, str]]:
-    """What was true before any edit: (prompt, answer) pairs, in order, each prompt once.
-
-    The request and its paraphrases with ``target_true``, and locality prompts with their answers.
-    Prompts to which the records give several answers are left out; ``contradictions`` has them.
-    """
-    return [(prompt, found[0]) for prompt, found in _answers(records).items() if len(found) == 1]
-
-
-def contradictions(records: Iterable[Record]) -> dict[str, list[str]]:
-    """Prompts to which the records give several true answers, and those answers."""
-    return {prompt: found for prompt, found in _answers(records).items() if len(found) > 1}
-
-
-def _answers(records: Iterable[Record]) -> dict[str, list[str]]:
-    answers = defaultdict(list)
-    for record in records:
-        for prompt, answer in _true_pairs(record):
-            if answer not in answers[prompt]:
-                answers[prompt].append(answer)
-    return answers
-
-
-def _true_pairs(record: Record) -> list[tuple[str, str]]:
-    locality = [(probe.prompt, probe.target) for probe in record.of_kind(*LOCALITY)]
-    true = record.request.target_true
-    if true is None:
-        return locality
-    asked = record.of_kind("reliability", "generalization")
-    return [(probe.prompt, true) for probe in asked] + locality
 
 
 def _positive(argument: str, value: int) -> int:

@@ -43,14 +43,12 @@ class Reading:
     left_out: list[LeftOut] = field(default_factory=list)
 
     def summary(self) -> str:
-        """One line for logs: how many records were read, and the first that was left out."""
+        """For logs: how many records were read, and a line for each that was left out."""
         total = len(self.records) + len(self.left_out)
         line = f"{len(self.records):,} of {total:,} records"
-        if not self.left_out:
-            return line
-        line += f"; left out {len(self.left_out):,}: {self.left_out[0]}"
-        more = len(self.left_out) - 1
-        return f"{line} (and {more:,} more)" if more else line
+        if self.left_out:
+            line += f"; left out {len(self.left_out):,}:"
+        return "\n  ".join([line, *map(str, self.left_out)])
 
 
 class Fields:

@@ -18,20 +18,24 @@ BLOCK = 100
 def resampled_means(values: NDArray, resamples: int = 1000) -> NDArray:
     """Means of ``values`` ``[n, k]`` over n records drawn with replacement: ``[resamples, k]``.
 
-    Equal n give equal draws, so that differences of columns are paired.
+    All columns see the same draws, so that what is computed of several of them is paired. NaN
+    where a record has no value of a column; such records count for the other columns only.
     """
     rng, n = np.random.default_rng(SEED), len(values)
-    means = []
+    has = ~np.isnan(values)
+    filled, means = np.where(has, values, 0.0), []
     for start in range(0, resamples, BLOCK):
         size = min(BLOCK, resamples - start)
-        counts = rng.multinomial(n, np.full(n, 1 / n), size=size)  # [size, n], how often each
-        means.append(counts.astype(float) @ values / n)
+        counts = rng.multinomial(n, np.full(n, 1 / n), size=size).astype(float)  # how often each
+        # a column of few records may be missed by a draw, which then says nothing of it
+        with np.errstate(invalid="ignore"):
+            means.append(counts @ filled / (counts @ has))
     return np.concatenate(means)
 
 
 def interval(means: NDArray) -> tuple[float, float]:
-    """The middle 95 % of resampled means ``[resamples]``."""
-    low, high = np.percentile(means, [2.5, 97.5])
+    """The middle 95 % of resampled means ``[resamples]``, of those that are no NaN."""
+    low, high = np.nanpercentile(means, [2.5, 97.5])
     return float(low), float(high)
 
 

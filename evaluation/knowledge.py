@@ -61,8 +61,7 @@ def recall(language_model: LanguageModel, prompts: Sequence[str], answers: Seque
     if not prompts or len(prompts) != len(answers):
         raise ValueError(f"{len(prompts)} prompts and {len(answers)} answers; one for each")
     scores = language_model.score(prompts, [f"{answer}." for answer in answers])
-    pairs = zip(scores.predicted, scores.targets, strict=True)
-    return sum(torch.equal(predicted, target) for predicted, target in pairs) / len(prompts)
+    return sum(scores.exact()) / len(prompts)
 
 
 def with_context(

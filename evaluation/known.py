@@ -22,8 +22,7 @@ def known(records: Sequence[Record], language_model: LanguageModel) -> list[Reco
     asked = [record for record in records if record.request.target_true is not None]
     prompts = [record.request.prompt for record in asked]
     scores = language_model.score(prompts, [record.request.target_true for record in asked])
-    answers = zip(asked, scores.predicted, scores.targets, strict=True)
-    found = [record for record, predicted, true in answers if predicted.equal(true)]
+    found = [record for record, right in zip(asked, scores.exact(), strict=True) if right]
     if not found:
         raise ValueError(
             f"{language_model.name!r} knows the fact of none of the {len(records):,} records"

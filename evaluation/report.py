@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from math import isnan
 from types import MappingProxyType
 
@@ -70,7 +71,7 @@ def _run_rows(cells: Mapping[tuple[str, str], Mapping[str, list[float]]]) -> Ite
     """The rows of one editor in one run; ``cells`` hold each record's values by kind and scorer."""
     order = [(kind, name) for name in SCORER_NAMES for kind in PROBE_KINDS if (kind, name) in cells]
     means = {key: np.array([np.mean(values) for values in cells[key].values()]) for key in order}
-    draws = _draws(means)
+    draws = _draws({key: cells[key].keys() for key in order}, means)
     counts = {key: sum(map(len, cells[key].values())) for key in order}
     for key in order:
         yield _row(key, means[key].mean(), draws[key], (counts[key], len(means[key])))
@@ -81,14 +82,13 @@ def _run_rows(cells: Mapping[tuple[str, str], Mapping[str, list[float]]]) -> Ite
         yield _row((ALL, SCORE), score, harmonic_mean([draws[key] for key in scored]), size)
 
 
-def _draws(means: Mapping[tuple[str, str], np.ndarray]) -> dict[tuple[str, str], np.ndarray]:
-    """Resampled means of each column; columns of as many records are drawn together."""
-    draws = {}
-    for size in sorted({len(column) for column in means.values()}):
-        keys = [key for key, column in means.items() if len(column) == size]
-        together = resampled_means(np.stack([means[key] for key in keys], axis=1))
-        draws.update(zip(keys, together.T, strict=True))
-    return draws
+def _draws(records: Mapping, means: Mapping) -> dict[tuple[str, str], np.ndarray]:
+    """Resampled means of each column; a draw takes whole records, with all that they have."""
+    place = {record: at for at, record in enumerate(dict.fromkeys(chain(*records.values())))}
+    values = np.full((len(place), len(means)), np.nan)
+    for column, (key, own) in enumerate(means.items()):
+        values[[place[record] for record in records[key]], column] = own
+    return dict(zip(means, resampled_means(values).T, strict=True))
 
 
 def _row(

@@ -44,6 +44,11 @@ class Scores:
     predicted: list[Tensor]
     targets: list[Tensor]
 
+    def exact(self, wanted: Sequence[Tensor] | None = None) -> list[bool]:
+        """Whether all tokens predicted are the ``wanted`` ones, by default the target's."""
+        pairs = zip(self.predicted, self.targets if wanted is None else wanted, strict=True)
+        return [torch.equal(predicted, right) for predicted, right in pairs]
+
 
 class LanguageModel(nn.Module):
     """A causal language model that is only asked, never written to.

@@ -101,7 +101,6 @@ class Pretraining(L.LightningModule):
         self.lr, self.muon_lr = lr, muon_lr
         self.warmup, self.hold = warmup, hold
         self.weight_decay = weight_decay
-        self.skipped = 0
 
     def setup(self, stage: str) -> None:
         """Thaws the model."""

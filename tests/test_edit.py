@@ -228,8 +228,18 @@ def test_one_edit_is_shown_saved_and_merged(script, tmp_path):  # noqa: F811
         (["++settings.rome.steps=3"], r"settings.rome: rome is not among editors=\['ft_m'\]"),
         (["editors=[mend]", "++settings.mend.rank=3"], "settings.mend: mend is trained"),
         (["editors=[rome,ft_m]", "request.save=edit.safetensors"], "take one editor"),
-        (["editors=[]"], "editors is empty; name some"),
-        (["request.merge=."], "exists and is not an empty folder"),
+        (["editors=[]"], r"editors=\[\]: name some"),
+        (["editors=mend"], "editors=mend: name some"),
+        (["editors=[ft_m,ft_m]"], "one is named twice"),
+        (["editors=[pretraining]"], "pretraining is no editor"),
+        (["request.prompt=null"], "request.prompt is missing"),
+        (["request.ask=Where?"], r"request.ask=Where\?: expected a list"),
+        (["request.save=something"], "request.save=something is there already"),
+        (["request.merge=."], "request.merge=. holds something"),
+        (["++settings.ft_m.lr=fast"], "settings.ft_m.lr=fast: expected a number"),
+        (["++settings.ft_m.layers=[]"], r"layers: expected a list of names, got \[\]"),
+        (["++settings.ft_m.steps=0"], "steps must be at least 1, got 0"),
+        (["device=cuda"], "device=cuda: PyTorch finds no such device here"),
     ],
 )
 def test_a_request_that_cannot_be_is_one_line(arguments, error, script, tmp_path):  # noqa: F811
@@ -260,7 +270,7 @@ def test_an_editor_that_is_none_is_named(script, tmp_path):  # noqa: F811
         ([{k: v for k, v in RECORD.items() if k != "subject"}], r"records.json\[0\].subject"),
         ([{**RECORD, "subject": "Kano"}], "'Kano' is not in the prompt"),
         ([{**RECORD, "target_new": " "}], r"records.json\[0\].target_new: expected text"),
-        ([{**RECORD, "prompt": "Lagos " * 300}], "the model takes at most 256"),
+        ([{**RECORD, "prompt": "Lagos " * 300}], "none of the 1 records fits into"),
     ],
 )
 def test_records_that_cannot_be_used_are_named(rows, error, write, script, tmp_path):  # noqa: F811
@@ -275,13 +285,14 @@ def test_records_that_cannot_be_used_are_named(rows, error, write, script, tmp_p
 
 
 def test_a_record_that_cannot_be_used_does_not_stop_the_others(write, script, tmp_path):  # noqa: F811
-    path = write([RECORD, {**RECORD, "subject": "Kano"}])
+    path = write([RECORD, {**RECORD, "subject": "Kano"}, {**RECORD, "prompt": "Lagos " * 300}])
     run = script(
         *("edit", "editors=[ft_m]", "data=counterfact", f"data.test={path}", *QUIET),
         *("++settings.ft_m.steps=2", f"hydra.run.dir={tmp_path}/run"),
     )
     assert run.code == 0, run.err
-    assert "left out 1: records.json[1]" in run.out
+    assert "left out 1:\n  records.json[1]" in run.out
+    assert "left out, longer than the model takes: records-2" in run.out
     assert {r["count"] for r in results(tmp_path / "run") if r["probe"] == "reliability"} == {1}
 
 
@@ -308,12 +319,24 @@ def test_a_run_is_resumed_from_its_own_folder_only(script, tmp_path):  # noqa: F
     assert "resume=gone: there is no config.yaml" in run.error
 
 
+def test_resuming_takes_a_run_of_its_own_and_no_other_setting(run, script, tmp_path):  # noqa: F811
+    for arguments, error in (
+        (
+            [f"resume={run}", "split=val"],
+            "resume keeps the run's own settings; leave out split=val",
+        ),
+        ([f"resume={tmp_path}"], "this is no run of edit.py"),
+    ):
+        (tmp_path / "config.yaml").write_text("seed: 0\n")
+        assert error in script("edit", *arguments).error
+
+
 def test_it_runs_from_another_folder(tmp_path):
     """In a process of its own; nothing but the one line on standard error."""
     command = [sys.executable, str(ROOT / "edit.py"), "editors=[]", f"hydra.run.dir={tmp_path}/run"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert done.returncode == 1
-    assert done.stderr == "error: editors is empty; name some, as in 'editors=[mend,rome]'\n"
+    assert done.stderr == "error: editors=[]: name some, as in 'editors=[mend,rome]'\n"
 
 
 def test_the_requests_city_is_in_the_world():

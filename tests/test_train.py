@@ -95,8 +95,8 @@ def test_resuming_goes_on_from_the_last_step(run, script, tmp_path):  # noqa: F8
 
 
 def test_resuming_equals_never_having_stopped(script, tmp_path):  # noqa: F811
-    """At the end of an epoch; epochs of one batch."""
-    arguments = ["editor=mend", *SHORT, "++trainer.limit_train_batches=1"]
+    """At the end of an epoch; epochs of one batch. (A decay would depend on the planned length.)"""
+    arguments = ["editor=mend", *SHORT, "++trainer.limit_train_batches=1", "++editor.decay=0.0"]
     for folder, more in [
         ("straight", []),
         ("one", ["trainer.max_steps=1"]),
@@ -115,7 +115,12 @@ def test_resuming_equals_never_having_stopped(script, tmp_path):  # noqa: F811
     ("arguments", "error"),
     [
         (["resume=gone.ckpt"], "resume=gone.ckpt: there is no such checkpoint"),
+        (["resume=."], "resume=.: there is no such checkpoint"),
+        ([f"resume={__file__}"], "this is no checkpoint"),
         (["++editor.rnak=3"], "editor: .*rnak"),
+        (["editor.lr=fast"], r"editor.lr=fast: expected a number, as in 0\.000"),
+        (["++data.limit=few"], r"data: .*\(.*data.limit=few\)"),
+        (["++editor.layers=[]"], r"layers: expected a list of names, got \[\]"),
         (["data.batch_size=0"], "data: batch_size is 0; expected at least 1"),
         (["data=counterfact", "data.train=gone.json"], "gone.json"),
         (["model=pretrained", "model.path=./gone"], "model: no folder 'gone'"),

@@ -97,7 +97,7 @@ class World:
             if relation.kind == subject_kind
             for name in relation.follows
             if not self.relations[name].follows
-        } - {"capital_of"}
+        }
 
 
 def _frozen(value: object) -> object:

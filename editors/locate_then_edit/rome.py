@@ -101,7 +101,9 @@ class Rome(Editor):
         if layer is None:
             layer = default_block(language_model.blocks)
         if layer == language_model.blocks - 1:
-            raise ValueError(f"layer: {layer} is the last block; no later token reads what it writes")
+            raise ValueError(
+                f"layer: {layer} is the last block; no later token reads what it writes"
+            )
         self.layer = language_model.layer("mlp_out", layer)
         self.key_mode = key_mode
         self.covariance = covariance

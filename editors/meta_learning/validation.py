@@ -12,11 +12,10 @@ from datamodules.records import Record
 from edits.weights import WeightEdit
 from models.language_model import LanguageModel
 
-LOCALITY = ("unrelated", "neighborhood")
 CLASSES = {
     "reliability": ("reliability",),
     "generalization": ("generalization",),
-    "locality": LOCALITY,
+    "locality": ("unrelated", "neighborhood"),
 }
 
 
@@ -57,6 +56,5 @@ def _right(
     prompts = [probe.prompt for _, probe in asked]
     targets = [probe.target for _, probe in asked]
     after = edit.edited(language_model).score(prompts, targets, rows)
-    wanted = language_model.score(prompts, targets).predicted if local else after.targets
-    pairs = zip(after.predicted, wanted, strict=True)
-    return torch.tensor([float(torch.equal(predicted, right)) for predicted, right in pairs])
+    wanted = language_model.score(prompts, targets).predicted if local else None
+    return torch.tensor(after.exact(wanted), dtype=torch.float32)

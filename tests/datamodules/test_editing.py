@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from datamodules.counterfact import CounterFactData
+from datamodules.documents import known_facts
 from datamodules.editing import (
     EditingData,
-    contradictions,
     disjoint,
-    known_facts,
     split_by_subject,
 )
 from datamodules.records import Probe, Record, Request
@@ -300,4 +299,3 @@ def test_contradictions_are_no_known_facts():
         for land in ("Asia", "Europe")
     ]
     assert known_facts(records) == []
-    assert contradictions(records) == {"Turkey is in": ["Asia", "Europe"]}
