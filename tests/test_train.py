@@ -83,6 +83,21 @@ def test_results_are_those_of_the_best_checkpoint(run):
     assert 0 <= results["val/reliability"] <= 1
 
 
+def test_tensorboard_compares_runs_by_what_they_reached(run, events):
+    assert "_hparams_/session_start_info" in events.summary_metadata
+    [results] = json.loads((run / "results.json").read_text())
+    [reached] = events.Scalars("best/score")
+    assert reached.value == pytest.approx(results["val/score"])
+
+
+def test_a_run_that_ends_between_two_validations_is_kept(script, tmp_path):  # noqa: F811
+    arguments = [*SHORT, "trainer.val_check_interval=5", f"hydra.run.dir={tmp_path}/run"]
+    assert script("train", "editor=mend", *arguments).code == 0
+    saved = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    assert saved["global_step"] == 2
+    assert "val/score" in json.loads((tmp_path / "run/results.json").read_text())[0]
+
+
 def test_resuming_goes_on_from_the_last_step(run, script, tmp_path):  # noqa: F811
     last = run / "checkpoints/last.ckpt"
     arguments = [*SHORT, "trainer.max_steps=3", f"resume={last}", f"hydra.run.dir={tmp_path}/on"]

@@ -1,11 +1,13 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 from fake_editors import Noise, make_records
 from torch import nn
 
+from datamodules.text import TextCorpus
 from evaluation import identity
 from evaluation.folder import RunFolder, write_whole
 
@@ -87,6 +89,24 @@ def test_an_editor_is_its_class_and_plain_settings(language_model):
         "preparations": [],
         "settings": {"lr": 0.1, "layers": [1, 2]},
     }
+
+
+def test_an_editor_is_its_corpus_too(language_model):
+    editor, other = Noise(language_model, strength=2.0), Noise(language_model, strength=2.0)
+    editor.corpus, other.corpus = TextCorpus(["Paris is in France."]), TextCorpus(["Tokyo."])
+    assert identity.of_editor(editor) != identity.of_editor(other)
+    other.corpus = TextCorpus(["Paris is in France."])
+    assert identity.of_editor(editor) == identity.of_editor(other)
+
+
+def test_what_lightning_keeps_is_not_the_editor_s(language_model):
+    class Module(Noise, L.LightningModule):
+        def __init__(self, language_model):
+            L.LightningModule.__init__(self)
+            Noise.__init__(self, language_model, strength=2.0)
+
+    found = identity.of_editor(Module(language_model))
+    assert found.keys() == {"class", "strength", "preparations", "tensors"}
 
 
 class Trained(Noise, nn.Module):

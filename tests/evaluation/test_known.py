@@ -1,7 +1,7 @@
 import pytest
 
-from datamodules.records import Record, Request
-from evaluation.known import known
+from datamodules.records import Probe, Record, Request
+from evaluation.known import fitting, known
 
 
 class Sure:
@@ -44,3 +44,14 @@ def test_knowing_none_is_an_error(language_model):
         known([record(0, "Japan"), record(1, None)], Sure(language_model, "Poland"))
     with pytest.raises(ValueError, match="none of the 1 records"):
         known([record(1, None)], language_model)
+
+
+def test_records_fit_if_every_question_does_with_its_answer_and_with_what_is_generated(tiny):
+    language_model = tiny("gpt2", max_position_embeddings=24)
+    long = Probe("unrelated", "Lagos is in", "Sweden", contrast="France and " * 30 + "Japan")
+    records = [record(0, "France"), Record("1", record(1, None).request, (long,)), record(2, None)]
+    length = language_model.lengths(["City0 is in"], None)[0]
+    assert fitting(records, language_model, 0) == ([records[0], records[2]], [records[1]])
+    assert fitting(records, language_model, 24 - length) == ([records[0], records[2]], [records[1]])
+    with pytest.raises(ValueError, match=r"none of the 3 records fits into .*takes 24 tokens"):
+        fitting(records, language_model, 25 - length)

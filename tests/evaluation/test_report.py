@@ -156,6 +156,17 @@ def test_the_table_fits_in_120_columns_and_nothing_is_cut(folder, scorer):
         assert part in text
 
 
+def test_a_draw_takes_whole_records_also_where_some_lack_a_column():
+    values = np.array([[0.0, 0.0], [1.0, 1.0], [0.0, np.nan], [1.0, np.nan]])
+    both = resampled_means(np.where(np.isnan(values), values[:, :1], values))
+    means = resampled_means(values)
+    np.testing.assert_allclose(means[:, 0], both[:, 0])
+    drawn = ~np.isnan(means[:, 1])
+    assert 0.9 < drawn.mean() < 1  # a draw of four misses both records that have the column: 1/16
+    assert np.corrcoef(means[drawn].T)[0, 1] > 0.5
+    assert interval(means[:, 1]) == (0.0, 1.0)
+
+
 def test_the_table_shows_mean_and_interval(folder):
     rows = [{**RUN, "probe": "one_hop", "scorer": "exact_match", "mean": 0.5, "low": 0.25}]
     rows[0] |= {"high": 0.751, "count": 3, "records": 2}

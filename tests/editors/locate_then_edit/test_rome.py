@@ -175,7 +175,7 @@ def test_opt_with_neurons_that_never_fire_is_edited_with_a_ridge(tiny, caplog):
 
 
 def test_the_default_block_is_about_a_third_up(tiny):
-    expected = {1: 0, 2: 0, 3: 1, 4: 2, 12: 5}
+    expected = {2: 0, 3: 1, 4: 2, 12: 5}
     for blocks, block in expected.items():
         lm = tiny("gpt2", num_hidden_layers=blocks)
         assert Rome(lm, covariance=False).layer == lm.layer("mlp_out", block)
@@ -198,8 +198,8 @@ def test_second_moments_are_taken_once_and_cached(language_model, tmp_path):
 
 
 def test_second_moments_are_those_of_the_clean_model_also_when_it_has_an_edit(language_model):
-    after = editor(language_model, covariance=False).edit(REQUESTS[:1])
-    late, early = editor(language_model, layer=2), editor(language_model, layer=2)
+    after = editor(language_model, covariance=False, layer=0).edit(REQUESTS[:1])
+    late, early = editor(language_model, layer=1), editor(language_model, layer=1)
     early.prepare()
     late.edit(REQUESTS[1:2], after=after)
     assert torch.equal(late.factor.lower, early.factor.lower)
@@ -230,6 +230,7 @@ def test_edits_whose_keys_disagree_are_named(caplog):
         ({"key_mode": "mean"}, "key_mode: expected one of official, .* got 'mean'"),
         ({"corpus": None}, "covariance=True takes a corpus"),
         ({"layer": 3}, "no block 3"),
+        ({"layer": 2}, "2 is the last block"),
         ({"steps": 0}, "steps: expected at least 1"),
         ({"contexts": "some"}, "contexts: expected 'sampled'"),
         ({"rows_per_batch": 0}, "rows_per_batch: expected at least 1, got 0"),

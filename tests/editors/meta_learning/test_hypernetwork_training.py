@@ -134,6 +134,10 @@ def test_a_checkpoint_of_something_else_is_refused(
         Mend.load_from_checkpoint(path, language_model=tiny("gpt2", seed=5), weights_only=True)
     with pytest.raises(ValueError, match=r"other networks; missing: transforms\.0\.nets\.both\.2"):
         Mend.load_from_checkpoint(path, language_model=language_model, blocks=3, weights_only=True)
+    with pytest.raises(ValueError, match=r"state of a mend set otherwise: .*size mismatch"):
+        Mend.load_from_checkpoint(path, language_model=language_model, rank=2, weights_only=True)
+    with pytest.raises(ValueError, match="no checkpoint of mend"):
+        mend(language_model).on_load_checkpoint({"state_dict": {}})
 
 
 def test_step_sizes_have_a_step_size_of_their_own(language_model, mend):
