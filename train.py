@@ -32,8 +32,8 @@ def told(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
     @functools.wraps(main)
     def wrapped(cfg: DictConfig) -> None:
         warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's, against newer torch
-        for name in ("lightning.pytorch", "lightning.fabric"):  # into the run's log, as all else
-            logging.getLogger(name).handlers.clear()
+        for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(name).handlers.clear()  # into the run's log, as all else
             logging.getLogger(name).propagate = True
         advice = logging.getLogger("lightning.pytorch.utilities.rank_zero")
         advice.addFilter(lambda record: "Tip: " not in record.getMessage())
