@@ -27,7 +27,11 @@ EDITORS = sorted(
     path.stem for path in (CONFIGS / "editor").glob("*.yaml") if path.stem != "pretraining"
 )
 SOLVED = {"steps": 3, "contexts": "fixed", "cache_folder": None}
-FAST = {"rome": SOLVED, "memit": SOLVED, "mend": {"rank": 4}}
+FAST = {
+    **dict.fromkeys(["rome", "memit", "pmet", "emmet"], SOLVED),
+    "alphaedit": {**SOLVED, "threshold": 1.0},
+    "mend": {"rank": 4},
+}
 SENTENCES = [f"{what} is a city in {where}." for what in "ABCDEFGH" for where in "KLMNOPQ"]
 REQUESTS = [
     Request("Lagos is in", "Lagos", "Sweden", "Nigeria"),

@@ -61,12 +61,15 @@ def moment(lm, layer: str) -> torch.Tensor:
 
 
 @torch.no_grad()
-def written(editor, requests, solve, share, past=None) -> tuple[LanguageModel, dict, dict]:
+def written(
+    editor, requests, solve, share, past=None, counted=None
+) -> tuple[LanguageModel, dict, dict]:
     """The model with all layers written, the updates ``[d_in, d_out]``, and keys afterwards.
 
-    ``solve(C, K, P)`` gives what residuals are multiplied by, of keys and past keys one a row.
+    ``solve(C, K, P)`` gives what residuals are multiplied by, of keys and past keys one a row; C is
+    that of the editor's model, or of ``counted``.
     """
-    moments = {layer: moment(editor.language_model, layer) for layer in editor.layers}
+    moments = {x: moment(counted or editor.language_model, x) for x in editor.layers}
     for layer, c in moments.items():
         if isinstance(editor.fitted[layer], Factor):
             c += editor.fitted[layer].ridge * c.diagonal().mean() * torch.eye(len(c))
