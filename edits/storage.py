@@ -20,12 +20,18 @@ from models.language_model import LanguageModel
 FORMAT_VERSION = 1
 HEADER = "errata_weight_edit"
 KINDS = {"low_rank": LowRank, "dense": Dense}
+PAST_KEYS = "past_keys"
 FIELDS = {"low_rank": ("left", "right"), "dense": ("weight", "bias")}
 MAX_ROUNDING = 0.1  # share of the update's norm that may be lost to the weights' dtype
 
 
 def write(
-    path: Path, updates: Mapping[str, LowRank | Dense], editor: str, model: str, base: str
+    path: Path,
+    updates: Mapping[str, LowRank | Dense],
+    editor: str,
+    model: str,
+    base: str,
+    past_keys: Mapping[str, Tensor],
 ) -> None:
     """Write the updates with what they belong to; see :func:`read`."""
     kinds = {
@@ -39,19 +45,20 @@ def write(
         "base": base,
         "updates": kinds,
     }
-    tensors = {}
+    found = {f"{name}.{PAST_KEYS}": keys for name, keys in past_keys.items()}
     for name, update in updates.items():
-        for field in FIELDS[kinds[name]]:
-            tensor = getattr(update, field)
-            if tensor is not None:
-                copy = tensor.detach().to("cpu", copy=True)
-                tensors[f"{name}.{field}"] = copy.contiguous()
+        found |= {f"{name}.{field}": getattr(update, field) for field in FIELDS[kinds[name]]}
+    tensors = {
+        name: tensor.detach().to("cpu", copy=True).contiguous()
+        for name, tensor in found.items()
+        if tensor is not None
+    }
     with _written_whole(path) as temporary:
         save_file(tensors, temporary, metadata={HEADER: json.dumps(header)})
 
 
-def read(path: Path) -> tuple[dict[str, LowRank | Dense], str, str, str]:
-    """Updates, editor, model fingerprint and model name of a file made by :func:`write`.
+def read(path: Path) -> tuple[dict[str, LowRank | Dense], str, str, str, dict[str, Tensor]]:
+    """Updates, editor, model fingerprint, model name and past keys that :func:`write` wrote.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -78,7 +85,9 @@ def read(path: Path) -> tuple[dict[str, LowRank | Dense], str, str, str]:
         if fields[0] is None:
             raise ValueError(f"{path} is damaged: it lists {name!r} but lacks its tensors")
         updates[name] = KINDS[kind](*fields)
-    return updates, header["editor"], header["model"], header["base"]
+    keys = {name: f"{name}.{PAST_KEYS}" for name in updates}
+    past_keys = {name: tensors[key] for name, key in keys.items() if key in tensors}
+    return updates, header["editor"], header["model"], header["base"], past_keys
 
 
 def merge(

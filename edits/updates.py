@@ -91,8 +91,13 @@ class LowRank:
             torch.cat([self.left.to(dtype), other.left.to(dtype)], 2),
             torch.cat([self.right.to(dtype), other.right.to(dtype)], 1),
         )
-        d_in, d_out = both.shape
-        return Dense(both.dense()) if both.left.shape[2] * (d_in + d_out) > d_in * d_out else both
+        return both.packed()
+
+    def packed(self) -> LowRank | Dense:
+        """The same updates, as whole matrices where that is fewer numbers."""
+        d_in, d_out = self.shape
+        fewer = self.left.shape[2] * (d_in + d_out) > d_in * d_out
+        return Dense(self.dense()) if fewer else self
 
 
 @dataclass(frozen=True, eq=False)

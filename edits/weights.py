@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from edits import storage
 from edits.edit import HookedModel
@@ -27,14 +29,17 @@ class WeightEdit:
         updates: layer name to the layer's update; all with the same N.
         editor: name of the editor that made it.
         model: fingerprint of the language model it was made for.
+        past_keys: layer name to ``[N, p, d_in]``, inputs of updated layers that an editor which
+            edits the edited model once more is to spare; empty for most editors.
 
     Raises:
-        ValueError: there is no update, or they differ in N.
+        ValueError: there is no update, they differ in N, or past keys do not fit the updates.
     """
 
     updates: Mapping[str, LowRank | Dense]
     editor: str
     model: str
+    past_keys: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self):
         if not self.updates:
@@ -42,20 +47,32 @@ class WeightEdit:
         counts = {name: len(update) for name, update in self.updates.items()}
         if len(set(counts.values())) > 1:
             raise ValueError(f"updates must hold the same number of edits, got {counts}")
+        for name, keys in self.past_keys.items():
+            wanted = name in counts and (len(self), self.updates[name].shape[0])
+            if keys.ndim != 3 or wanted != (keys.shape[0], keys.shape[2]):
+                raise ValueError(
+                    f"past keys of {name!r} have shape {list(keys.shape)}; "
+                    "expected [N, p, d_in] of one of the updates"
+                )
 
     def __len__(self) -> int:
         return len(next(iter(self.updates.values())))
 
     def select(self, index: Tensor | Sequence[int] | int) -> WeightEdit:
         """The edits at ``index``, in that order; a number gives that one edit."""
-        index = [index] if isinstance(index, int) else index
-        return replace(self, updates={n: u.select(index) for n, u in self.updates.items()})
+        index = torch.as_tensor([index] if isinstance(index, int) else index)
+        return replace(
+            self,
+            updates={n: update.select(index) for n, update in self.updates.items()},
+            past_keys={n: keys[index.to(keys.device)] for n, keys in self.past_keys.items()},
+        )
 
     @staticmethod
     def stack(edits: Sequence[WeightEdit]) -> WeightEdit:
         """All the edits in one value, in order, for rows to choose from.
 
-        A layer that only some of them change is changed by zero in the others.
+        A layer that only some of them change is changed by zero in the others. Where they have
+        more past keys than others, the others get keys of zeros, which nothing has to be spared.
 
         Raises:
             ValueError: there are none, or they belong to different models.
@@ -65,10 +82,15 @@ class WeightEdit:
         for edit in edits[1:]:
             edits[0]._check_same_model(edit)
         names = dict.fromkeys(name for edit in edits for name in edit.updates)
-        return replace(edits[0], updates={name: _stack_layer(edits, name) for name in names})
+        remembered = dict.fromkeys(name for edit in edits for name in edit.past_keys)
+        return replace(
+            edits[0],
+            updates={name: _stack_layer(edits, name) for name in names},
+            past_keys={name: _stack_keys(edits, name) for name in remembered},
+        )
 
     def plus(self, other: WeightEdit) -> WeightEdit:
-        """Both at once, edit by edit: edit n of the sum is edit n of each.
+        """Both at once, edit by edit: edit n of the sum is edit n of each, with the keys of both.
 
         Raises:
             ValueError: they belong to different models or differ in N.
@@ -79,8 +101,11 @@ class WeightEdit:
         updates = dict(self.updates)
         for name, update in other.updates.items():
             updates[name] = updates[name].plus(update) if name in updates else update
+        keys = dict(self.past_keys)
+        for name, more in other.past_keys.items():
+            keys[name] = torch.cat([keys[name], more.to(keys[name])], 1) if name in keys else more
         editor = self.editor if self.editor == other.editor else f"{self.editor}+{other.editor}"
-        return replace(self, updates=updates, editor=editor)
+        return replace(self, updates=updates, editor=editor, past_keys=keys)
 
     @contextmanager
     def hooks(
@@ -137,7 +162,7 @@ class WeightEdit:
 
     def save(self, path: str | Path, base: str = "") -> None:
         """Write a safetensors file, whole or not at all; ``base`` is the base model's name."""
-        storage.write(Path(path), self.updates, self.editor, self.model, base)
+        storage.write(Path(path), self.updates, self.editor, self.model, base, self.past_keys)
 
     @classmethod
     def load(cls, path: str | Path, language_model: LanguageModel | None = None) -> WeightEdit:
@@ -147,8 +172,8 @@ class WeightEdit:
             FileNotFoundError: there is no such file.
             ValueError: it is not an edit's file, or not of this model.
         """
-        updates, editor, model, base = storage.read(Path(path))
-        edit = cls(updates, editor, model)
+        updates, editor, model, base, past_keys = storage.read(Path(path))
+        edit = cls(updates, editor, model, past_keys)
         if language_model is not None:
             try:
                 edit.check(language_model)
@@ -202,3 +227,13 @@ def _stack_layer(edits: Sequence[WeightEdit], name: str) -> LowRank | Dense:
     return stacked(
         [edit.updates[name] if name in edit.updates else nothing(len(edit)) for edit in edits]
     )
+
+
+def _stack_keys(edits: Sequence[WeightEdit], name: str) -> Tensor:
+    """One layer's past keys of all the edits, filled up with zeros."""
+    like = next(edit.past_keys[name] for edit in edits if name in edit.past_keys)
+    found = [
+        edit.past_keys.get(name, like.new_zeros(len(edit), 0, like.shape[2])) for edit in edits
+    ]
+    most = max(keys.shape[1] for keys in found)
+    return torch.cat([pad(keys, (0, 0, 0, most - keys.shape[1])) for keys in found])

@@ -26,7 +26,12 @@ FILES = sorted(path.relative_to(CONFIGS) for path in CONFIGS.glob("**/*.yaml"))
 EDITORS = sorted(
     path.stem for path in (CONFIGS / "editor").glob("*.yaml") if path.stem != "pretraining"
 )
-FAST = {"rome": {"steps": 3, "contexts": "fixed", "cache_folder": None}, "mend": {"rank": 4}}
+SOLVED = {"steps": 3, "contexts": "fixed", "cache_folder": None}
+FAST = {
+    **dict.fromkeys(["rome", "memit", "pmet", "emmet"], SOLVED),
+    "alphaedit": {**SOLVED, "threshold": 1.0},
+    "mend": {"rank": 4},
+}
 SENTENCES = [f"{what} is a city in {where}." for what in "ABCDEFGH" for where in "KLMNOPQ"]
 REQUESTS = [
     Request("Lagos is in", "Lagos", "Sweden", "Nigeria"),

@@ -7,13 +7,14 @@ subject, for a request's prompt in each of several contexts (``"The world is. {}
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from datamodules.records import Request
 from editors.locate_then_edit.sites import activations, full_precision
-from models.language_model import LanguageModel
+from models.language_model import Around, LanguageModel
 
 
 def placed(
@@ -36,20 +37,45 @@ def subject_keys(
     contexts: Sequence[str],
     layers: Sequence[str],
     rows_per_batch: int = 256,
+    around: Around | None = None,
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Keys ``[B, m, d_in]`` and outputs ``[B, m, d_out]`` of each layer: B requests, m contexts."""
+    """Keys ``[B, m, d_in]`` and outputs ``[B, m, d_out]`` of each layer: B requests, m contexts.
+
+    Layers are any modules, given by name. ``around`` surrounds each micro-batch; its rows are the
+    ``B * m`` prompts, requests outermost.
+    """
     prompts, spans = placed(requests, contexts)
     device = language_model.device
     parts = []
     with full_precision(device):
         for start in range(0, len(prompts), rows_per_batch):
             some = slice(start, start + rows_per_batch)
+            index = torch.arange(len(prompts))[some]
             batch = language_model.encode(prompts[some], None).to(device)
             at = language_model.token_positions(prompts[some], spans[some]).to(device)
-            rows = torch.arange(len(at), device=device)
-            parts.append(activations(language_model, batch, layers, rows, at))
+            with nullcontext() if around is None else around(index):
+                rows = torch.arange(len(at), device=device)
+                parts.append(activations(language_model, batch, layers, rows, at))
     shape = (len(requests), len(contexts), -1)
     return {
         name: tuple(torch.cat([part[name][i] for part in parts]).view(shape) for i in (0, 1))
         for name in layers
     }
+
+
+def halved(keys: Tensor) -> Tensor:
+    """Half the bare prompt's key and half the mean of the others: ``[B, m, d]`` to ``[B, d]``.
+
+    MEMIT's (Meng et al., ICLR 2023), whose code weighs its contexts so.
+    """
+    return keys[:, 0] if keys.shape[1] == 1 else (keys[:, 0] + keys[:, 1:].mean(1)) / 2
+
+
+def alike(keys: Tensor, cosine: float = 0.99) -> list[int]:
+    """For each key of ``[B, d]`` the first that it is nearly parallel to, through others or not."""
+    units = torch.nn.functional.normalize(keys, dim=-1)
+    near = (units @ units.mT > cosine).fill_diagonal_(True)  # also a key of zeros is like itself
+    first = near.int().argmax(1)  # of equal values argmax takes the first
+    while not torch.equal(first, first[first]):
+        first = first[first]
+    return first.tolist()

@@ -6,12 +6,15 @@ becomes likely after the prompt in every context, while what the model says at t
 "{subject} is a" stays. B edits are optimised at once. Their losses are summed and Adam works
 element by element, so each edit's course is the one it would have alone.
 
+Several requests may share a shift, as those of one subject do in MEMIT-Merge (Dong et al., 2025,
+https://arxiv.org/abs/2502.07322).
+
 Departures from the authors' code: an edit whose loss or gradient is not finite stops by itself and
 is flagged; only tokens from the subject on and blocks from the site on are run at each step.
 """
 
-# B edits, m contexts, N = B * (m + 1) rows, S tokens from the subject on, d width of a
-# site, V vocabulary
+# B edits, G shifts (B unless some are shared), m contexts, N = B * (m + 1) rows, S tokens from the
+# subject on, n target tokens of all rows, d width of a site, V vocabulary
 
 from __future__ import annotations
 
@@ -25,11 +28,15 @@ from torch import Tensor
 
 from datamodules.records import Request
 from editors.locate_then_edit.rows import Rows, started
+from editors.locate_then_edit.shifts import Shifts
 from editors.locate_then_edit.sites import full_precision, shifted
 from models.encoding import IGNORED
 from models.language_model import LanguageModel
 
 logger = logging.getLogger(__name__)
+
+SETTLED = 0.1
+"""PMET's weight of the likelihood where all target tokens are the likeliest."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,10 @@ class Optimisation:
         kl_factor: weight of the divergence from the unedited model.
         weight_decay: weight of ``|delta| / |value|^2``.
         stop: an edit stops when its loss falls below this.
+        kl_stop: the rule of PMET's code (Li et al., AAAI 2024, https://arxiv.org/abs/2308.08742):
+            where all target tokens are the likeliest in all contexts, the likelihood counts
+            `SETTLED` from the next pass on, and the edit stops if the divergence, with its factor,
+            is at most this. None: no such rule.
     """
 
     steps: int = 20
@@ -51,6 +62,7 @@ class Optimisation:
     kl_factor: float = 0.0625
     weight_decay: float = 0.5
     stop: float = 0.05
+    kl_stop: float | None = None
 
     def __post_init__(self):
         if self.steps < 1:
@@ -93,21 +105,26 @@ def optimise(
     sites: Sequence[str],
     settings: Optimisation,
     rows_per_batch: int = 256,
+    shared: Sequence[int] | None = None,
 ) -> Latent:
     """Finds each request's ``delta`` at the sites, given by module name; B independent edits.
 
     Hooks that are on the model (an edit made before) count as part of it. ``rows_per_batch`` only
     bounds memory: as many edits as fit, at least one, are taken at a time, like lengths together.
+
+    Requests with the same number in ``shared`` have one ``delta``, found for the sum of their
+    losses; it is clamped by the mean length of their values, and done when the mean loss is low.
     """
-    size = max(1, rows_per_batch // (len(contexts) + 1))
-    order = sorted(range(len(requests)), key=lambda i: _ending(requests[i]))
+    owners = range(len(requests)) if shared is None else shared
+    batches = _batches(requests, owners, max(1, rows_per_batch // (len(contexts) + 1)))
     parts = []
     with full_precision(language_model.device), torch.enable_grad():
-        for start in range(0, len(order), size):
-            some = [requests[i] for i in order[start : start + size]]
-            rows, initial = started(language_model, some, contexts, sites)
-            parts.append(_optimised(language_model, rows, initial, settings))
-    back = torch.tensor(order).argsort().to(language_model.device)
+        for batch in batches:
+            rows, initial = started(language_model, [requests[i] for i in batch], contexts, sites)
+            _, owner = torch.tensor([owners[i] for i in batch]).unique(return_inverse=True)
+            owner = owner.to(language_model.device)
+            parts.append(_optimised(language_model, rows, initial, settings, owner))
+    back = torch.tensor([i for batch in batches for i in batch]).argsort().to(language_model.device)
     latent = Latent(
         {site: torch.cat([part.initial[site] for part in parts])[back] for site in sites},
         {site: torch.cat([part.delta[site] for part in parts])[back] for site in sites},
@@ -119,81 +136,81 @@ def optimise(
     return latent
 
 
+def _batches(requests: Sequence[Request], owners: Sequence[int], size: int) -> list[list[int]]:
+    """Indices of requests in batches of at most ``size``, or of one owner's if those are more."""
+    members: dict[int, list[int]] = {}
+    for index, owner in enumerate(owners):
+        members.setdefault(owner, []).append(index)
+    batches: list[list[int]] = [[]]
+    for group in sorted(members.values(), key=lambda g: max(_ending(requests[i]) for i in g)):
+        if batches[-1] and len(batches[-1]) + len(group) > size:
+            batches.append([])
+        batches[-1] += group
+    return batches
+
+
 def _ending(request: Request) -> int:
     """Characters after the subject, target included: edits alike in it need little padding."""
     return len(request.prompt) - request.span[1] + len(request.target)
 
 
 def _optimised(
-    language_model: LanguageModel, rows: Rows, initial: dict[str, Tensor], settings: Optimisation
+    language_model: LanguageModel,
+    rows: Rows,
+    initial: dict[str, Tensor],
+    settings: Optimisation,
+    owner: Tensor,
 ) -> Latent:
-    shifts = {site: torch.zeros_like(value).requires_grad_() for site, value in initial.items()}
-    lengths = {site: value.norm(dim=1) for site, value in initial.items()}
-    adam = torch.optim.Adam(list(shifts.values()), lr=settings.lr)
-    device, edits = rows.targets.device, len(rows.targets) // rows.per_edit
+    """Edit i has shift ``owner[i]``, ``[B]``."""
+    shifts = Shifts(initial, owner, settings.lr, settings.clamp)
+    device, edits = owner.device, len(owner)
     losses = torch.full((edits, settings.steps, 4), torch.nan, dtype=torch.float64, device=device)
     finite = torch.ones(edits, dtype=torch.bool, device=device)
-    running = finite.clone()
+    factors = torch.ones(edits, device=device)  # of the likelihood
+    running = torch.ones(shifts.count, dtype=torch.bool, device=device)  # [G]
     current = rows  # those of the running edits
     for step in range(settings.steps):
-        index = running.nonzero().flatten()
+        index = running[owner].nonzero().flatten()
         if len(index) * rows.per_edit < len(current.targets):
             current = rows.of(index)
-        delta = {site: shift[index] for site, shift in shifts.items()}
-        nll, log_p = _said(language_model, current, delta)
+        delta = shifts.of(index)
+        nll, log_p, told = _said(language_model, current, delta)
         if step == 0:
             reference = log_p.detach()
-        kl = (log_p.exp() * (log_p - reference[index])).sum(1)
-        decay = sum(d.norm(dim=1) / lengths[site][index] ** 2 for site, d in delta.items())
-        terms = torch.stack([nll, settings.kl_factor * kl, settings.weight_decay * decay], dim=1)
+        kl = settings.kl_factor * (log_p.exp() * (log_p - reference[index])).sum(1)
+        decay = settings.weight_decay * shifts.decay(delta, index)
+        terms = torch.stack([factors[index] * nll, kl, decay], dim=1)
         total = terms.sum(1)  # [b]
         losses[index, step] = torch.cat([total[:, None], terms], dim=1).detach().double()
         finite[index] = total.isfinite()
-        running[index] = finite[index] & (total >= settings.stop)
+        mean = shifts.means(total.detach(), index)
+        running &= mean.isfinite() & (mean >= settings.stop)
+        if settings.kl_stop is not None:
+            settled = _settled(told, current)
+            factors[index] = torch.where(settled, SETTLED, 1.0)
+            moving = ~(settled & (kl <= settings.kl_stop))
+            running &= shifts.means(moving.float(), index) > 0
         if step + 1 == settings.steps or not running.any():
             break
-        gradients = torch.autograd.grad(total[running[index]].sum(), list(shifts.values()))
+        gradients = shifts.gradients(total[running[owner[index]]].sum())
         sound = torch.stack([gradient.isfinite().all(1) for gradient in gradients]).all(0)
-        finite &= sound
+        finite &= sound[owner]
         running &= sound
-        _advance(adam, shifts, gradients, running)
-        _clamp(shifts, {site: settings.clamp * length for site, length in lengths.items()})
-    return Latent(initial, {s: shift.detach() for s, shift in shifts.items()}, losses, finite)
-
-
-@torch.no_grad()
-def _advance(
-    adam: torch.optim.Adam,
-    shifts: dict[str, Tensor],
-    gradients: Sequence[Tensor],
-    running: Tensor,
-) -> None:
-    """One step of Adam, of the ``running`` edits alone; all of them have taken as many before."""
-    before = [shift.clone() for shift in shifts.values()]
-    for shift, gradient in zip(shifts.values(), gradients, strict=True):
-        shift.grad = torch.where(running[:, None], gradient, 0.0)
-    adam.step()
-    for shift, old in zip(shifts.values(), before, strict=True):
-        shift.copy_(torch.where(running[:, None], shift, old))
-
-
-@torch.no_grad()
-def _clamp(shifts: dict[str, Tensor], longest: dict[str, Tensor]) -> None:
-    """Scales shifts that are longer than ``longest``, ``[B]``, back to that length."""
-    for site, shift in shifts.items():
-        length = shift.norm(dim=1)
-        factor = torch.where(length > longest[site], longest[site] / length, 1.0)
-        shift.mul_(factor[:, None])
+        shifts.advance(gradients, running)
+    every = torch.arange(edits, device=device)
+    found = {site: shift.detach() for site, shift in shifts.of(every).items()}
+    return Latent(initial, found, losses, finite)
 
 
 def _said(
     language_model: LanguageModel, rows: Rows, delta: dict[str, Tensor]
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Of the model with shifts ``[b, d]``: the target's NLL and the log-probabilities to keep.
 
     Returns:
-        Mean over contexts of the mean over target tokens, nats ``[b]``; and the distribution of the
-        next token at the subject's last token of the KL row, ``[b, V]``.
+        Mean over contexts of the mean over target tokens, nats ``[b]``; the distribution of the
+        next token at the subject's last token of the KL row, ``[b, V]``; and those at which the
+        target tokens were read, ``[n, V]``.
     """
     targets, per_edit = rows.targets, rows.per_edit
     with ExitStack() as stack:
@@ -207,4 +224,11 @@ def _said(
     nll = -log_p[: len(row)].gather(1, targets[row, place][:, None])[:, 0]
     counts = torch.bincount(row, minlength=len(targets))
     means = nll.new_zeros(len(targets)).index_add(0, row, nll / counts[row])
-    return means.view(-1, per_edit)[:, :-1].mean(1), log_p[len(row) :]
+    return means.view(-1, per_edit)[:, :-1].mean(1), log_p[len(row) :], log_p[: len(row)]
+
+
+def _settled(told: Tensor, rows: Rows) -> Tensor:
+    """Whether all target tokens are the likeliest in all contexts, ``[b]``."""
+    row, place = (rows.targets != IGNORED).nonzero(as_tuple=True)
+    wrong = row[told.argmax(-1) != rows.targets[row, place]] // rows.per_edit
+    return torch.bincount(wrong, minlength=len(rows.targets) // rows.per_edit) == 0

@@ -15,7 +15,6 @@ float64; contexts come from a seed; subjects are found by character offsets.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from datamodules.records import Request
 from editors.editor import Editor
+from editors.locate_then_edit.blocks import default_blocks
 from editors.locate_then_edit.contexts import LENGTHS, chosen_contexts, sample_contexts
 from editors.locate_then_edit.keys import subject_keys
 from editors.locate_then_edit.latent import Optimisation, optimise
@@ -44,8 +44,8 @@ class Rome(Editor):
 
     Args:
         language_model: the model to edit.
-        layer: the edited block; None: `default_block`. The last one is of no use: what it says at
-            the subject does not reach the tokens after it.
+        layer: the edited block; None: as `default_blocks` says. The last one is of no use: what it
+            says at the subject does not reach the tokens after it.
         key_mode: ``official`` (direction from the mean key, constraint at the bare prompt's),
             ``prefix_mean`` or ``prompt`` (R-ROME: the mean key, or the bare prompt's, for both).
         covariance: whether the second moments of keys shape the direction; without, they are taken
@@ -99,11 +99,9 @@ class Rome(Editor):
             raise ValueError(f"rows_per_batch: expected at least 1, got {rows_per_batch}")
         self.language_model = language_model
         if layer is None:
-            layer = default_block(language_model.blocks)
+            (layer,) = default_blocks(language_model.blocks)
         if layer == language_model.blocks - 1:
-            raise ValueError(
-                f"layer: {layer} is the last block; no later token reads what it writes"
-            )
+            raise ValueError(f"layer: {layer} is the last block, which no later token reads")
         self.layer = language_model.layer("mlp_out", layer)
         self.key_mode = key_mode
         self.covariance = covariance
@@ -174,11 +172,6 @@ class Rome(Editor):
         update = rank_one(direction, key, latent.value(layer) - output)
         update = update.to(model.device, keys.dtype)
         return WeightEdit({layer: update}, self.name, model.fingerprint)
-
-
-def default_block(blocks: int) -> int:
-    """About a third up, ``ceil(0.35 * blocks)``, as in the settings that the authors publish."""
-    return max(0, min(math.ceil(0.35 * blocks), blocks - 2))
 
 
 def warn_of_unlike_keys(

@@ -1,8 +1,9 @@
-"""The linear algebra under closed-form edits: a factored second moment and the rank-one update.
+"""The linear algebra under closed-form edits: a factored second moment and its solutions.
 
 ROME (Meng et al., NeurIPS 2022, https://arxiv.org/abs/2202.05262), equation 2: of all updates that
 give key ``k`` the output ``v``, ``C^-1 k (v - o)^T / (k^T C^-1 k)`` changes the outputs of the keys
 with second moment ``C`` least. Keys and outputs are rows everywhere: ``[N, d_in]``, ``[N, d_out]``.
+MEMIT and its successors (`ridge`) ask the same of many keys at once.
 
 Departures from the authors' code: ``C`` is never inverted but Cholesky factored in float64, and a
 singular or badly conditioned ``C`` gets a ridge (ReLU neurons that never fire make it singular).
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +25,18 @@ logger = logging.getLogger(__name__)
 RIDGES = (0.0, 1e-8, 1e-6, 1e-4, 1e-2)
 """Multiples of the mean diagonal, tried in turn."""
 LARGEST_CONDITION = 1e10
+
+
+class Coordinates(Protocol):
+    """Coordinates of a layer's keys in which solutions need not mention the second moment."""
+
+    def into(self, keys: Tensor) -> Tensor:
+        """Rows ``[..., d]`` in these coordinates, ``[..., r]`` float64."""
+        ...
+
+    def back(self, rows: Tensor) -> Tensor:
+        """The transposed linear map, ``[..., r]`` to ``[..., d]``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -38,10 +52,20 @@ class Factor:
 
     def solve(self, keys: Tensor) -> Tensor:
         """``C^-1 k`` of each row, ``[N, d]`` float64; exactly zero outside ``live``."""
-        keys = keys.to(self.lower)
-        solved = torch.zeros_like(keys)
-        solved[:, self.live] = torch.cholesky_solve(keys[:, self.live].T, self.lower).T
-        return solved
+        return self.back(self.into(keys))
+
+    def into(self, keys: Tensor) -> Tensor:
+        """``lower^-1 k`` of each row, ``[..., d]`` to ``[..., live]``: there C is the identity."""
+        rows = keys.to(self.lower)[..., self.live]
+        solved = torch.linalg.solve_triangular(self.lower, rows.flatten(0, -2).mT, upper=False)
+        return solved.mT.view(rows.shape)
+
+    def back(self, rows: Tensor) -> Tensor:
+        """``lower^-T x`` of each row, ``[..., live]`` to ``[..., d]``; zero outside ``live``."""
+        solved = torch.linalg.solve_triangular(self.lower.mT, rows.flatten(0, -2).mT, upper=True)
+        keys = rows.new_zeros(*rows.shape[:-1], len(self.live))
+        keys[..., self.live] = solved.mT.view(rows.shape)
+        return keys
 
 
 def factor(moment: Tensor, name: str = "C", live_only: bool = False) -> Factor:
@@ -98,3 +122,41 @@ def rank_one(directions: Tensor, keys: Tensor, residuals: Tensor) -> LowRank:
     products = (units * keys).sum(-1, keepdim=True)
     rights = torch.where(products == 0, 0.0, residuals / products)
     return LowRank(units[:, :, None], rights[:, None, :])
+
+
+def ridge(keys: Tensor, weight: float) -> Tensor:
+    """``K (weight I + K^T K)^-1 = (weight I + K K^T)^-1 K``, ``[N, n, d]``, of keys K one a row.
+
+    With residuals R, one a row, its transpose times R is the update U that makes
+    ``|K U - R|^2 + weight |U|^2`` least; with weight 0, the smallest U for which ``K U = R``. The
+    two forms are equal by the push-through identity; the smaller system is solved. In coordinates
+    in which C is the identity (`Factor.into`, then `Factor.back`) it is
+    ``(weight C + K^T K)^-1 K^T R``, MEMIT's equation 14.
+
+    Args:
+        keys: ``[N, n, d]`` float64.
+        weight: 0 or more.
+
+    Raises:
+        ValueError: the keys depend on each other so much that ``weight`` does not separate them.
+    """
+    count, size = keys.shape[-2:]
+    if count == 1:  # a key of zeros is answered with zeros, whatever is asked of it
+        squares = keys.square().sum(-1, keepdim=True) + weight
+        return torch.where(squares == 0, 0.0, keys / squares)
+    if weight and count > size:
+        return torch.cholesky_solve(keys.mT, _weighted(keys.mT @ keys, weight, count)).mT
+    return torch.cholesky_solve(keys, _weighted(keys @ keys.mT, weight, count))
+
+
+def _weighted(grams: Tensor, weight: float, count: int) -> Tensor:
+    """Cholesky factors of ``grams + weight I``, ``[N, n, n]``; checks their condition."""
+    grams.diagonal(dim1=-2, dim2=-1).add_(weight)
+    lowers, failed = torch.linalg.cholesky_ex(grams)
+    for gram, lower, wrong in zip(grams, lowers, failed, strict=True):
+        if wrong or not condition(gram, lower) < LARGEST_CONDITION:
+            raise ValueError(
+                f"{count} keys are linearly dependent, as those of one subject are, and weight "
+                f"{weight:g} does not separate them: give each subject once, or a larger weight"
+            )
+    return lowers

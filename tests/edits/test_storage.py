@@ -1,6 +1,7 @@
 """Edits survive a file; a merged folder is the edited model; neither is ever left half written."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -42,6 +43,16 @@ def test_an_edit_survives_a_file(language_model, tmp_path, count):
     assert isinstance(again.updates[layer], Dense)
     assert torch.equal(again.updates[layer].bias, mixed.updates[layer].bias)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["edit.safetensors"]
+
+
+def test_past_keys_survive_a_file(language_model, tmp_path):
+    edit = random_edit(language_model, 2)
+    name = random_layers(language_model)[2]
+    edit = replace(edit, past_keys={name: torch.randn(2, 3, edit.updates[name].shape[0])})
+    edit.save(tmp_path / "edit.safetensors")
+    loaded = WeightEdit.load(tmp_path / "edit.safetensors", language_model)
+    assert loaded.past_keys.keys() == {name}
+    assert torch.equal(loaded.past_keys[name], edit.past_keys[name])
 
 
 def test_a_file_says_what_it_belongs_to(language_model, tmp_path):

@@ -178,3 +178,10 @@ def test_several_edits_need_rows():
 def test_another_number_of_rows_than_announced_is_refused(shape):
     with pytest.raises(ValueError, match="2 rows were announced"):
         low_rank().shift(random(*shape), torch.tensor([0, 1]))
+
+
+def test_factors_become_a_whole_matrix_where_that_is_fewer_numbers():
+    assert isinstance(low_rank(rank=2).packed(), LowRank)  # 2 * (6 + 5) < 6 * 5
+    packed = low_rank(rank=3).packed()
+    assert isinstance(packed, Dense)
+    torch.testing.assert_close(packed.weight, low_rank(rank=3).dense())

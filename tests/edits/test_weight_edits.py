@@ -1,5 +1,7 @@
 """A weight edit by hooks is an edit of the weights, and leaves nothing behind."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from random_edits import as_dense, digest, double, hooks_of, random_edit, written
@@ -209,3 +211,48 @@ def test_an_edit_of_another_model_or_layer_is_refused(language_model, tiny):
         misplaced.hooks(language_model),
     ):
         pass
+
+
+def remembering(language_model, name, count, keys, seed):
+    """A random edit with random past keys of one layer."""
+    edit = random_edit(language_model, count, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    past = torch.randn(count, keys, edit.updates[name].shape[0], generator=generator)
+    return replace(edit, past_keys={name: past})
+
+
+def test_past_keys_follow_their_edits(language_model):
+    name = language_model.layer("mlp_out", 0)
+    one, two = (remembering(language_model, name, 2, keys, keys) for keys in (1, 3))
+    assert torch.equal(one.select([1, 0]).past_keys[name], one.past_keys[name].flip(0))
+    assert one.select(1).past_keys[name].shape[:2] == (1, 1)
+    both = one.plus(two).past_keys[name]
+    assert torch.equal(both, torch.cat([one.past_keys[name], two.past_keys[name]], dim=1))
+    without = random_edit(language_model, 2)
+    for sum_ in (one.plus(without), without.plus(one)):
+        assert torch.equal(sum_.past_keys[name], one.past_keys[name])
+
+
+def test_stacked_past_keys_are_filled_up_with_zeros(language_model):
+    name = language_model.layer("mlp_out", 0)
+    one, two = (remembering(language_model, name, 1, keys, keys) for keys in (1, 3))
+    stacked = WeightEdit.stack([one, random_edit(language_model), two]).past_keys[name]
+    assert stacked.shape[:2] == (3, 3)
+    for keys, expected in zip(stacked, (one, None, two), strict=True):
+        count = 0 if expected is None else expected.past_keys[name].shape[1]
+        assert (keys[count:] == 0).all()
+        assert count == 0 or torch.equal(keys[:count], expected.past_keys[name][0])
+
+
+def test_past_keys_that_fit_no_update_are_refused(language_model):
+    edit = random_edit(language_model, 2, roles=("mlp_out",))
+    name = language_model.layer("mlp_out", 0)
+    d_in, _ = language_model.shape(name)
+    for keys in (
+        {"elsewhere": torch.zeros(2, 1, d_in)},
+        {name: torch.zeros(1, 1, d_in)},
+        {name: torch.zeros(2, 1, d_in + 1)},
+        {name: torch.zeros(2, d_in)},
+    ):
+        with pytest.raises(ValueError, match=r"past keys of .* expected \[N, p, d_in\]"):
+            replace(edit, past_keys=keys)

@@ -156,7 +156,7 @@ def test_the_gradient_is_that_of_the_loss_by_differences(exact):
     direction = torch.randn(1, 32, generator=generator, dtype=torch.float64)
 
     def value(shift):
-        nll, log_p = latent._said(exact, rows, {site: shift})
+        nll, log_p, _ = latent._said(exact, rows, {site: shift})
         return (nll + log_p.exp().mul(log_p).sum(1)).sum()
 
     (gradient,) = torch.autograd.grad(value(delta), delta)
@@ -170,11 +170,11 @@ def test_an_edit_that_is_not_finite_stops_alone_and_is_named(exact, caplog, monk
     said, calls = latent._said, []
 
     def spoiled(language_model, rows, delta):
-        nll, log_p = said(language_model, rows, delta)
+        nll, *others = said(language_model, rows, delta)
         calls.append(len(nll))
         if len(calls) == 3:
             nll = nll * torch.tensor([1, torch.nan, 1, 1, 1])
-        return nll, log_p
+        return nll, *others
 
     site = exact.layer("mlp_out", 1)
     settings = replace(SETTINGS, stop=-1.0)
@@ -245,3 +245,78 @@ def test_settings_out_of_range_are_refused(argument, value, message):
 def test_a_site_in_no_block_is_refused(language_model):
     with pytest.raises(ValueError, match=r"sites \['transformer.wte'\] are in no block"):
         optimise(language_model, REQUESTS[:1], CONTEXTS, ["transformer.wte"], SETTINGS)
+
+
+# shared shifts
+
+
+def test_requests_that_share_a_shift_take_the_step_of_their_summed_loss(exact):
+    site, shared = exact.layer("mlp_out", 1), [7, 3, 7, 7, 0]
+    found = optimise(exact, REQUESTS, CONTEXTS, [site], replace(SETTINGS, steps=2), 256, shared)
+    for members in ([0, 2, 3], [1], [4]):
+        delta = torch.zeros(32, dtype=torch.float64, requires_grad=True)
+        adam = torch.optim.Adam([delta], lr=SETTINGS.lr)
+        sum(terms_by_hand(exact, REQUESTS[i], site, delta, SETTINGS)[0] for i in members).backward()
+        adam.step()
+        for i in members:
+            torch.testing.assert_close(found.delta[site][i], delta.detach())
+            terms = terms_by_hand(exact, REQUESTS[i], site, delta, SETTINGS)
+            torch.testing.assert_close(found.losses[i, 1], terms.detach())
+
+
+def test_shared_shifts_do_not_depend_on_the_batches(exact):
+    site, shared = exact.layer("mlp_out", 1), [0, 1, 0, 0, 2]
+    one, other = (
+        optimise(exact, REQUESTS, CONTEXTS, [site], SETTINGS, rows, shared).delta[site]
+        for rows in (256, 4)
+    )
+    torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(one[0], one[3], rtol=0, atol=0)
+
+
+def test_those_who_share_a_shift_stop_together_when_their_mean_loss_is_low(exact):
+    site, shared = exact.layer("mlp_out", 1), [0, 0, 1, 2, 3]
+    free = replace(SETTINGS, stop=-1.0)
+    totals = optimise(exact, REQUESTS, CONTEXTS, [site], free, 256, shared).losses[:2, :, 0]
+    stop = float(totals.mean(0)[4])
+    passes = next(i for i, mean in enumerate(totals.mean(0)) if mean <= stop) + 1
+    assert passes < SETTINGS.steps and (totals[:, passes - 1] > stop).any()  # not of each
+    found = optimise(
+        exact, REQUESTS, CONTEXTS, [site], replace(SETTINGS, stop=stop + 1e-9), 256, shared
+    )
+    assert (~found.losses[:2, :, 0].isnan()).sum(1).tolist() == [passes, passes]
+
+
+# PMET's rule
+
+
+@pytest.fixture(scope="module")
+def foreseen(exact):
+    """A request for what the model says anyway, after the bare prompt."""
+    request = Request("Sweden country", "Sweden", "country")
+    hidden = exact.hidden(exact.encode([request.prompt], None))
+    assert exact.tokenizer.decode(exact.head(hidden[0, -1]).argmax()) == " country"
+    return request
+
+
+def test_what_the_model_says_anyway_stops_at_once_under_the_kl_rule(exact, foreseen):
+    site = exact.layer("mlp_out", 1)
+    settings = replace(SETTINGS, stop=-1.0, kl_stop=0.01)
+    found = optimise(exact, [foreseen, REQUESTS[1]], CONTEXTS[:1], [site], settings)
+    assert (~found.losses[..., 0].isnan()).sum(1).tolist() == [1, SETTINGS.steps]
+    assert (found.delta[site][0] == 0).all()
+
+
+def test_where_the_target_is_the_likeliest_the_likelihood_counts_a_tenth_from_the_next_pass(
+    exact, foreseen
+):
+    site = exact.layer("mlp_out", 1)
+    settings = replace(SETTINGS, steps=2, stop=-1.0)
+    plain, ruled = (
+        optimise(exact, [foreseen, REQUESTS[1]], CONTEXTS[:1], [site], s).losses
+        for s in (settings, replace(settings, kl_stop=-1.0))
+    )
+    expected = plain.clone()
+    expected[0, 1, 0] -= 0.9 * plain[0, 1, 1]
+    expected[0, 1, 1] *= 0.1
+    torch.testing.assert_close(ruled, expected)

@@ -1,19 +1,14 @@
 """ROME and R-ROME against numbers of the authors' implementations on a tiny GPT-2."""
 
-import json
-
 import pytest
 import torch
-from safetensors.torch import load_file
+from reference import CLOSE, Reference, distance
 
-from datamodules.records import Request
 from editors.locate_then_edit.keys import placed, subject_keys
 from editors.locate_then_edit.latent import optimise
 from editors.locate_then_edit.rome import Rome
 from editors.locate_then_edit.solve import factor
-from models import LanguageModel
 
-CLOSE = 1e-5  # norm of the difference / norm
 INVERTED = 1e-4  # the authors invert C in float32
 
 VARIANTS = {
@@ -26,17 +21,13 @@ VARIANTS = {
 }
 
 
-class Reference:
+class RomeReference(Reference):
     def __init__(self, folder):
-        self.common = json.loads((folder / "common.json").read_text())
-        self.language_model = LanguageModel.load(str(folder / "model"))
-        self.files = {name: load_file(folder / f"{name}.safetensors") for name in ("rome", "rrome")}
-        self.notes = json.loads((folder / "rome.json").read_text())
-        self.moment = load_file(folder / "covariance.safetensors")["inputs/C.layer_2"]
-        self.requests = [
-            Request(r["prompt"].format(r["subject"]), r["subject"], r["target_new"])
-            for r in self.common["requests"]
-        ]
+        super().__init__(folder)
+        self.requests = self.requests[:4]
+        self.files = {name: self.tensors(name) for name in ("rome", "rrome")}
+        self.notes = self.json("rome")
+        self.moment = self.tensors("covariance")["inputs/C.layer_2"]
 
     def rome(self, variant: str) -> Rome:
         given = self.common["hparams"]["rome"]
@@ -59,23 +50,10 @@ class Reference:
     def expected(self, variant: str, request: int, name: str) -> torch.Tensor:
         return self.files[VARIANTS[variant][0]][f"expected/{variant}/request_{request}/{name}"]
 
-    def query_logits(self, edit) -> torch.Tensor:
-        logits = []
-        for prompt in self.common["query_prompts"]:
-            with torch.no_grad(), edit.hooks(self.language_model):
-                hidden = self.language_model.hidden(self.language_model.encode([prompt], None))
-                logits.append(self.language_model.head(hidden[0, -1]))
-        return torch.stack(logits)
-
 
 @pytest.fixture(scope="module")
 def reference(shared):
-    return Reference(shared / "parity" / "other_editors")
-
-
-def distance(got: torch.Tensor, expected: torch.Tensor) -> float:
-    assert got.shape == expected.shape
-    return float((got.double() - expected.double()).norm() / expected.double().norm())
+    return RomeReference(shared / "parity" / "other_editors")
 
 
 def test_rows_and_subject_positions(reference):

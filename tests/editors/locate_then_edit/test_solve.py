@@ -1,12 +1,13 @@
 import copy
 import logging
+from itertools import pairwise
 
 import pytest
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from editors.locate_then_edit.solve import condition, factor, rank_one
+from editors.locate_then_edit.solve import condition, factor, rank_one, ridge
 from edits.weights import WeightEdit
 from models import LanguageModel
 
@@ -132,3 +133,81 @@ def test_orientation_follows_the_module_type_also_of_a_square_layer(tiny, square
             answers.append(model.module(name)(key[None])[0] - before)
     for answer in answers:
         torch.testing.assert_close(answer, wanted, rtol=1e-4, atol=1e-4)
+
+
+# many keys
+
+
+def by_inverse(c: torch.Tensor, keys: torch.Tensor, weight: float) -> torch.Tensor:
+    """``(weight C + K^T K)^-1 K^T``, as it stands."""
+    return torch.linalg.inv(weight * c + keys.mT @ keys) @ keys.mT
+
+
+def solved(c: torch.Tensor, keys: torch.Tensor, weight: float) -> torch.Tensor:
+    coordinates = factor(c)
+    return coordinates.back(ridge(coordinates.into(keys)[None], weight))[0].mT
+
+
+@pytest.mark.parametrize("count", [1, 5, 12, 30])
+@pytest.mark.parametrize("weight", [0.3, 200.0])
+def test_ridge_regression_by_the_smaller_system_is_that_by_the_larger(count, weight):
+    keys, c = rows(count, 12), moment()
+    expected = by_inverse(c, keys, weight)
+    torch.testing.assert_close(solved(c, keys, weight), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_its_update_has_the_least_regression_loss():
+    keys, wanted, c = rows(5, 6), rows(5, 3, seed=3), moment(6)
+    update = (solved(c, keys, 2.0) @ wanted).requires_grad_()
+    loss = (keys @ update - wanted).square().sum() + 2.0 * (update * (c @ update)).sum()
+    (gradient,) = torch.autograd.grad(loss, update)
+    assert gradient.abs().max() < 1e-12
+
+
+def test_gradient_descent_finds_the_same_update():
+    keys, wanted, c = rows(5, 6), rows(5, 3, seed=3), moment(6)
+    update = torch.zeros(6, 3, dtype=torch.float64)
+    for _ in range(5000):
+        update -= 0.02 * (keys.mT @ (keys @ update - wanted) + 2.0 * c @ update)
+    torch.testing.assert_close(update, solved(c, keys, 2.0) @ wanted, rtol=1e-8, atol=1e-10)
+
+
+def test_of_one_key_it_tends_to_rome_s_update():
+    c, key, wanted = moment(), rows(1, 12), rows(1, 5, seed=3)
+    rome = rank_one(factor(c).solve(key), key, wanted).dense()[0]
+    errors = [(solved(c, key, w) @ wanted - rome).norm() for w in (1e-3, 1e-4, 1e-5)]
+    for one, other in pairwise(errors):
+        assert other == pytest.approx(float(one) / 10, rel=0.01)  # linear in the weight
+
+
+def test_without_weight_every_key_is_answered_exactly_at_the_least_disturbance():
+    keys, wanted, c = rows(4, 12), rows(4, 5, seed=3), moment()
+    update = solved(c, keys, 0.0) @ wanted
+    torch.testing.assert_close(keys @ update, wanted, rtol=1e-12, atol=1e-12)
+    scaled = solved(1e4 * c, keys, 0.0) @ wanted
+    torch.testing.assert_close(scaled, update, rtol=1e-10, atol=1e-12)
+    for seed in range(10):
+        change = rows(12, 5, seed=seed)
+        change = change - torch.linalg.pinv(keys) @ (keys @ change)  # keys @ change = 0
+        other = update + 1e-3 * change
+        assert (other * (c @ other)).sum() > (update * (c @ update)).sum()
+
+
+def test_batches_of_problems_are_solved_one_by_one():
+    keys = rows(3, 4, 12)
+    together = ridge(keys, 0.5)
+    for i in range(3):
+        torch.testing.assert_close(together[i], ridge(keys[i : i + 1], 0.5)[0])
+
+
+def test_a_single_key_of_zeros_is_answered_with_zeros():
+    assert (ridge(torch.zeros(2, 1, 4, dtype=torch.float64), 0.0) == 0).all()
+
+
+@pytest.mark.parametrize("count", [2, 30])
+def test_dependent_keys_are_refused_unless_the_weight_separates_them(count):
+    keys = rows(1, 12).expand(count, 12)[None]
+    for weight in (0.0, 1e-12):
+        with pytest.raises(ValueError, match=f"{count} keys are linearly dependent"):
+            ridge(keys, weight)
+    assert ridge(keys, 0.1).isfinite().all()

@@ -1,0 +1,54 @@
+"""MEMIT: many facts at once, by ridge regression in several feed-forward projections.
+
+Meng et al., "Mass-Editing Memory in a Transformer", ICLR 2023, https://arxiv.org/abs/2210.07229.
+Each layer's update is ``(weight C + K^T K)^-1 K^T R`` (equation 14), with the keys K and residuals
+R one a row: the old associations, with second moment C, count as ``weight`` facts. The value is
+optimised in the residual stream behind the last of the layers, and each layer makes an equal share
+of what is missing.
+
+With ``history`` the keys P of earlier edits are spared too:
+``(weight C + P^T P + K^T K)^-1 K^T R``, as in the code of AlphaEdit (Fang et al., ICLR 2025,
+https://arxiv.org/abs/2410.02355), which compares the two.
+
+Departures from the authors' code: see `editors.locate_then_edit.spread`.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from editors.locate_then_edit.solve import ridge
+from editors.locate_then_edit.spread import Spread
+from models.language_model import LanguageModel
+
+
+class Memit(Spread):
+    """Writes facts together, each layer its equal share of them.
+
+    Args:
+        language_model: the model to edit.
+        covariance_weight: of the second moments; so many facts the old associations weigh.
+        history: whether an edit after another one spares the keys of the first as well.
+        spread: what `Spread` takes.
+
+    Raises:
+        ValueError: an argument is not one of the above.
+    """
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        *,
+        covariance_weight: float = 15000.0,
+        history: bool = False,
+        **spread,
+    ):
+        super().__init__(language_model, **spread)
+        if covariance_weight <= 0:
+            raise ValueError(f"covariance_weight: expected more than 0, got {covariance_weight}")
+        self.covariance_weight = covariance_weight
+        self.remembers = history
+
+    def solve(self, keys: Tensor) -> Tensor:
+        """``K (weight C + K^T K)^-1``, C being the identity here."""
+        return ridge(keys, self.covariance_weight)

@@ -1,0 +1,256 @@
+"""One change spread over several blocks: the course that MEMIT and its successors share.
+
+MEMIT (Meng et al., ICLR 2023, https://arxiv.org/abs/2210.07229), algorithm 1: a value ``z`` is
+optimised at the last of the edited blocks; then, from the lowest block up, each one is to make its
+share of what is still missing, with keys and residuals of the model as written so far.
+
+N edits of n requests each are made at once. One edit of many requests is N = 1; independent edits
+are n = 1, each of them seen by its own rows only, so that N of them take as many passes as one.
+
+Departures from the authors' code: contexts are sampled from the start token, not from five words,
+and from a seed; second moments are factored in float64, with a ridge where needed.
+"""
+
+# N edits, n requests of each, B = N * n, m contexts, p past keys
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from datamodules.records import Request
+from editors.editor import Editor
+from editors.locate_then_edit.blocks import default_blocks
+from editors.locate_then_edit.contexts import chosen_contexts, sample_contexts
+from editors.locate_then_edit.keys import alike, halved, subject_keys
+from editors.locate_then_edit.latent import Optimisation, optimise
+from editors.locate_then_edit.moments import Corpus, Recipe, second_moments
+from editors.locate_then_edit.sites import full_precision
+from editors.locate_then_edit.solve import Coordinates, factor
+from edits.weights import LowRank, WeightEdit
+from models.language_model import LanguageModel
+
+logger = logging.getLogger(__name__)
+
+LENGTHS = ((10, 5),)
+"""The authors' sampled contexts: five of 10 tokens."""
+
+
+class Spread(Editor):
+    """Writes facts into the second feed-forward projections of several blocks.
+
+    Args:
+        language_model: the model to edit.
+        layers: the edited blocks, from the lowest up; None: as many as the method takes by default,
+            the last of them a third up. The last block of all is of no use, see ROME.
+        corpus: the texts of which the second moments of keys are taken.
+        steps: forward passes of the search for ``z``.
+        lr: its step size.
+        clamp: longest change of the value, in lengths of the value.
+        kl_factor: weight of the divergence of what is said about the subject.
+        weight_decay: weight of the change's length.
+        stop_loss: the search for an edit ends when its loss (nats per token) falls below this.
+        kl_stop: where all target tokens are the likeliest, the likelihood counts a tenth, and the
+            search ends once the weighted divergence is at most this; None: no such rule.
+        merge_same_key: whether requests of one edit whose keys have a cosine above .99, as those of
+            one subject do, get one value for all of them; otherwise least squares finds a mean.
+        contexts: ``sampled`` (texts of the model itself), ``fixed`` (the same list for every
+            model), or a list of templates.
+        context_lengths: how long and how many are sampled, as (tokens, texts) pairs.
+        seed: of the sampled contexts.
+        cache_folder: where second moments are kept; None: nowhere.
+        moments: how second moments are taken of the corpus; None: as the authors do.
+        rows_per_batch: bounds the memory taken; results do not depend on it.
+
+    Raises:
+        ValueError: an argument is not one of the above.
+    """
+
+    remembers = False
+    """Whether an edit carries its keys, for later edits to spare them."""
+    blocks_by_default: ClassVar[int] = 5
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        *,
+        layers: Sequence[int] | None = None,
+        corpus: Corpus | None = None,
+        steps: int = 25,
+        lr: float = 0.5,
+        clamp: float = 0.75,
+        kl_factor: float = 0.0625,
+        weight_decay: float = 0.5,
+        stop_loss: float = 0.05,
+        kl_stop: float | None = None,
+        merge_same_key: bool = False,
+        contexts: str | Sequence[str] = "sampled",
+        context_lengths: Sequence[tuple[int, int]] = LENGTHS,
+        seed: int = 0,
+        cache_folder: str | Path | None = None,
+        moments: Recipe | None = None,
+        rows_per_batch: int = 256,
+    ):
+        if layers is None:
+            layers = default_blocks(language_model.blocks, self.blocks_by_default)
+        blocks = list(layers)
+        if not blocks or blocks != sorted(set(blocks)):
+            raise ValueError(f"layers: expected blocks from the lowest up, got {blocks}")
+        if rows_per_batch < 1:
+            raise ValueError(f"rows_per_batch: expected at least 1, got {rows_per_batch}")
+        self.language_model = language_model
+        self.blocks = blocks
+        self.layers = [language_model.layer("mlp_out", block) for block in blocks]
+        self.corpus = corpus
+        self.optimisation = Optimisation(
+            steps, lr, clamp, kl_factor, weight_decay, stop_loss, kl_stop
+        )
+        self.merge_same_key = merge_same_key
+        self._texts = () if contexts == "sampled" else chosen_contexts(contexts)
+        self.context_lengths = [tuple(pair) for pair in context_lengths]
+        self.seed = seed
+        self.cache_folder = cache_folder
+        self.moments = moments
+        self.rows_per_batch = rows_per_batch
+        self.fitted: dict[str, Coordinates] = {}
+
+    # what methods differ in
+
+    @abstractmethod
+    def solve(self, keys: Tensor) -> Tensor:
+        """``[N, k, r]`` whose transpose times the residuals ``[N, k, d_out]`` is the update.
+
+        Args:
+            keys: ``[N, k, r]`` float64, in the coordinates of `fit`.
+        """
+
+    def fit(self, moment: Tensor, layer: str) -> Coordinates:
+        """The coordinates in which `solve` works, of a layer's second moment ``[d_in, d_in]``."""
+        return factor(moment, layer)
+
+    def sites(self) -> list[str]:
+        """Modules whose output is shifted to find the value; the first is to come to its value.
+
+        MEMIT's: the residual stream behind the last edited block.
+        """
+        return [self.language_model.block(self.blocks[-1])]
+
+    def share(self, left: int) -> float:
+        """The part of the residual that a layer makes, ``left`` still being to write, it included.
+
+        MEMIT's: equal shares.
+        """
+        return 1 / left
+
+    def check(self, count: int) -> None:
+        """Refuse, before anything is computed, an edit of more requests than there can be."""
+
+    # what they share
+
+    def prepare(self) -> None:
+        """Samples the contexts and takes the second moments, once; `edit` does it if need be.
+
+        Raises:
+            ValueError: there is no corpus.
+        """
+        if not self._texts:
+            self._texts = sample_contexts(self.language_model, self.context_lengths, self.seed)
+        if self.fitted:
+            return
+        if self.corpus is None:
+            raise ValueError(f"{self.name} takes a corpus, for second moments: give one")
+        device = self.language_model.device
+        found = second_moments(
+            self.language_model, self.layers, self.corpus, self.moments, self.cache_folder
+        )
+        self.fitted = {name: self.fit(found[name].mean.to(device), name) for name in self.layers}
+
+    def edit(self, requests: Sequence[Request], after: WeightEdit | None = None) -> WeightEdit:
+        """One edit for all requests, solved together.
+
+        Raises:
+            ValueError: there is no request, or more than one edit can hold.
+        """
+        self._ready(requests, len(requests))
+        if after is None:
+            return self._written(requests, 1, {})
+        if self.remembers and not after.past_keys:
+            logger.warning("the edit made before remembers no keys; %s spares none", self.name)
+        with after.hooks(self.language_model):
+            written = self._written(requests, 1, after.past_keys if self.remembers else {})
+        return after.plus(written)
+
+    def edit_each(self, requests: Sequence[Request]) -> WeightEdit:
+        """N independent edits of the clean model.
+
+        Raises:
+            ValueError: there is no request.
+        """
+        self._ready(requests, 1)
+        return self._written(requests, len(requests), {})
+
+    def _ready(self, requests: Sequence[Request], count: int) -> None:
+        """Prepares, on the clean model: before any edit is put in place."""
+        if not requests:
+            raise ValueError("there are no requests to edit for")
+        self.check(count)
+        self.prepare()
+
+    @torch.no_grad()
+    def _written(
+        self, requests: Sequence[Request], edits: int, past: dict[str, Tensor]
+    ) -> WeightEdit:
+        """``edits`` edits of as many requests each, on the model with the hooks that are on it."""
+        model, (site, *_) = self.language_model, self.sites()
+        values = self._values(requests, edits)  # [B, d_out]
+        written = None
+        for done, layer in enumerate(self.layers):
+            seen = self._seen(requests, list(dict.fromkeys([layer, site])), edits, written)
+            keys = halved(seen[layer][0]).unflatten(0, (edits, -1)).double()  # [N, n, d_in]
+            missing = values.double() - seen[site][1][:, 0].double()
+            residuals = self.share(len(self.layers) - done) * missing.unflatten(0, (edits, -1))
+            known = past[layer].to(keys) if layer in past else keys[:, :0]
+            with full_precision(model.device):
+                coordinates = self.fitted[layer]
+                solved = self.solve(coordinates.into(torch.cat([known, keys], dim=1)))
+                solved = coordinates.back(solved[:, known.shape[1] :])
+            update = LowRank(solved.mT, residuals).packed().to(model.device, values.dtype)
+            updates = {layer: update} if written is None else {**written.updates, layer: update}
+            written = WeightEdit(updates, self.name, model.fingerprint)
+        if not self.remembers:
+            return written
+        seen = self._seen(requests, self.layers, edits, written)
+        keys = {name: halved(pair[0]).unflatten(0, (edits, -1)) for name, pair in seen.items()}
+        return WeightEdit(written.updates, self.name, model.fingerprint, keys)
+
+    def _values(self, requests: Sequence[Request], edits: int) -> Tensor:
+        """``z`` of each request, ``[B, d_out]``."""
+        model, sites, shared = self.language_model, self.sites(), None
+        if self.merge_same_key and edits == 1:
+            last = self.layers[-1]
+            shared = alike(halved(self._seen(requests, [last], 1, None)[last][0]))
+        latent = optimise(
+            model, requests, self._texts, sites, self.optimisation, self.rows_per_batch, shared
+        )
+        return latent.value(sites[0])
+
+    def _seen(
+        self,
+        requests: Sequence[Request],
+        layers: Sequence[str],
+        edits: int,
+        written: WeightEdit | None,
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Keys and outputs of modules, each request in the model with its edit of ``written``."""
+        model, contexts = self.language_model, self._texts
+        around = None
+        if written is not None:
+            rows = torch.arange(edits).repeat_interleave(len(requests) // edits * len(contexts))
+            around = written.around(model, rows)
+        return subject_keys(model, requests, contexts, layers, self.rows_per_batch, around)
