@@ -26,7 +26,11 @@ FILES = sorted(path.relative_to(CONFIGS) for path in CONFIGS.glob("**/*.yaml"))
 EDITORS = sorted(
     path.stem for path in (CONFIGS / "editor").glob("*.yaml") if path.stem != "pretraining"
 )
-FAST = {"rome": {"steps": 3, "contexts": "fixed", "cache_folder": None}, "mend": {"rank": 4}}
+FAST = {
+    "rome": {"steps": 3, "contexts": "fixed", "cache_folder": None},
+    "mend": {"rank": 4},
+    "ke": {"max_scale": 50.0},
+}
 SENTENCES = [f"{what} is a city in {where}." for what in "ABCDEFGH" for where in "KLMNOPQ"]
 REQUESTS = [
     Request("Lagos is in", "Lagos", "Sweden", "Nigeria"),
