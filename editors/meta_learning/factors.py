@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from torch import Tensor
 from editors.meta_learning.batches import parts_by_length, predicted, predicting, without_last
 from editors.meta_learning.losses import example_means, nll
 from edits.capture import captured
-from edits.updates import compute_dtype
+from edits.rows import compute_dtype
+from edits.updates import Dense, LowRank
 from edits.weights import WeightEdit
 from models.encoding import Batch
 from models.language_model import LanguageModel
@@ -50,6 +51,29 @@ class Factors:
         padded = padded.index_copy(0, self.request * width + place, values)
         return padded.unflatten(0, (self.requests, width))
 
+    def with_row(self, keys: Tensor, deltas: Tensor) -> Factors:
+        """One row more for each request: ``keys`` [B, d_in] and ``deltas`` [B, d_out]."""
+        request = torch.cat([self.request, torch.arange(self.requests, device=keys.device)])
+        order = request.argsort(stable=True)
+        return replace(
+            self,
+            keys=torch.cat([self.keys, keys])[order],
+            deltas=torch.cat([self.deltas, deltas])[order],
+            request=request[order],
+        )
+
+    def update(self, joint: bool) -> LowRank | Dense:
+        """``sum_t key_t delta_t^T`` of each request, or with ``joint`` of all of them together.
+
+        A joint one is in factors while they are the smaller.
+        """
+        if not joint:
+            return LowRank(self.padded(self.keys).mT, self.padded(self.deltas))
+        (rows, d_in), d_out = self.keys.shape, self.deltas.shape[1]
+        if rows * (d_in + d_out) > d_in * d_out:
+            return Dense((self.keys.T @ self.deltas)[None])
+        return LowRank(self.keys.T[None], self.deltas[None])
+
     @staticmethod
     def concatenated(parts: Sequence[Factors]) -> Factors:
         """The factors of several batches of requests as one."""
@@ -72,11 +96,12 @@ def factors(
 ) -> dict[str, Factors]:
     """The factors of each layer for the requests in ``batch``, on the model edited by ``after``.
 
-    Rows whose key or delta is all zero (padding, and whatever the loss does not reach) are left
-    out; with ``tokens="target"`` all rows are that do not predict a target token.
+    ``after`` is one edit for all the requests, or one for each. Rows whose key or delta is all zero
+    (padding, and whatever the loss does not reach) are left out; with ``tokens="target"`` all rows
+    are that do not predict a target token.
     """
     parts = [
-        (rows, _part(language_model, layers, part, after, tokens))
+        (rows, _part(language_model, layers, part, _of(after, rows), tokens))
         for rows, part in parts_by_length(batch)
     ]
     return {
@@ -92,7 +117,8 @@ def _part(
     after: WeightEdit | None,
     tokens: str,
 ) -> dict[str, Factors]:
-    edited = nullcontext() if after is None else after.hooks(language_model)
+    each = None if after is None or len(after) == 1 else range(len(after))
+    edited = nullcontext() if after is None else after.hooks(language_model, each)
     with edited, captured(language_model, layers, gradients=True) as seen:
         counts = predicting(batch)
         logits = language_model.head(language_model.hidden(without_last(batch))[counts])
@@ -104,6 +130,11 @@ def _part(
         layer: _kept(seen[layer].keys, delta, wanted)
         for layer, delta in zip(layers, deltas, strict=True)
     }
+
+
+def _of(after: WeightEdit | None, rows: Tensor) -> WeightEdit | None:
+    """What the requests in ``rows`` have been edited by."""
+    return after if after is None or len(after) == 1 else after.select(rows)
 
 
 def _merged(parts: Sequence[tuple[Tensor, Factors]], requests: int) -> Factors:

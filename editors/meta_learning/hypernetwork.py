@@ -15,12 +15,16 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from datamodules.records import Record, Request
 from editors.editor import Editor
+from editors.meta_learning.constraint import objective
 from editors.meta_learning.factors import Factors, factors
 from editors.meta_learning.objective import outer_losses
+from editors.meta_learning.optimiser import configured
+from editors.meta_learning.rounds import failing, spread
 from editors.meta_learning.training import Training, questions
 from editors.meta_learning.validation import Validation
 from edits.updates import Dense, LowRank
@@ -53,6 +57,7 @@ class Hypernetwork(Editor, L.LightningModule):
         if not self.layers or isinstance(layers, str):
             raise ValueError(f"layers: expected a list of names, got {layers!r}")
         self.training_settings = Training(**training)
+        self.objective = objective(self.training_settings)
         self.validation = Validation()
         self.register_buffer("skipped_steps", torch.zeros((), dtype=torch.int64))
         self._skipped_in_a_row = 0
@@ -61,9 +66,17 @@ class Hypernetwork(Editor, L.LightningModule):
 
     @abstractmethod
     def updates(
-        self, requests: Sequence[Request], factors: Mapping[str, Factors], joint: bool
+        self,
+        requests: Sequence[Request],
+        factors: Mapping[str, Factors],
+        joint: bool,
+        after: WeightEdit | None,
     ) -> dict[str, LowRank | Dense]:
-        """Each layer's update: one a request, or with ``joint`` a single one for all of them."""
+        """Each layer's update: one a request, or with ``joint`` a single one for all of them.
+
+        ``factors`` are those of the model edited by ``after``: one edit for all the requests, or
+        one for each.
+        """
 
     def observe(self, factors: Mapping[str, Factors], gather: bool) -> None:
         """Take rows into the statistics, if the method has any; see `Normaliser.update`."""
@@ -82,11 +95,24 @@ class Hypernetwork(Editor, L.LightningModule):
     def edit(self, requests: Sequence[Request], after: WeightEdit | None = None) -> WeightEdit:
         """One edit that makes all the requests true; see `Editor.edit`."""
         edit = self._made(requests, after, joint=True)
-        return edit if after is None else after.plus(edit)
+        edit = edit if after is None else after.plus(edit)
+        for _ in range(self.training_settings.rounds - 1):
+            failed = failing(self.language_model, edit, requests)
+            if not failed:
+                break
+            edit = edit.plus(self._made([requests[n] for n in failed], edit, joint=True))
+        return edit
 
     def edit_each(self, requests: Sequence[Request]) -> WeightEdit:
         """One independent edit for each request; see `Editor.edit_each`."""
-        return self._made(requests, None, joint=False)
+        edit = self._made(requests, None, joint=False)
+        for _ in range(self.training_settings.rounds - 1):
+            failed = failing(self.language_model, edit, requests)
+            if not failed:
+                break
+            again = self._made([requests[n] for n in failed], edit.select(failed), joint=False)
+            edit = edit.plus(spread(again, failed, len(requests)))
+        return edit
 
     @torch.no_grad()
     def _made(
@@ -94,32 +120,36 @@ class Hypernetwork(Editor, L.LightningModule):
     ) -> WeightEdit:
         if not requests:
             raise ValueError("there are no requests to edit for")
-        return self.propose(requests, self.factors(requests, after), joint)
+        return self.propose(requests, self.factors(requests, after), joint, after)
 
     def factors(
         self, requests: Sequence[Request], after: WeightEdit | None = None
     ) -> dict[str, Factors]:
-        """Each layer's factors for the requests, on the model edited by ``after``."""
-        parts = [
-            factors(
-                self.language_model,
-                self.layers,
-                self.language_model.encode([r.prompt for r in some], [r.target for r in some]),
-                after=after,
-                tokens=self.training_settings.tokens,
-            )
-            for some in _chunks(requests, self.training_settings.edits_per_batch)
-        ]
+        """Each layer's factors for the requests, on the model edited by ``after``.
+
+        ``after`` is one edit for all the requests, or one for each.
+        """
+        parts = []
+        for index in _chunks(range(len(requests)), self.training_settings.edits_per_batch):
+            some = [requests[n] for n in index]
+            batch = self.language_model.encode([r.prompt for r in some], [r.target for r in some])
+            own = after if after is None or len(after) == 1 else after.select(index)
+            tokens = self.training_settings.tokens
+            parts.append(factors(self.language_model, self.layers, batch, after=own, tokens=tokens))
         return {
             layer: Factors.concatenated([part[layer] for part in parts]) for layer in self.layers
         }
 
     def propose(
-        self, requests: Sequence[Request], factors: Mapping[str, Factors], joint: bool
+        self,
+        requests: Sequence[Request],
+        factors: Mapping[str, Factors],
+        joint: bool,
+        after: WeightEdit | None = None,
     ) -> WeightEdit:
-        """The updates as an edit; differentiable for the networks."""
+        """The updates as an edit, without ``after``; differentiable for the networks."""
         with torch.autocast(self.device.type, enabled=False):
-            updates = self.updates(requests, factors, joint)
+            updates = self.updates(requests, factors, joint, after)
         return WeightEdit(updates, self.name, self.language_model.fingerprint)
 
     # training
@@ -138,7 +168,7 @@ class Hypernetwork(Editor, L.LightningModule):
             self.observe(self.factors(some), gather=False)
 
     def training_step(self, records: Sequence[Record], batch_index: int) -> Tensor:
-        """The weighted sum of edit loss and locality loss, of one independent edit a record."""
+        """The objective of edit loss and locality loss, of one independent edit a record."""
         settings, model = self.training_settings, self.language_model
         seed = (settings.seed, self.global_rank, self.global_step, batch_index)
         asked = questions(records, settings, np.random.default_rng(seed))
@@ -149,9 +179,15 @@ class Hypernetwork(Editor, L.LightningModule):
         edit = self.propose(requests, rows, joint=False)
         batch = model.encode([p.prompt for p in asked.probes], [p.target for p in asked.probes])
         edit_loss, locality_loss = outer_losses(
-            model, edit, batch, asked.record, asked.outer, settings.kl_positions
+            model,
+            edit,
+            batch,
+            asked.record,
+            asked.outer,
+            settings.kl_positions,
+            settings.smoothing,
         )
-        loss = settings.edit_weight * edit_loss + settings.locality_weight * locality_loss
+        loss = self.objective(edit_loss, locality_loss)
         self._log_step(edit, loss, edit_loss, locality_loss)
         # a loss that is not finite is to give gradients that are not, in every process
         return loss * torch.where(loss.isfinite(), 1.0, torch.nan)
@@ -161,6 +197,7 @@ class Hypernetwork(Editor, L.LightningModule):
     ) -> None:
         values = {"train/loss": loss}
         values |= {"train/edit_loss": edit_loss, "train/locality_loss": locality_loss}
+        values |= {f"train/{name}": value for name, value in self.objective.state().items()}
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
             for name, rates in self.edit_lrs().items():
                 pairs = zip(self.layers, rates, strict=True)
@@ -190,25 +227,19 @@ class Hypernetwork(Editor, L.LightningModule):
                 f"step {self.global_step}): try a smaller lr or edit_lr, or float32"
             )
 
+    def optimizer_step(self, *args: Any, **keywords: Any) -> None:
+        """Step, then bring the objective's parameters back to where they may be."""
+        super().optimizer_step(*args, **keywords)
+        self.objective.after_step()
+
     def configure_optimizers(self) -> Any:
-        """Adam, with the learned step sizes in a parameter group of their own."""
+        """The optimiser of the settings; see `configured`."""
         settings = self.training_settings
-        rates = list(self.edit_lrs().values())
-        own = {id(rate) for rate in rates}
+        rates, multipliers = list(self.edit_lrs().values()), list(self.objective.parameters())
+        own = {id(parameter) for parameter in (*rates, *multipliers)}
         nets = [p for p in self.parameters() if p.requires_grad and id(p) not in own]
-        groups = [{"params": nets}, {"params": rates, "lr": settings.edit_lr_lr}]
-        fused = self.device.type == "cpu"
-        optimizer = torch.optim.Adam([g for g in groups if g["params"]], settings.lr, fused=fused)
-        if not settings.warmup and not settings.decay:
-            return optimizer
         total = self.trainer.estimated_stepping_batches if settings.decay else math.inf
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: settings.rate(step, total)
-        )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        return configured(nets, rates, multipliers, settings, total)
 
     # validation
 
@@ -222,9 +253,11 @@ class Hypernetwork(Editor, L.LightningModule):
             self.log(f"val/{name}", metric, on_epoch=True, batch_size=len(records))
 
     def on_validation_epoch_end(self) -> None:
-        """Log the one number by which checkpoints are compared."""
+        """Log the one number by which checkpoints are compared; tell the objective of success."""
         if self.observed:
             self.log("val/score", self.validation.score(), sync_dist=True)
+            if self.trainer.state.fn is TrainerFn.FITTING and not self.trainer.sanity_checking:
+                self.objective.after_validation(self.validation.success())
 
     # checkpoints
 
@@ -287,5 +320,5 @@ def _last_blocks(language_model: LanguageModel, count: int) -> list[str]:
     return [language_model.layer(role, i) for i in blocks for role in ("mlp_in", "mlp_out")]
 
 
-def _chunks(requests: Sequence[Request], size: int) -> list[Sequence[Request]]:
-    return [requests[i : i + size] for i in range(0, len(requests), size)]
+def _chunks(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    return [items[i : i + size] for i in range(0, len(items), size)]

@@ -13,9 +13,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def nll(logits: Tensor, targets: Tensor) -> Tensor:
-    """Negative log-likelihood (nats) ``[n]`` of each target under ``logits`` [n, V]."""
-    return F.cross_entropy(logits, targets, reduction="none")
+def nll(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Negative log-likelihood (nats) ``[n]`` of each target under ``logits`` [n, V].
+
+    With ``smoothing`` it is the cross-entropy to a distribution that keeps ``1 - smoothing`` on the
+    target and shares the rest equally among the other tokens.
+    """
+    classes = logits.shape[-1]
+    spread = smoothing * classes / (classes - 1)  # torch's shares it among all tokens
+    return F.cross_entropy(logits, targets, reduction="none", label_smoothing=spread)
 
 
 def kl(before: Tensor, after: Tensor) -> Tensor:

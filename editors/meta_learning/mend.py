@@ -16,6 +16,7 @@ https://arxiv.org/abs/2110.11309. Departures from the authors' code, with the re
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, final
 
 import torch
@@ -26,7 +27,7 @@ from editors.meta_learning.factors import Factors
 from editors.meta_learning.hypernetwork import Hypernetwork
 from editors.meta_learning.training import one_of
 from editors.meta_learning.transform import Transform
-from edits.updates import Dense, LowRank
+from edits.weights import Dense, LowRank, WeightEdit
 from models.language_model import LanguageModel
 
 SIGNS = {"descent": -1.0, "official": 1.0}
@@ -96,7 +97,11 @@ class Mend(Hypernetwork):
                 )
 
     def updates(
-        self, requests: Sequence[Request], factors: Mapping[str, Factors], joint: bool
+        self,
+        requests: Sequence[Request],
+        factors: Mapping[str, Factors],
+        joint: bool,
+        after: WeightEdit | None,
     ) -> dict[str, LowRank | Dense]:
         """One update a request; their sum if ``joint``, the inner loss being a sum as well."""
         updates = {}
@@ -105,9 +110,7 @@ class Mend(Hypernetwork):
             rows = factors[layer]
             keys, deltas = self.transforms[name](rows.keys, rows.deltas, turn)
             deltas = self.sign * alpha * deltas
-            updates[layer] = (
-                _sum(keys, deltas) if joint else LowRank(rows.padded(keys).mT, rows.padded(deltas))
-            )
+            updates[layer] = replace(rows, keys=keys, deltas=deltas).update(joint)
         return updates
 
     def observe(self, factors: Mapping[str, Factors], gather: bool) -> None:
@@ -123,11 +126,3 @@ class Mend(Hypernetwork):
     def edit_lrs(self) -> dict[str, nn.Parameter]:
         """Alpha."""
         return {"edit_lr": self.alpha}
-
-
-def _sum(keys: torch.Tensor, deltas: torch.Tensor) -> LowRank | Dense:
-    """``sum_t key_t delta_t^T`` as a single update, in factors while they are the smaller."""
-    (rows, d_in), d_out = keys.shape, deltas.shape[1]
-    if rows * (d_in + d_out) > d_in * d_out:
-        return Dense((keys.T @ deltas)[None])
-    return LowRank(keys.T[None], deltas[None])

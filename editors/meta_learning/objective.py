@@ -23,6 +23,7 @@ def outer_losses(
     record: Sequence[int],
     outer: int,
     kl_positions: str = "all",
+    smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Edit loss and locality loss (nats per token), each the mean over the edits.
 
@@ -33,6 +34,7 @@ def outer_losses(
         record: which edit each question meets.
         outer: number of outer questions.
         kl_positions: see `Training`.
+        smoothing: of the edit loss's targets; see `Training`.
     """
     record = torch.as_tensor(record, device=batch.input_ids.device)
     rows, values = [], []
@@ -48,6 +50,7 @@ def outer_losses(
                 record[part_rows],
                 first,
                 kl_positions == "all",
+                smoothing,
             )
         )
     losses = torch.cat(values)[torch.cat(rows).argsort()]  # [R]
@@ -62,6 +65,7 @@ def _question_losses(
     record: Tensor,
     outer: int,
     whole_texts: bool,
+    smoothing: float,
 ) -> Tensor:
     """Loss of each question ``[R]``: nll of the first ``outer``, KL from unedited of the others."""
     counts = local_counts = predicting(batch)
@@ -71,7 +75,8 @@ def _question_losses(
     with edit.hooks(model, record):
         hidden = model.hidden(tokens)  # [R, T, d]
     row, position = counts[:outer].nonzero(as_tuple=True)
-    losses = nll(model.head(hidden[row, position]), batch.labels[row, position + 1])
+    targets = batch.labels[row, position + 1]
+    losses = nll(model.head(hidden[row, position]), targets, smoothing)
     values = example_means(losses, row, outer)
     if outer == len(record):
         return values

@@ -12,6 +12,8 @@ from datamodules.records import LOCALITY, Probe, Record
 OUTER = ("paraphrase", "both")
 KL_POSITIONS = ("all", "target")
 STATISTICS = ("frozen", "online")
+OBJECTIVES = ("weighted", "constrained")
+OPTIMISERS = ("adam", "rmsprop")
 TOKENS = ("all", "target")
 
 
@@ -20,12 +22,20 @@ class Training:
     """The settings that all hypernetworks share; each is an argument of the editors.
 
     Attributes:
-        lr: Step size of the networks (Adam).
+        optimiser: ``"adam"``, or centred ``"rmsprop"``.
+        lr: Step size of the networks.
         edit_lr_lr: Step size of the learned edit step sizes.
-        warmup: Optimiser steps over which both rise linearly from 0.
-        decay: Share of the run, at its end, over which both fall linearly to 0.
-        edit_weight: Weight of the edit loss, the target's negative log-likelihood.
-        locality_weight: Weight of the KL divergence from the unedited model.
+        multiplier_lr: Step size of the multiplier of a constrained objective.
+        warmup: Optimiser steps over which all of them rise linearly from 0.
+        decay: Share of the run, at its end, over which they fall linearly to 0.
+        objective: ``"weighted"`` sum of the edit loss, which is the target's negative
+            log-likelihood, and the locality loss, which is the KL divergence from the unedited
+            model; or the edit loss ``"constrained"`` to a locality loss below a margin.
+        edit_weight: Weight of the edit loss in a weighted objective.
+        locality_weight: Weight of the locality loss there.
+        margin: Initial margin of a constrained objective (nats per token).
+        margin_floor: Smallest margin.
+        smoothing: Share of the edit loss's target probability that the other tokens get.
         outer: What the edit loss is taken on: a random ``"paraphrase"`` (the request itself for
             a record without any), or the mean of ``"both"``.
         locality_kinds: Probe kinds on which the edited model is to stay as it was.
@@ -39,18 +49,26 @@ class Training:
         statistics_edits: Number of those first requests.
         max_skipped: Successive steps with a non-finite gradient after which training stops.
         edits_per_batch: Requests that go through the language model at once outside training.
+        rounds: How often a request is edited at most: again, on the edited model, as long as its
+            target is not the answer. Training makes one round.
         seed: Of the draws; a step's draws depend on it, the step and the process alone.
 
     Raises:
         ValueError: a setting that is none of the above.
     """
 
+    optimiser: str = "adam"
     lr: float = 1e-6
     edit_lr_lr: float = 1e-4
+    multiplier_lr: float = 0.1
     warmup: int = 0
     decay: float = 0.0
+    objective: str = "weighted"
     edit_weight: float = 0.1
     locality_weight: float = 1.0
+    margin: float = 1e-3
+    margin_floor: float = 1e-5
+    smoothing: float = 0.0
     outer: str = "paraphrase"
     locality_kinds: Sequence[str] = ("unrelated", "neighborhood")
     locality_probes: int = 1
@@ -60,18 +78,26 @@ class Training:
     statistics_edits: int = 1024
     max_skipped: int = 10
     edits_per_batch: int = 64
+    rounds: int = 1
     seed: int = 0
 
     def __post_init__(self):
+        one_of("optimiser", self.optimiser, OPTIMISERS)
+        one_of("objective", self.objective, OBJECTIVES)
         one_of("outer", self.outer, OUTER)
         one_of("kl_positions", self.kl_positions, KL_POSITIONS)
         one_of("tokens", self.tokens, TOKENS)
         one_of("statistics", self.statistics, STATISTICS)
         for kind in self.locality_kinds:
             one_of("locality_kinds", kind, LOCALITY)
-        if not 0 <= self.decay <= 1:
-            raise ValueError(f"decay must be a share from 0 to 1, got {self.decay}")
-        for name in ("statistics_edits", "max_skipped", "edits_per_batch"):
+        if not 0 <= self.margin_floor <= self.margin:
+            raise ValueError(
+                f"margin_floor must be from 0 to margin={self.margin}, got {self.margin_floor}"
+            )
+        for name in ("decay", "smoothing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be a share from 0 to 1, got {getattr(self, name)}")
+        for name in ("statistics_edits", "max_skipped", "edits_per_batch", "rounds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 

@@ -41,6 +41,10 @@ class Validation(nn.Module):
                 metric = self.metrics[name]
                 metric.update(mean.to(metric.device), weight=len(asked))
 
+    def success(self) -> Tensor:
+        """Share of the edits whose own request is answered with the target."""
+        return self.metrics["reliability"].compute()
+
     def score(self) -> Tensor:
         """Harmonic mean of the kinds' shares, of those that have probes; 0 if one of them is 0.
 

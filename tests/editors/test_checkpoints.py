@@ -13,7 +13,7 @@ from editors.meta_learning.mend import Mend
 class Other(Mend.__mro__[1]):
     """Another editor that is trained."""
 
-    def updates(self, requests, factors, joint):
+    def updates(self, requests, factors, joint, after):
         raise NotImplementedError
 
 

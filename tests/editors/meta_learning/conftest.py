@@ -5,10 +5,12 @@ import itertools
 
 import lightning as L
 import pytest
+import torch
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, DistributedSampler
 
 from datamodules.records import Probe, Record, Request
+from editors.meta_learning.ke import Ke
 from editors.meta_learning.mend import Mend
 from models import LanguageModel
 
@@ -94,5 +96,18 @@ def mend():
 
     def build(language_model, **settings):
         return Mend(language_model, **{"rank": 16, "lr": 1e-3, **settings})
+
+    return build
+
+
+@pytest.fixture
+def ke():
+    """``ke(language_model, **settings)``: a small Ke."""
+
+    def build(language_model, **settings):
+        widths = {"lstm_width": 6, "condition_width": 7, "gate_width": 5}
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return Ke(language_model, **{**widths, "optimiser": "adam", "lr": 1e-3, **settings})
 
     return build
