@@ -26,6 +26,7 @@ RUN_BY = {
         "tests/test_train.py::test_another_model_is_trained_on_files_of_records"
     ),
     "python edit.py": "tests/test_edit.py::test_the_newest_checkpoint_is_found",
+    "python edit.py data.limit=500": "tests/test_edit.py::test_the_newest_checkpoint_is_found",
     "python edit.py 'editors=[mend,rome]' data.limit=100 +settings.rome.layer=0": (
         "tests/test_edit.py::test_settings_reach_their_editor_and_are_kept"
     ),
