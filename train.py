@@ -135,6 +135,7 @@ def reached(
     (folder / "results.json").write_text(json.dumps([metrics], indent=1), encoding="utf-8")
     if logger and metrics:
         config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+        config = {name: config[name] for name in ("seed", "model", "data", "editor", "trainer")}
         found = {name.replace("val/", "best/"): value for name, value in metrics.items()}
         logger.log_hyperparams(pd.json_normalize(config).iloc[0].to_dict(), found)
         logger.save()
