@@ -43,3 +43,14 @@ class Editor(ABC):
     @abstractmethod
     def edit_each(self, requests: Sequence[Request]) -> Edit:
         """N independent edits of the clean model, computed together: edit n is for request n."""
+
+
+def named(layers: Sequence[str]) -> list[str]:
+    """The layers that a user names.
+
+    Raises:
+        ValueError: there are none, or a text stands where a list should.
+    """
+    if not layers or isinstance(layers, str):
+        raise ValueError(f"layers: expected a list of names, got {layers!r}")
+    return list(layers)

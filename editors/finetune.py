@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from datamodules.records import Request
-from editors.editor import Editor
+from editors.editor import Editor, named
 from edits.updates import compute_dtype
 from edits.weights import Dense, WeightEdit
 from models.encoding import IGNORED, Batch
@@ -64,9 +64,7 @@ class FineTune(Editor):
         if norm_constraint is not None and norm_constraint <= 0:
             raise ValueError(f"norm_constraint must be positive or null, got {norm_constraint}")
         self.language_model = language_model
-        self.layers = list(layers) if layers is not None else [language_model.layer("mlp_out", 0)]
-        if not self.layers or isinstance(layers, str):
-            raise ValueError(f"layers: expected a list of names, got {layers!r}")
+        self.layers = [language_model.layer("mlp_out", 0)] if layers is None else named(layers)
         for layer in self.layers:
             language_model.shape(layer)
         for name, value in (("steps", steps), ("edits_per_batch", edits_per_batch)):

@@ -19,7 +19,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from datamodules.records import Record, Request
-from editors.editor import Editor
+from editors.editor import Editor, named
 from editors.meta_learning.constraint import objective
 from editors.meta_learning.factors import Factors, factors
 from editors.meta_learning.objective import outer_losses
@@ -53,9 +53,7 @@ class Hypernetwork(Editor, L.LightningModule):
         super().__init__()
         self.save_hyperparameters(ignore=["language_model"])
         self.language_model = language_model
-        self.layers = list(layers) if layers is not None else _last_blocks(language_model, 3)
-        if not self.layers or isinstance(layers, str):
-            raise ValueError(f"layers: expected a list of names, got {layers!r}")
+        self.layers = _last_blocks(language_model, 3) if layers is None else named(layers)
         self.training_settings = Training(**training)
         self.objective = objective(self.training_settings)
         self.validation = Validation()

@@ -3,26 +3,12 @@
 import copy
 
 import torch
+from samples import CORPUS
 from torch import nn
 
-from datamodules.text import TextCorpus
 from editors.locate_then_edit.latent import optimise
 from editors.locate_then_edit.solve import Factor
 from models import LanguageModel
-
-CORPUS = TextCorpus(
-    [
-        "Gothenburg is a city in Sweden, and the capital of Sweden is Stockholm.",
-        "Which country is Lagos in? Lagos is in Nigeria, where people speak English.",
-        "Marie Curie was born in Warsaw. She was a citizen of Poland and of France.",
-        "The currency of Japan is the yen. Tokyo is the capital of Japan, in Asia.",
-        "The citizens of Germany speak German; the country uses the euro in Europe.",
-    ]
-)
-
-
-def in_float64(lm: LanguageModel) -> LanguageModel:
-    return LanguageModel(copy.deepcopy(lm.model).double(), lm.tokenizer)
 
 
 @torch.no_grad()

@@ -3,7 +3,8 @@ import logging
 
 import pytest
 import torch
-from by_hand import CORPUS, in_float64, written
+from by_hand import written
+from samples import AT_THE_END, CONTEXTS, CORPUS, REQUESTS, in_float64
 
 from datamodules.records import Request
 from editors.locate_then_edit.keys import alike, halved
@@ -13,17 +14,6 @@ from edits.updates import Dense
 from edits.weights import WeightEdit
 from models import LanguageModel
 
-REQUESTS = [
-    Request("The capital of Sweden is", "Sweden", "Paris"),
-    Request("Lagos is in", "Lagos", "Japan, the country"),
-    Request("What is the mother tongue of Angela Merkel?", "Angela Merkel", "yen"),
-]
-AT_THE_END = [  # where an edit surely reaches the next token, also in a random model
-    Request("I come from Sweden", "Sweden", "Paris"),
-    Request("They went to Lagos", "Lagos", "Japan, the country"),
-    Request("The mother tongue of Angela Merkel", "Angela Merkel", "yen"),
-]
-CONTEXTS = ["{}", "We went home. {}", "The. {}"]
 WEIGHT = 30.0
 
 

@@ -4,44 +4,18 @@ import logging
 
 import pytest
 import torch
+from samples import AT_THE_END, CONTEXTS, CORPUS, REQUESTS, in_float64
 
-from datamodules.records import Request
-from datamodules.text import TextCorpus
 from editors.locate_then_edit import rome as module
 from editors.locate_then_edit.moments import Recipe
 from editors.locate_then_edit.rome import KEY_MODES, Rome, warn_of_unlike_keys
 from models import LanguageModel
-
-REQUESTS = [
-    Request("The capital of Sweden is", "Sweden", "Paris"),
-    Request("Lagos is in", "Lagos", "Japan, the country"),
-    Request("What is the mother tongue of Angela Merkel?", "Angela Merkel", "yen"),
-]
-AT_THE_END = [  # where an edit surely reaches the next token, also in a random model
-    Request("I come from Sweden", "Sweden", "Paris"),
-    Request("They went to Lagos", "Lagos", "Japan, the country"),
-    Request("The mother tongue of Angela Merkel", "Angela Merkel", "yen"),
-]
-CONTEXTS = ["{}", "We went home. {}", "The. {}"]
-CORPUS = TextCorpus(
-    [
-        "Gothenburg is a city in Sweden, and the capital of Sweden is Stockholm.",
-        "Which country is Lagos in? Lagos is in Nigeria, where people speak English.",
-        "Marie Curie was born in Warsaw. She was a citizen of Poland and of France.",
-        "The currency of Japan is the yen. Tokyo is the capital of Japan, in Asia.",
-        "The citizens of Germany speak German; the country uses the euro in Europe.",
-    ]
-)
 
 
 def editor(lm, **arguments) -> Rome:
     """With room for the long change that a random model needs to say something else."""
     given = {"corpus": CORPUS, "contexts": CONTEXTS, "lr": 0.1, "clamp": 50.0, "weight_decay": 0.0}
     return Rome(lm, **{**given, **arguments})
-
-
-def in_float64(lm) -> LanguageModel:
-    return LanguageModel(copy.deepcopy(lm.model).double(), lm.tokenizer)
 
 
 def state(lm) -> tuple:

@@ -4,7 +4,8 @@ import logging
 
 import pytest
 import torch
-from by_hand import CORPUS, in_float64, moment, written
+from by_hand import moment, written
+from samples import AT_THE_END, CONTEXTS, CORPUS, REQUESTS, in_float64
 
 from datamodules.records import Request
 from editors.locate_then_edit.alphaedit import AlphaEdit, null_space
@@ -13,17 +14,6 @@ from editors.locate_then_edit.memit import Memit
 from editors.locate_then_edit.pmet import Pmet
 from edits.weights import WeightEdit
 
-REQUESTS = [
-    Request("The capital of Sweden is", "Sweden", "Paris"),
-    Request("Lagos is in", "Lagos", "Japan, the country"),
-    Request("What is the mother tongue of Angela Merkel?", "Angela Merkel", "yen"),
-]
-AT_THE_END = [  # where an edit surely reaches the next token, also in a random model
-    Request("I come from Sweden", "Sweden", "Paris"),
-    Request("They went to Lagos", "Lagos", "Japan, the country"),
-    Request("The mother tongue of Angela Merkel", "Angela Merkel", "yen"),
-]
-CONTEXTS = ["{}", "We went home. {}", "The. {}"]
 OWN = {
     Memit: {"covariance_weight": 0.1},
     Pmet: {"covariance_weight": 0.1, "kl_stop": None},

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from safetensors import safe_open
+from golden import assert_close, batch_of, read
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -18,19 +18,6 @@ from models import Batch, LanguageModel
 DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 WHOLE = {torch.float32: 1e-5, torch.float64: 1e-12}  # of whole edits
-
-
-def read(shared, name):
-    """Tensors by name, and the settings."""
-    path = shared / "parity" / "trained_editors" / f"{name}.safetensors"
-    with safe_open(path, "pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
-
-
-def assert_close(ours, theirs, tolerance):
-    assert ours.shape == theirs.shape
-    error = (ours - theirs).abs().max() / max(1.0, theirs.abs().max())
-    assert error <= tolerance, f"error {error:.1e}, allowed {tolerance:.0e}"
 
 
 def named(module, kind):
@@ -141,14 +128,6 @@ def case(request, shared):
     fill(editor.conditioner, "condition", tensors)
     fill(editor.gates[0], "gate", tensors)
     return tensors, editor, WHOLE[model.dtype]
-
-
-def batch_of(tensors, name, width=None):
-    ids, mask = (tensors[f"inputs/{name}_{part}"] for part in ("input_ids", "attention_mask"))
-    labels = tensors.get(f"inputs/{name}_labels", torch.full_like(ids, -100))
-    gap = 0 if width is None else width - ids.shape[1]
-    pad = torch.nn.functional.pad
-    return Batch(pad(ids, (0, gap)), pad(mask, (0, gap)), pad(labels, (0, gap), value=-100))
 
 
 def proposed(tensors, editor):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from safetensors import safe_open
+from golden import assert_close, batch_of, read
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -21,8 +21,7 @@ TOLERANCE = {"fp32": 1e-5, "fp64": 1e-12}
 def case(request, shared):
     """The tensors of a file, its settings, a Mend with its weights, and the tolerance."""
     folder = shared / "parity" / "trained_editors"
-    with safe_open(folder / f"mend_full_edit_{request.param}.safetensors", "pt") as file:
-        tensors, settings = {k: file.get_tensor(k) for k in file.keys()}, file.metadata()  # noqa: SIM118
+    tensors, settings = read(shared, f"mend_full_edit_{request.param}")
     vocabulary = Tokenizer(models.WordLevel({"end": 0}, unk_token="end"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=vocabulary, eos_token="end")
     model = AutoModelForCausalLM.from_pretrained(
@@ -57,20 +56,6 @@ def fill(editor, tensors):
 
 
 NAMES = {"a": "A", "b": "B", "bias": "bias", "scale": "film_scale", "shift": "film_shift"}
-
-
-def assert_close(ours, theirs, tolerance):
-    assert ours.shape == theirs.shape
-    error = (ours - theirs).abs().max() / max(1.0, theirs.abs().max())
-    assert error <= tolerance, f"error {error:.1e}, allowed {tolerance:.0e}"
-
-
-def batch_of(tensors, name, width=None):
-    ids, mask = (tensors[f"inputs/{name}_{part}"] for part in ("input_ids", "attention_mask"))
-    labels = tensors.get(f"inputs/{name}_labels", torch.full_like(ids, -100))
-    gap = 0 if width is None else width - ids.shape[1]
-    pad = torch.nn.functional.pad
-    return Batch(pad(ids, (0, gap)), pad(mask, (0, gap)), pad(labels, (0, gap), value=-100))
 
 
 def proposed(tensors, editor):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from safetensors import safe_open
+from golden import assert_close, read
 
 from editors.meta_learning.losses import example_means, kl, nll
 from editors.meta_learning.transform import Transform
@@ -17,19 +17,6 @@ FROZEN = (
     "mend_variant_xavier_fp32",
 )  # fmt: skip
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
-
-
-def read(shared, name):
-    """Tensors by name, and the settings."""
-    path = shared / "parity" / "trained_editors" / f"{name}.safetensors"
-    with safe_open(path, "pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
-
-
-def assert_close(ours, theirs, tolerance):
-    assert ours.shape == theirs.shape
-    error = (ours - theirs).abs().max() / max(1.0, theirs.abs().max())
-    assert error <= tolerance, f"error {error:.1e}, allowed {tolerance:.0e}"
 
 
 def fill(transform, tensors):
