@@ -107,10 +107,13 @@ def test_each_file_composes_and_names_what_is_there(file, composed):
 
 @pytest.mark.parametrize("file", [f for f in FILES if f.parent.name == "preset"], ids=str)
 def test_a_preset_changes_its_editor(file, composed):
-    script, model, editor = overrides_of(file)
-    config = composed(script, model, editor).editor
-    for key, value in OmegaConf.load(CONFIGS / file).items():
-        assert config[key] == value
+    """Its editor and, where it sets one, the training of it."""
+    own = OmegaConf.load(CONFIGS / file)
+    groups = own if "editor" in own else {"editor": own}
+    config = composed(*overrides_of(file))
+    for group, settings in groups.items():
+        for key, value in settings.items():
+            assert config[group][key] == value
 
 
 def built(config: Mapping, language_model: LanguageModel, **settings) -> Editor:
