@@ -26,9 +26,11 @@ FILES = sorted(path.relative_to(CONFIGS) for path in CONFIGS.glob("**/*.yaml"))
 EDITORS = sorted(
     path.stem for path in (CONFIGS / "editor").glob("*.yaml") if path.stem != "pretraining"
 )
+MODELS = [path.stem for path in (CONFIGS / "model").glob("*.yaml")]
+ROMES = [name for name in EDITORS if "rome" in name]
 SOLVED = {"steps": 3, "contexts": "fixed", "cache_folder": None}
 FAST = {
-    **dict.fromkeys(["rome", "memit", "pmet", "emmet"], SOLVED),
+    **dict.fromkeys([*ROMES, "memit", "pmet", "emmet"], SOLVED),
     "alphaedit": {**SOLVED, "threshold": 1.0},
     "mend": {"rank": 4},
     "ke": {"max_scale": 50.0},
@@ -59,8 +61,8 @@ def overrides_of(file: Path) -> tuple[str, ...]:
     if group == ".":
         return (name,)
     if group == "preset":
-        model, editor = name.split("_", 1)
-        return ("edit", f"model={model}", f"editor={editor}")
+        model = max((m for m in MODELS if name.startswith(f"{m}_")), key=len)
+        return ("edit", f"model={model}", f"editor={name.removeprefix(f'{model}_')}")
     script = "edit" if (group, name) == ("trainer", "edit") else "train"
     return (script, f"{group}={name}")
 
@@ -109,13 +111,19 @@ def test_each_file_composes_and_names_what_is_there(file, composed):
 def test_a_preset_changes_its_editor(file, composed):
     script, model, editor = overrides_of(file)
     config = composed(script, model, editor).editor
-    for key, value in OmegaConf.load(CONFIGS / file).items():
+    own = OmegaConf.load(CONFIGS / file)
+    [base] = own.pop("defaults", [None])
+    given = (
+        OmegaConf.merge(OmegaConf.load(CONFIGS / "preset" / f"{base}.yaml"), own) if base else own
+    )
+    assert given
+    for key, value in given.items():
         assert config[key] == value
 
 
 def built(config: Mapping, language_model: LanguageModel, **settings) -> Editor:
     """The editor of a configuration, with a corpus of a few sentences if it takes one."""
-    if "corpus" in config:
+    if config.get("corpus") is not None:
         settings["corpus"] = TextCorpus(SENTENCES)
     return instantiate(config, language_model=language_model, _convert_="object", **settings)
 

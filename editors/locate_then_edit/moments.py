@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,8 +29,13 @@ from editors.locate_then_edit.sites import activations, full_precision
 from models.encoding import IGNORED, Batch
 from models.language_model import LanguageModel
 
+logger = logging.getLogger(__name__)
+
 VERSION = 1
 """Of what is computed here; a change makes every cached file stale."""
+
+ENOUGH = 20
+"""Tokens for each input of a layer that its second moment takes to be of use."""
 
 
 class Corpus(Protocol):
@@ -135,6 +141,16 @@ def gathered(
     if not count:
         raise ValueError("second moments: the corpus has no token that counts")
     return {layer: SecondMoment(total, count) for layer, total in totals.items()}
+
+
+def warn_of_few_tokens(moment: SecondMoment, layer: str) -> None:
+    """Warns of a second moment of so few tokens that most of its directions are chance."""
+    inputs = len(moment.total)
+    if moment.count < ENOUGH * inputs:
+        logger.warning(
+            "second moment %r is of %d tokens for %d inputs; give a corpus of %d or more",
+            *(layer, moment.count, inputs, ENOUGH * inputs),
+        )
 
 
 def cache_key(

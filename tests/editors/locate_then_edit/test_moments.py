@@ -1,5 +1,6 @@
 import copy
 import json
+import logging
 from dataclasses import dataclass, replace
 
 import pytest
@@ -187,3 +188,13 @@ def test_a_corpus_without_a_token_that_counts_is_refused(language_model):
 def test_the_key_is_plain_text(language_model):
     key = cache_key(language_model, layers_of(language_model)[0], Named(TEXTS, "a"), Recipe())
     assert json.loads(json.dumps(key)) == key
+
+
+def test_too_few_tokens_for_a_layer_are_warned_of(language_model, caplog):
+    layer = language_model.layer("mlp_out", 1)
+    moment = second_moments(language_model, [layer], TextCorpus(TEXTS))[layer]
+    with caplog.at_level(logging.WARNING):
+        moments.warn_of_few_tokens(moment, layer)
+        moments.warn_of_few_tokens(moments.SecondMoment(torch.eye(64), 20 * 64), layer)
+    [said] = caplog.messages
+    assert f"{layer!r} is of {moment.count} tokens for 64 inputs; give a corpus of 1280" in said
