@@ -29,7 +29,10 @@ class Editor(ABC):
         cls.name = cls.__name__.lower()
 
     def prepare(self) -> None:  # noqa: B027
-        """Do what is to be done once per language model, such as statistics; by default nothing."""
+        """Do what is to be done once per language model, such as statistics; by default nothing.
+
+        Where several processes run, all of them call it, since they may share the work.
+        """
 
     @abstractmethod
     def edit(self, requests: Sequence[Request], after: WeightEdit | None = None) -> Edit:

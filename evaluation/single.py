@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from datamodules.records import PROBE_KINDS, Record
 from editors.editor import Editor
 from evaluation import identity, report
-from evaluation.efficiency import chunk_costs, measured
+from evaluation.efficiency import Cost, chunk_costs, measured
 from evaluation.folder import RunFolder
 from evaluation.lines import answer_lines
 from evaluation.questions import Questions
@@ -71,7 +71,7 @@ class Single(L.LightningModule):
         self.data, self.split = data, split
         self.records_per_chunk = records_per_chunk
         self.generate, self.max_new_tokens = tuple(generate), max_new_tokens
-        self.prepared: set[str] = set()
+        self.preparing: dict[str, Cost] = {}
 
     def setup(self, stage: str) -> None:
         """Claim the folder and see what is left to do; Lightning waits for all devices after it."""
@@ -79,6 +79,7 @@ class Single(L.LightningModule):
         chunks = range(ceil(len(self.records) / self.records_per_chunk))
         names = [UNEDITED, *self.editors]
         self.left = [c for c in chunks if not all(self.folder.has(name, c) for name in names)]
+        self.busy = [n for n in self.editors if not all(self.folder.has(n, c) for c in self.left)]
 
     def test_dataloader(self) -> DataLoader:
         """This device's share of the chunks, one a step; one empty step if it has none."""
@@ -89,9 +90,16 @@ class Single(L.LightningModule):
         return DataLoader(steps, batch_size=None, sampler=sampler)
 
     def on_test_start(self) -> None:
-        """Refuse a trainer under which editors cannot take gradients."""
+        """Prepare the editors: on all devices alike, since some let them share the work.
+
+        Raises:
+            ValueError: this is a trainer under which editors cannot take gradients.
+        """
         if torch.is_inference_mode_enabled():
             raise ValueError("editors take gradients: use Trainer(inference_mode=False)")
+        for name in self.busy:
+            with measured(self.device) as self.preparing[name]:
+                self.editors[name].prepare()
 
     def test_step(self, chunks: list[int]) -> None:
         """Edit, ask, score and write a chunk, for the editors that have not done it yet."""
@@ -137,11 +145,7 @@ class Single(L.LightningModule):
     def _evaluate(
         self, name: str, chunk: int, questions: Questions, before: Sequence[Answer]
     ) -> None:
-        editor, preparing = self.editors[name], None
-        if name not in self.prepared:
-            with measured(self.device) as preparing:
-                editor.prepare()
-            self.prepared.add(name)
+        editor, preparing = self.editors[name], self.preparing.pop(name, None)
         with measured(self.device) as editing:
             edit = editor.edit_each([record.request for record in questions.records])
         with measured(self.device) as asking:

@@ -26,9 +26,11 @@ FILES = sorted(path.relative_to(CONFIGS) for path in CONFIGS.glob("**/*.yaml"))
 EDITORS = sorted(
     path.stem for path in (CONFIGS / "editor").glob("*.yaml") if path.stem != "pretraining"
 )
+MODELS = [path.stem for path in (CONFIGS / "model").glob("*.yaml")]
+ROMES = [name for name in EDITORS if "rome" in name]
 SOLVED = {"steps": 3, "contexts": "fixed", "cache_folder": None}
 FAST = {
-    **dict.fromkeys(["rome", "memit", "pmet", "emmet"], SOLVED),
+    **dict.fromkeys([*ROMES, "memit", "pmet", "emmet"], SOLVED),
     "alphaedit": {**SOLVED, "threshold": 1.0},
     "mend": {"rank": 4},
     "ke": {"max_scale": 50.0},
@@ -59,8 +61,8 @@ def overrides_of(file: Path) -> tuple[str, ...]:
     if group == ".":
         return (name,)
     if group == "preset":
-        model, editor = name.split("_", 1)
-        return ("edit", f"model={model}", f"editor={editor}")
+        model = max((m for m in MODELS if name.startswith(f"{m}_")), key=len)
+        return ("edit", f"model={model}", f"editor={name.removeprefix(f'{model}_')}")
     script = "edit" if (group, name) == ("trainer", "edit") else "train"
     return (script, f"{group}={name}")
 
@@ -109,16 +111,19 @@ def test_each_file_composes_and_names_what_is_there(file, composed):
 def test_a_preset_changes_its_editor(file, composed):
     """Its editor and, where it sets one, the training of it."""
     own = OmegaConf.load(CONFIGS / file)
+    for base in own.pop("defaults", []):
+        own = OmegaConf.merge(OmegaConf.load(CONFIGS / "preset" / f"{base}.yaml"), own)
     groups = own if "editor" in own else {"editor": own}
     config = composed(*overrides_of(file))
     for group, settings in groups.items():
+        assert settings
         for key, value in settings.items():
             assert config[group][key] == value
 
 
 def built(config: Mapping, language_model: LanguageModel, **settings) -> Editor:
     """The editor of a configuration, with a corpus of a few sentences if it takes one."""
-    if "corpus" in config:
+    if config.get("corpus") is not None:
         settings["corpus"] = TextCorpus(SENTENCES)
     return instantiate(config, language_model=language_model, _convert_="object", **settings)
 

@@ -17,54 +17,38 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 
 from torch import Tensor
 
 from datamodules.records import Request
-from editors.editor import Editor
 from editors.locate_then_edit.blocks import default_blocks
-from editors.locate_then_edit.contexts import LENGTHS, chosen_contexts, sample_contexts
+from editors.locate_then_edit.closed_form import ClosedForm
+from editors.locate_then_edit.contexts import LENGTHS
 from editors.locate_then_edit.keys import subject_keys
-from editors.locate_then_edit.latent import Optimisation, optimise
-from editors.locate_then_edit.moments import Corpus, Recipe, second_moments
-from editors.locate_then_edit.solve import Factor, factor, rank_one
+from editors.locate_then_edit.latent import optimise
+from editors.locate_then_edit.solve import rank_one
 from edits.weights import WeightEdit
 from models.language_model import LanguageModel
 
 logger = logging.getLogger(__name__)
 
-KEY_MODES = ("official", "prefix_mean", "prompt")
+NAMES = {"official": "rome", "prefix_mean": "r_rome", "prompt": "r_rome_prompt"}
+"""The editor's name in each key mode; ``_identity`` follows where no second moments are taken."""
 RATIOS = (0.3, 3.0)
 """Ratios of bare to mean key, as the direction sees them, that need no warning."""
 
 
-class Rome(Editor):
+class Rome(ClosedForm):
     """Writes each fact as a rank-one update of one block's second feed-forward projection.
 
     Args:
         language_model: the model to edit.
-        layer: the edited block; None: as `default_blocks` says. The last one is of no use: what it
-            says at the subject does not reach the tokens after it.
+        layer: the edited block; None: as `default_blocks` says.
         key_mode: ``official`` (direction from the mean key, constraint at the bare prompt's),
             ``prefix_mean`` or ``prompt`` (R-ROME: the mean key, or the bare prompt's, for both).
-        covariance: whether the second moments of keys shape the direction; without, they are taken
-            to be the identity, and no corpus is needed.
-        corpus: the texts of which the second moments are taken.
-        steps: forward passes of the search for ``v*``.
-        lr: its step size.
-        clamp: longest change of the output, in lengths of the output.
-        kl_factor: weight of the divergence of what is said about the subject.
-        weight_decay: weight of the change's length.
-        stop_loss: the search for an edit ends when its loss (nats per token) falls below this.
-        contexts: ``sampled`` (texts of the model itself, as the authors do), ``fixed`` (the same
-            list for every model), or a list of templates.
-        context_lengths: how long and how many are sampled, as (tokens, texts) pairs. The bare
-            prompt is one context more; the fewer the others, the more it counts.
-        seed: of the sampled contexts.
-        cache_folder: where second moments are kept; None: nowhere.
-        moments: how second moments are taken of the corpus; None: as the authors do.
-        rows_per_batch: bounds the memory taken; results do not depend on it.
+        covariance: whether second moments of keys shape the direction; without, they are taken to
+            be the identity, and no corpus is needed.
+        shared: what else `ClosedForm` takes; the defaults are the authors' for GPT-2 XL.
 
     Raises:
         ValueError: an argument is not one of the above.
@@ -77,55 +61,17 @@ class Rome(Editor):
         layer: int | None = None,
         key_mode: str = "official",
         covariance: bool = True,
-        corpus: Corpus | None = None,
-        steps: int = 20,
-        lr: float = 0.5,
-        clamp: float = 4.0,
-        kl_factor: float = 0.0625,
-        weight_decay: float = 0.5,
-        stop_loss: float = 0.05,
-        contexts: str | Sequence[str] = "sampled",
         context_lengths: Sequence[tuple[int, int]] = LENGTHS,
-        seed: int = 0,
-        cache_folder: str | Path | None = None,
-        moments: Recipe | None = None,
-        rows_per_batch: int = 256,
+        **shared,
     ):
-        if key_mode not in KEY_MODES:
-            raise ValueError(f"key_mode: expected one of {', '.join(KEY_MODES)}, got {key_mode!r}")
-        if covariance and corpus is None:
-            raise ValueError("covariance=True takes a corpus: give one, or covariance=False")
-        if rows_per_batch < 1:
-            raise ValueError(f"rows_per_batch: expected at least 1, got {rows_per_batch}")
-        self.language_model = language_model
-        if layer is None:
-            (layer,) = default_blocks(language_model.blocks)
-        if layer == language_model.blocks - 1:
-            raise ValueError(f"layer: {layer} is the last block, which no later token reads")
-        self.layer = language_model.layer("mlp_out", layer)
-        self.key_mode = key_mode
+        if key_mode not in NAMES:
+            raise ValueError(f"key_mode: expected one of {', '.join(NAMES)}, got {key_mode!r}")
+        self.name = NAMES[key_mode] + ("" if covariance else "_identity")
         self.covariance = covariance
-        self.corpus = corpus
-        self.optimisation = Optimisation(steps, lr, clamp, kl_factor, weight_decay, stop_loss)
-        self.contexts = contexts
-        self._texts = () if contexts == "sampled" else chosen_contexts(contexts)
-        self.context_lengths = [tuple(pair) for pair in context_lengths]
-        self.seed = seed
-        self.cache_folder = cache_folder
-        self.moments = moments
-        self.rows_per_batch = rows_per_batch
-        self.factor: Factor | None = None
-
-    def prepare(self) -> None:
-        """Samples the contexts and factors the second moment, once; `edit` does it if need be."""
-        if not self._texts:
-            self._texts = sample_contexts(self.language_model, self.context_lengths, self.seed)
-        if self.covariance and self.factor is None:
-            found = second_moments(
-                self.language_model, [self.layer], self.corpus, self.moments, self.cache_folder
-            )
-            moment = found[self.layer].mean.to(self.language_model.device)
-            self.factor = factor(moment, self.layer)
+        blocks = default_blocks(language_model.blocks) if layer is None else [layer]
+        super().__init__(language_model, blocks=blocks, context_lengths=context_lengths, **shared)
+        (self.layer,) = self.layers
+        self.key_mode = key_mode
 
     def edit(self, requests: Sequence[Request], after: WeightEdit | None = None) -> WeightEdit:
         """One edit for all requests: each is written into the model that has the ones before.
@@ -149,12 +95,6 @@ class Rome(Editor):
         self._ready(requests)
         return self._updates(requests)
 
-    def _ready(self, requests: Sequence[Request]) -> None:
-        """Prepares, on the clean model: before any edit is put in place."""
-        if not requests:
-            raise ValueError("there are no requests to edit for")
-        self.prepare()
-
     def _updates(self, requests: Sequence[Request]) -> WeightEdit:
         """The rank-one updates of the model as it now is, with the hooks that are on it."""
         model, layer, contexts = self.language_model, self.layer, self._texts
@@ -166,7 +106,7 @@ class Rome(Editor):
         source = bare if self.key_mode == "prompt" else mean
         key = mean if self.key_mode == "prefix_mean" else bare
         output = outputs.double().mean(1) if self.key_mode == "prefix_mean" else outputs[:, 0]
-        direction = source if self.factor is None else self.factor.solve(source)
+        direction = self.fitted[layer].solve(source) if self.fitted else source
         if self.key_mode == "official":
             warn_of_unlike_keys(requests, direction, mean, bare)
         update = rank_one(direction, key, latent.value(layer) - output)

@@ -18,21 +18,17 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from datamodules.records import Request
-from editors.editor import Editor
 from editors.locate_then_edit.blocks import default_blocks
-from editors.locate_then_edit.contexts import chosen_contexts, sample_contexts
+from editors.locate_then_edit.closed_form import ClosedForm
 from editors.locate_then_edit.keys import alike, halved, subject_keys
-from editors.locate_then_edit.latent import Optimisation, optimise
-from editors.locate_then_edit.moments import Corpus, Recipe, second_moments
+from editors.locate_then_edit.latent import optimise
 from editors.locate_then_edit.sites import full_precision
-from editors.locate_then_edit.solve import Coordinates, factor
 from edits.weights import LowRank, WeightEdit
 from models.language_model import LanguageModel
 
@@ -42,31 +38,16 @@ LENGTHS = ((10, 5),)
 """The authors' sampled contexts: five of 10 tokens."""
 
 
-class Spread(Editor):
+class Spread(ClosedForm):
     """Writes facts into the second feed-forward projections of several blocks.
 
     Args:
         language_model: the model to edit.
         layers: the edited blocks, from the lowest up; None: as many as the method takes by default,
-            the last of them a third up. The last block of all is of no use, see ROME.
-        corpus: the texts of which the second moments of keys are taken.
-        steps: forward passes of the search for ``z``.
-        lr: its step size.
-        clamp: longest change of the value, in lengths of the value.
-        kl_factor: weight of the divergence of what is said about the subject.
-        weight_decay: weight of the change's length.
-        stop_loss: the search for an edit ends when its loss (nats per token) falls below this.
-        kl_stop: where all target tokens are the likeliest, the likelihood counts a tenth, and the
-            search ends once the weighted divergence is at most this; None: no such rule.
+            the last of them a third up.
         merge_same_key: whether requests of one edit whose keys have a cosine above .99, as those of
             one subject do, get one value for all of them; otherwise least squares finds a mean.
-        contexts: ``sampled`` (texts of the model itself), ``fixed`` (the same list for every
-            model), or a list of templates.
-        context_lengths: how long and how many are sampled, as (tokens, texts) pairs.
-        seed: of the sampled contexts.
-        cache_folder: where second moments are kept; None: nowhere.
-        moments: how second moments are taken of the corpus; None: as the authors do.
-        rows_per_batch: bounds the memory taken; results do not depend on it.
+        shared: what else `ClosedForm` takes; the defaults are MEMIT's for GPT-J.
 
     Raises:
         ValueError: an argument is not one of the above.
@@ -81,44 +62,17 @@ class Spread(Editor):
         language_model: LanguageModel,
         *,
         layers: Sequence[int] | None = None,
-        corpus: Corpus | None = None,
         steps: int = 25,
-        lr: float = 0.5,
         clamp: float = 0.75,
-        kl_factor: float = 0.0625,
-        weight_decay: float = 0.5,
-        stop_loss: float = 0.05,
-        kl_stop: float | None = None,
         merge_same_key: bool = False,
-        contexts: str | Sequence[str] = "sampled",
         context_lengths: Sequence[tuple[int, int]] = LENGTHS,
-        seed: int = 0,
-        cache_folder: str | Path | None = None,
-        moments: Recipe | None = None,
-        rows_per_batch: int = 256,
+        **shared,
     ):
         if layers is None:
             layers = default_blocks(language_model.blocks, self.blocks_by_default)
-        blocks = list(layers)
-        if not blocks or blocks != sorted(set(blocks)):
-            raise ValueError(f"layers: expected blocks from the lowest up, got {blocks}")
-        if rows_per_batch < 1:
-            raise ValueError(f"rows_per_batch: expected at least 1, got {rows_per_batch}")
-        self.language_model = language_model
-        self.blocks = blocks
-        self.layers = [language_model.layer("mlp_out", block) for block in blocks]
-        self.corpus = corpus
-        self.optimisation = Optimisation(
-            steps, lr, clamp, kl_factor, weight_decay, stop_loss, kl_stop
-        )
+        own = {"steps": steps, "clamp": clamp, "context_lengths": context_lengths}
+        super().__init__(language_model, blocks=layers, **own, **shared)
         self.merge_same_key = merge_same_key
-        self._texts = () if contexts == "sampled" else chosen_contexts(contexts)
-        self.context_lengths = [tuple(pair) for pair in context_lengths]
-        self.seed = seed
-        self.cache_folder = cache_folder
-        self.moments = moments
-        self.rows_per_batch = rows_per_batch
-        self.fitted: dict[str, Coordinates] = {}
 
     # what methods differ in
 
@@ -129,10 +83,6 @@ class Spread(Editor):
         Args:
             keys: ``[N, k, r]`` float64, in the coordinates of `fit`.
         """
-
-    def fit(self, moment: Tensor, layer: str) -> Coordinates:
-        """The coordinates in which `solve` works, of a layer's second moment ``[d_in, d_in]``."""
-        return factor(moment, layer)
 
     def sites(self) -> list[str]:
         """Modules whose output is shifted to find the value; the first is to come to its value.
@@ -153,31 +103,14 @@ class Spread(Editor):
 
     # what they share
 
-    def prepare(self) -> None:
-        """Samples the contexts and takes the second moments, once; `edit` does it if need be.
-
-        Raises:
-            ValueError: there is no corpus.
-        """
-        if not self._texts:
-            self._texts = sample_contexts(self.language_model, self.context_lengths, self.seed)
-        if self.fitted:
-            return
-        if self.corpus is None:
-            raise ValueError(f"{self.name} takes a corpus, for second moments: give one")
-        device = self.language_model.device
-        found = second_moments(
-            self.language_model, self.layers, self.corpus, self.moments, self.cache_folder
-        )
-        self.fitted = {name: self.fit(found[name].mean.to(device), name) for name in self.layers}
-
     def edit(self, requests: Sequence[Request], after: WeightEdit | None = None) -> WeightEdit:
         """One edit for all requests, solved together.
 
         Raises:
             ValueError: there is no request, or more than one edit can hold.
         """
-        self._ready(requests, len(requests))
+        self.check(len(requests))
+        self._ready(requests)
         if after is None:
             return self._written(requests, 1, {})
         if self.remembers and not after.past_keys:
@@ -192,15 +125,8 @@ class Spread(Editor):
         Raises:
             ValueError: there is no request.
         """
-        self._ready(requests, 1)
+        self._ready(requests)
         return self._written(requests, len(requests), {})
-
-    def _ready(self, requests: Sequence[Request], count: int) -> None:
-        """Prepares, on the clean model: before any edit is put in place."""
-        if not requests:
-            raise ValueError("there are no requests to edit for")
-        self.check(count)
-        self.prepare()
 
     @torch.no_grad()
     def _written(

@@ -138,7 +138,7 @@ def test_keys_alike_are_found_through_others():
 
 
 def test_the_default_layers_end_a_third_up(tiny):
-    for blocks, expected in {1: [0], 3: [0, 1], 4: [0, 1, 2], 20: [3, 4, 5, 6, 7]}.items():
+    for blocks, expected in {2: [0], 3: [0, 1], 4: [0, 1, 2], 20: [3, 4, 5, 6, 7]}.items():
         memit = Memit(tiny("gpt2", num_hidden_layers=blocks), corpus=CORPUS)
         assert memit.blocks == expected
 
@@ -162,18 +162,15 @@ def test_contexts_are_sampled_if_none_are_given(language_model):
     [
         ({"layers": []}, r"layers: expected blocks from the lowest up, got \[\]"),
         ({"layers": [1, 0]}, r"layers: expected blocks from the lowest up, got \[1, 0\]"),
+        ({"layers": [1, 2]}, "layers: 2 is the last block, which no later token reads"),
         ({"layers": [1, 3]}, "no block 3 in 'tiny-gpt2'; it has 0 to 2"),
         ({"covariance_weight": 0}, "covariance_weight: expected more than 0, got 0"),
         ({"rows_per_batch": 0}, "rows_per_batch: expected at least 1, got 0"),
         ({"steps": 0}, "steps: expected at least 1"),
         ({"contexts": "some"}, "contexts: expected 'sampled'"),
+        ({"corpus": None}, "memit takes a corpus, for second moments"),
     ],
 )
 def test_arguments_out_of_range_are_refused(language_model, arguments, message):
     with pytest.raises(ValueError, match=message):
         editor(language_model, **arguments)
-
-
-def test_without_a_corpus_there_is_no_edit(language_model):
-    with pytest.raises(ValueError, match="memit takes a corpus, for second moments"):
-        editor(language_model, corpus=None).edit(REQUESTS)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from reference import CLOSE, Reference, distance
+from samples import CORPUS
 
 from editors.locate_then_edit.alphaedit import AlphaEdit
 from editors.locate_then_edit.emmet import Emmet
@@ -28,6 +29,7 @@ class SpreadReference(Reference):
             kl_factor=given["kl"],
             weight_decay=given["wd"],
             contexts=self.common["contexts"],
+            corpus=CORPUS,
             **settings,
         )
         for block, layer in zip(editor.blocks, editor.layers, strict=True):

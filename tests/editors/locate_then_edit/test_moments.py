@@ -1,13 +1,22 @@
 import copy
 import json
+import logging
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from samples import CORPUS
+from scripts import ROOT
 
 from datamodules.text import TextCorpus
-from editors.locate_then_edit import moments
-from editors.locate_then_edit.moments import Recipe, cache_key, cache_path, second_moments
+from editors.locate_then_edit import moment_files, moments
+from editors.locate_then_edit.moment_files import Partial, Recipe, SecondMoment
+from editors.locate_then_edit.moments import cache_key, cache_path, second_moments
 from models import LanguageModel
 
 TEXTS = [
@@ -96,7 +105,9 @@ def test_a_second_call_reads_the_file_and_only_missing_layers_are_gathered(
     monkeypatch.setattr(
         moments,
         "gathered",
-        lambda lm, layers, *rest: passes.append(layers) or gathered(lm, layers, *rest),
+        lambda lm, layers, *rest, **more: (
+            passes.append(layers) or gathered(lm, layers, *rest, **more)
+        ),
     )
     first = second_moments(language_model, layers[:1], corpus, cache_folder=tmp_path)
     both = second_moments(language_model, layers, corpus, cache_folder=tmp_path)
@@ -142,7 +153,7 @@ def test_the_version_is_part_of_the_key_and_the_state_of_calls_is_not(
     before = cache_key(*case)
     language_model.tokenizer(TEXTS, padding=True, truncation=True, max_length=4)
     assert cache_key(*case) == before
-    monkeypatch.setattr(moments, "VERSION", 99)
+    monkeypatch.setattr(moment_files, "VERSION", 99)
     assert cache_key(*case) != before
 
 
@@ -156,7 +167,7 @@ def test_a_file_of_something_else_is_refused(language_model, tmp_path):
     second_moments(language_model, [layer], corpus, cache_folder=tmp_path)
     key = cache_key(language_model, layer, corpus, Recipe())
     path = cache_path(tmp_path, key)
-    moments.write(path, moments.SecondMoment(torch.eye(2), 1), {**key, "corpus": "other"})
+    moments.write(path, SecondMoment(torch.eye(2), 1), {**key, "corpus": "other"})
     with pytest.raises(ValueError, match="holds the second moment of something else"):
         second_moments(language_model, [layer], corpus, cache_folder=tmp_path)
 
@@ -166,7 +177,7 @@ def test_an_interrupted_write_leaves_nothing(language_model, tmp_path, monkeypat
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(moments, "save_file", interrupted)
+    monkeypatch.setattr(moment_files, "save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
         second_moments(
             language_model, layers_of(language_model)[:1], TextCorpus(TEXTS), cache_folder=tmp_path
@@ -187,3 +198,99 @@ def test_a_corpus_without_a_token_that_counts_is_refused(language_model):
 def test_the_key_is_plain_text(language_model):
     key = cache_key(language_model, layers_of(language_model)[0], Named(TEXTS, "a"), Recipe())
     assert json.loads(json.dumps(key)) == key
+
+
+def test_too_few_tokens_for_a_layer_are_warned_of(language_model, caplog):
+    layer = language_model.layer("mlp_out", 1)
+    moment = second_moments(language_model, [layer], TextCorpus(TEXTS))[layer]
+    with caplog.at_level(logging.WARNING):
+        moments.warn_of_few_tokens(moment, layer)
+        moments.warn_of_few_tokens(SecondMoment(torch.eye(64), 20 * 64), layer)
+    [said] = caplog.messages
+    assert f"{layer!r} is of {moment.count} tokens for 64 inputs; give a corpus of 1280" in said
+
+
+# a pass that is interrupted, or shared
+
+
+@pytest.mark.parametrize("killed_in", [0, 1, 2])
+def test_a_pass_that_was_killed_goes_on_to_the_same_bits(
+    language_model, tmp_path, monkeypatch, killed_in
+):
+    layers, corpus = layers_of(language_model), TextCorpus(TEXTS)
+    straight = moments.gathered(language_model, layers, corpus, Recipe(), 20)
+    partial = Partial(tmp_path, [{"model": "m", "layer": layer} for layer in layers], every=0.0)
+    add_products, batches = moments.add_products, []
+
+    def killed(*arguments):
+        batches.append(arguments[1])
+        if len(batches) == killed_in + 1:
+            raise KeyboardInterrupt
+        return add_products(*arguments)
+
+    monkeypatch.setattr(moments, "add_products", killed)
+    with pytest.raises(KeyboardInterrupt):
+        moments.gathered(language_model, layers, corpus, Recipe(), 20, partial)
+    assert partial.path.is_file() == (killed_in > 0)
+    resumed = moments.gathered(language_model, layers, corpus, Recipe(), 20, partial)
+    assert len(batches) == 4  # three, and the one in which it was killed
+    for layer, moment in straight.items():
+        assert resumed[layer].count == moment.count
+        assert torch.equal(resumed[layer].total, moment.total)
+
+
+def test_the_sums_so_far_are_another_file_for_anything_else_and_go_when_it_is_through(
+    language_model, tmp_path, monkeypatch
+):
+    written = []
+    write = Partial.write
+    monkeypatch.setattr(
+        Partial, "write", lambda self, *sums: written.append(self.path) or write(self, *sums)
+    )
+    monkeypatch.setattr(Partial.__init__, "__defaults__", (0, 1, 0.0))  # after every batch
+    layers = layers_of(language_model)
+    for corpus in (TextCorpus(TEXTS), TextCorpus(TEXTS[1:])):
+        second_moments(language_model, layers, corpus, cache_folder=tmp_path)
+    assert len({*written}) == 2
+    assert not [path for path in written if path.exists()]
+    assert len(list(tmp_path.iterdir())) == 2 * len(layers)
+
+
+def test_what_the_pass_will_take_is_said_before_it(language_model, caplog):
+    layers = layers_of(language_model)
+    with caplog.at_level(logging.INFO):
+        found = second_moments(language_model, layers, TextCorpus(TEXTS))
+    gib = len(layers) * 64 * 64 * 8 / 2**30
+    count = found[layers[0]].count
+    said = f"of 3 layers: 4 texts, {count} tokens in 1 batches here, {gib:.2g} GiB"
+    assert said in caplog.text
+
+
+def test_two_processes_share_the_corpus_and_have_the_sums_of_one(language_model, tmp_path):
+    language_model.save(tmp_path / "model")
+    script = Path(__file__).with_name("two_processes.py")
+    path = os.pathsep.join([str(ROOT), str(script.parent), os.environ.get("PYTHONPATH", "")])
+    running = [
+        subprocess.Popen(
+            [sys.executable, script, tmp_path / "model", tmp_path, str(rank)],
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    for one in running:
+        said, _ = one.communicate(timeout=120)
+        assert one.returncode == 0, said
+    layers = layers_of(language_model)[:2]
+    alone = moments.gathered(language_model, layers, CORPUS, Recipe(), 30)
+    for rank in (0, 1):
+        with safe_open(tmp_path / f"{rank}.safetensors", framework="pt") as file:
+            for layer, moment in alone.items():
+                assert file.metadata()[layer] == str(moment.count)
+                for name, close in (("shared", 1e-12), ("cached", 1e-4)):  # other batches
+                    total = file.get_tensor(f"{name} {layer}")
+                    torch.testing.assert_close(total, moment.total, rtol=close, atol=close)
+    left = [file.name for file in (tmp_path / "cache").iterdir()]
+    assert len(left) == 2 and not any("unfinished" in name for name in left)

@@ -7,8 +7,9 @@ import torch
 from samples import AT_THE_END, CONTEXTS, CORPUS, REQUESTS, in_float64
 
 from editors.locate_then_edit import rome as module
+from editors.locate_then_edit.contexts import sample_contexts
 from editors.locate_then_edit.moments import Recipe
-from editors.locate_then_edit.rome import KEY_MODES, Rome, warn_of_unlike_keys
+from editors.locate_then_edit.rome import NAMES, Rome, warn_of_unlike_keys
 from models import LanguageModel
 
 
@@ -53,7 +54,7 @@ def test_edits_of_every_family_make_their_targets_likely(any_family):
     assert (after > before + 1).all()
 
 
-@pytest.mark.parametrize("key_mode", KEY_MODES)
+@pytest.mark.parametrize("key_mode", NAMES)
 @pytest.mark.parametrize("covariance", [True, False])
 def test_edits_made_together_are_those_made_alone(language_model, key_mode, covariance):
     rome = editor(language_model, key_mode=key_mode, covariance=covariance, rows_per_batch=5)
@@ -141,7 +142,7 @@ def test_opt_with_neurons_that_never_fire_is_edited_with_a_ridge(tiny, caplog):
         lm.module(lm.layer("mlp_in", 1)).bias[:20] = -1e3  # dead on any text
     with caplog.at_level(logging.WARNING):
         edit = rome.edit_each(AT_THE_END)
-    assert rome.factor.ridge > 0 and "ill conditioned" in caplog.text
+    assert rome.fitted[rome.layer].ridge > 0 and "ill conditioned" in caplog.text
     assert (edit.updates[rome.layer].left[:, :20] == 0).all()
     before = log_probs(lm.score(*asked(AT_THE_END)))
     after = log_probs(edit.edited(lm).score(*asked(AT_THE_END), rows=[0, 1, 2]))
@@ -159,16 +160,16 @@ def test_contexts_are_sampled_or_fixed(language_model):
     sampled = Rome(language_model, covariance=False, seed=5)
     assert sampled.contexts == "sampled"
     sampled.prepare()
-    assert sampled._texts == module.sample_contexts(language_model, seed=5)
+    assert sampled._texts == sample_contexts(language_model, seed=5)
     assert len(Rome(language_model, covariance=False, contexts="fixed")._texts) == 21
 
 
 def test_second_moments_are_taken_once_and_cached(language_model, tmp_path):
     rome = editor(language_model, cache_folder=tmp_path, moments=Recipe(limit=3))
     rome.prepare()
-    factor = rome.factor
+    fitted = dict(rome.fitted)
     rome.edit_each(REQUESTS[:1])
-    assert rome.factor is factor and len(list(tmp_path.iterdir())) == 1
+    assert rome.fitted == fitted and len(list(tmp_path.iterdir())) == 1
 
 
 def test_second_moments_are_those_of_the_clean_model_also_when_it_has_an_edit(language_model):
@@ -176,7 +177,7 @@ def test_second_moments_are_those_of_the_clean_model_also_when_it_has_an_edit(la
     late, early = editor(language_model, layer=1), editor(language_model, layer=1)
     early.prepare()
     late.edit(REQUESTS[1:2], after=after)
-    assert torch.equal(late.factor.lower, early.factor.lower)
+    assert torch.equal(*(rome.fitted[rome.layer].lower for rome in (late, early)))
 
 
 def test_it_works_under_no_grad_inference_mode_and_autocast(language_model):
@@ -202,7 +203,7 @@ def test_edits_whose_keys_disagree_are_named(caplog):
     ("arguments", "message"),
     [
         ({"key_mode": "mean"}, "key_mode: expected one of official, .* got 'mean'"),
-        ({"corpus": None}, "covariance=True takes a corpus"),
+        ({"corpus": None}, "rome takes a corpus, for second moments"),
         ({"layer": 3}, "no block 3"),
         ({"layer": 2}, "2 is the last block"),
         ({"steps": 0}, "steps: expected at least 1"),

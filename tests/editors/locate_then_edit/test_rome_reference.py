@@ -3,6 +3,7 @@
 import pytest
 import torch
 from reference import CLOSE, Reference, distance
+from samples import CORPUS
 
 from editors.locate_then_edit.keys import placed, subject_keys
 from editors.locate_then_edit.latent import optimise
@@ -35,7 +36,8 @@ class RomeReference(Reference):
             self.language_model,
             layer=given["layer"],
             key_mode=VARIANTS[variant][1],
-            covariance=False,
+            covariance=variant.endswith("_cov"),
+            corpus=CORPUS,
             steps=given["steps"],
             lr=given["lr"],
             clamp=given["clamp"],
@@ -44,7 +46,7 @@ class RomeReference(Reference):
             contexts=self.common["contexts"],
         )
         if variant.endswith("_cov"):
-            editor.factor = factor(self.moment)
+            editor.fitted[editor.layer] = factor(self.moment)
         return editor
 
     def expected(self, variant: str, request: int, name: str) -> torch.Tensor:
