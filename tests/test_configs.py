@@ -61,7 +61,8 @@ def overrides_of(file: Path) -> tuple[str, ...]:
     if group == "preset":
         model, editor = name.split("_", 1)
         return ("edit", f"model={model}", f"editor={editor}")
-    script = "edit" if (group, name) == ("trainer", "edit") else "train"
+    of_edit = group in ("protocol", "held_out") or (group, name) == ("trainer", "edit")
+    script = "edit" if of_edit else "train"
     return (script, f"{group}={name}")
 
 
