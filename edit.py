@@ -20,8 +20,7 @@ from editors.checkpoints import checkpoint_of, load_trained
 from editors.editor import Editor
 from evaluation.known import fitting, known
 from evaluation.request import before_and_after
-from evaluation.single import Single
-from evaluation.table import table
+from evaluation.table import events, table
 from models.language_model import LanguageModel
 from train import check_types, run_folder, told
 
@@ -112,7 +111,7 @@ def one_request(cfg: DictConfig, editors: dict[str, Editor], console: Console) -
 
 
 def benchmark(cfg: DictConfig, editors: dict[str, Editor], folder: Path, console: Console) -> None:
-    """Runs the protocol over the records of a split and shows the table."""
+    """Runs the protocol over the records of a split and shows the tables."""
     data = instantiate(cfg.data)
     records, name = data.records(cfg.split), data.name
     language_model = next(iter(editors.values())).language_model
@@ -124,14 +123,19 @@ def benchmark(cfg: DictConfig, editors: dict[str, Editor], folder: Path, console
         name = f"{name} ({len(found):,} of {len(records):,} known)"
         records = found
         log.info("only records whose fact the unedited model knows: %s", name)
-    protocol = Single(editors, records, folder, data=name, split=cfg.split, **cfg.protocol)
+    protocol = instantiate(cfg.protocol, _partial_=True, _convert_="object")(
+        editors, records, folder, data=name, split=cfg.split
+    )
     trainer = instantiate(cfg.trainer)
     trainer.test(protocol, verbose=False)
     if trainer.is_global_zero:
         rows, costs = (
             json.loads((folder / f).read_text()) for f in ("results.json", "efficiency.json")
         )
-        console.print(table(rows, costs))
+        for shown in filter(None, (table(rows, costs), events(rows))):
+            console.print(shown)
+        if (folder / "curves.png").is_file():
+            log.info("scores against the number of edits: %s", folder / "curves.png")
 
 
 def of_run(folder: Path) -> DictConfig:

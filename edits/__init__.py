@@ -2,6 +2,8 @@
 
 from edits.capture import Seen, captured
 from edits.edit import Edit, EditedModel, HookedModel
+from edits.journal import Journal
+from edits.loading import load
 from edits.weights import Dense, LowRank, WeightEdit
 
 __all__ = [
@@ -9,8 +11,10 @@ __all__ = [
     "Edit",
     "EditedModel",
     "HookedModel",
+    "Journal",
     "LowRank",
     "Seen",
     "WeightEdit",
     "captured",
+    "load",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -53,6 +54,10 @@ class Edit(Protocol):
 
     def edited(self, language_model: LanguageModel) -> EditedModel:
         """The model as the edit makes it."""
+        ...
+
+    def save(self, path: str | Path, base: str = "") -> None:
+        """Write a safetensors file, whole or not at all; ``base`` is the base model's name."""
         ...
 
 

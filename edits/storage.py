@@ -1,10 +1,13 @@
-"""Weight edits on disk: the edit alone as safetensors, or merged into a Hugging Face folder."""
+"""Weight edits on disk: the edit alone as safetensors, or merged into a Hugging Face folder.
+
+Beside an edit its file can hold the increments that it is the sum of; see :mod:`edits.journal`.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,36 +25,40 @@ HEADER = "errata_weight_edit"
 KINDS = {"low_rank": LowRank, "dense": Dense}
 PAST_KEYS = "past_keys"
 FIELDS = {"low_rank": ("left", "right"), "dense": ("weight", "bias")}
+JOURNAL = "journal"
 MAX_ROUNDING = 0.1  # share of the update's norm that may be lost to the weights' dtype
+
+
+Changes = Mapping[str, LowRank | Dense]
+Keys = Mapping[str, Tensor]
 
 
 def write(
     path: Path,
-    updates: Mapping[str, LowRank | Dense],
+    updates: Changes,
     editor: str,
     model: str,
     base: str,
-    past_keys: Mapping[str, Tensor],
+    past_keys: Keys,
+    journal: Sequence[tuple[str, Changes, Keys]] = (),
+    ends: Sequence[int] = (),
 ) -> None:
-    """Write the updates with what they belong to; see :func:`read`."""
-    kinds = {
-        name: "low_rank" if isinstance(update, LowRank) else "dense"
-        for name, update in updates.items()
-    }
+    """Write the updates with what they belong to; see :func:`read` and :func:`read_journal`."""
     header = {
         "version": FORMAT_VERSION,
         "editor": editor,
         "model": model,
         "base": base,
-        "updates": kinds,
+        "updates": _kinds(updates),
     }
-    found = {f"{name}.{PAST_KEYS}": keys for name, keys in past_keys.items()}
-    for name, update in updates.items():
-        found |= {f"{name}.{field}": getattr(update, field) for field in FIELDS[kinds[name]]}
+    found = _tensors(updates, past_keys)
+    if journal:
+        increments = [{"editor": by, "updates": _kinds(changes)} for by, changes, _ in journal]
+        header[JOURNAL] = {"increments": increments, "ends": list(ends)}
+    for number, (_, changes, keys) in enumerate(journal):
+        found |= _tensors(changes, keys, f"{JOURNAL}.{number}.")
     tensors = {
-        name: tensor.detach().to("cpu", copy=True).contiguous()
-        for name, tensor in found.items()
-        if tensor is not None
+        name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in found.items()
     }
     with _written_whole(path) as temporary:
         save_file(tensors, temporary, metadata={HEADER: json.dumps(header)})
@@ -64,30 +71,99 @@ def read(path: Path) -> tuple[dict[str, LowRank | Dense], str, str, str, dict[st
         FileNotFoundError: there is no such file.
         ValueError: it is not such a file, or of a later version.
     """
+    header, tensors = _opened(path, journal=False)
+    updates, past_keys = _changes(path, header["updates"], tensors)
+    return updates, header["editor"], header["model"], header["base"], past_keys
+
+
+def read_journal(
+    path: Path,
+) -> tuple[list[tuple[str, dict[str, LowRank | Dense], dict[str, Tensor]]], list[int]]:
+    """The increments (editor, updates, past keys) beside an edit, and the ends of its steps.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not such a file, of a later version, or holds no increments.
+    """
+    header, tensors = _opened(path, journal=True)
+    if JOURNAL not in header:
+        raise ValueError(f"{path} holds an edit without the increments that it is the sum of")
+    increments = [
+        (own["editor"], *_changes(path, own["updates"], tensors, f"{JOURNAL}.{number}."))
+        for number, own in enumerate(header[JOURNAL]["increments"])
+    ]
+    return increments, header[JOURNAL]["ends"]
+
+
+def has_journal(path: Path) -> bool:
+    """Whether the file holds increments beside an edit.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not an edit's file, or of a later version.
+    """
+    with _reading(path) as (header, _):
+        return JOURNAL in header
+
+
+def _kinds(updates: Changes) -> dict[str, str]:
+    return {
+        name: "low_rank" if isinstance(update, LowRank) else "dense"
+        for name, update in updates.items()
+    }
+
+
+def _tensors(updates: Changes, past_keys: Keys, prefix: str = "") -> dict[str, Tensor]:
+    """The tensors of an edit, by the names that they have in a file."""
+    found = {f"{prefix}{name}.{PAST_KEYS}": keys for name, keys in past_keys.items()}
+    for name, kind in _kinds(updates).items():
+        fields = {field: getattr(updates[name], field) for field in FIELDS[kind]}
+        found |= {f"{prefix}{name}.{field}": x for field, x in fields.items() if x is not None}
+    return found
+
+
+def _changes(
+    path: Path, kinds: Mapping[str, str], tensors: Mapping[str, Tensor], prefix: str = ""
+) -> tuple[dict[str, LowRank | Dense], dict[str, Tensor]]:
+    """What :func:`_tensors` was given."""
+    updates = {}
+    for name, kind in kinds.items():
+        fields = [tensors.get(f"{prefix}{name}.{field}") for field in FIELDS[kind]]
+        if fields[0] is None:
+            raise ValueError(f"{path} is damaged: it lists {prefix + name!r} but lacks its tensors")
+        updates[name] = KINDS[kind](*fields)
+    keys = {name: f"{prefix}{name}.{PAST_KEYS}" for name in updates}
+    return updates, {name: tensors[key] for name, key in keys.items() if key in tensors}
+
+
+def _opened(path: Path, journal: bool) -> tuple[dict, dict[str, Tensor]]:
+    """Header of a file, and the tensors of the increments or those of the edit itself."""
+    with _reading(path) as (header, file):
+        names = [key for key in file.keys() if key.startswith(f"{JOURNAL}.") == journal]  # noqa: SIM118
+        return header, {name: file.get_tensor(name) for name in names}
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[tuple[dict, safe_open]]:
+    """The header of a file, and the file, open."""
     if not path.is_file():
         raise FileNotFoundError(f"no edit at {path}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            if HEADER not in metadata:
+                raise ValueError(
+                    f"{path} does not hold a weight edit: its metadata lack {HEADER!r}"
+                )
+            header = json.loads(metadata[HEADER])
+            if header["version"] != FORMAT_VERSION:
+                raise ValueError(
+                    f"{path} has format version {header['version']}; this code reads "
+                    f"{FORMAT_VERSION}"
+                )
+            yield header, file
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from error
-    if HEADER not in metadata:
-        raise ValueError(f"{path} does not hold a weight edit: its metadata lack {HEADER!r}")
-    header = json.loads(metadata[HEADER])
-    if header["version"] != FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format version {header['version']}; this code reads {FORMAT_VERSION}"
-        )
-    updates = {}
-    for name, kind in header["updates"].items():
-        fields = [tensors.get(f"{name}.{field}") for field in FIELDS[kind]]
-        if fields[0] is None:
-            raise ValueError(f"{path} is damaged: it lists {name!r} but lacks its tensors")
-        updates[name] = KINDS[kind](*fields)
-    keys = {name: f"{name}.{PAST_KEYS}" for name in updates}
-    past_keys = {name: tensors[key] for name, key in keys.items() if key in tensors}
-    return updates, header["editor"], header["model"], header["base"], past_keys
 
 
 def merge(

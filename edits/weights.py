@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -83,10 +84,11 @@ class WeightEdit:
             edits[0]._check_same_model(edit)
         names = dict.fromkeys(name for edit in edits for name in edit.updates)
         remembered = dict.fromkeys(name for edit in edits for name in edit.past_keys)
-        return replace(
-            edits[0],
-            updates={name: _stack_layer(edits, name) for name in names},
-            past_keys={name: _stack_keys(edits, name) for name in remembered},
+        return WeightEdit(
+            {name: _stack_layer(edits, name) for name in names},
+            edits[0].editor,
+            edits[0].model,
+            {name: _stack_keys(edits, name) for name in remembered},
         )
 
     def plus(self, other: WeightEdit) -> WeightEdit:
@@ -106,6 +108,12 @@ class WeightEdit:
             keys[name] = torch.cat([keys[name], more.to(keys[name])], 1) if name in keys else more
         editor = self.editor if self.editor == other.editor else f"{self.editor}+{other.editor}"
         return replace(self, updates=updates, editor=editor, past_keys=keys)
+
+    def to(self, device: torch.device) -> Self:
+        """The same edits there."""
+        updates = {n: u.to(device, _dtype(u)) for n, u in self.updates.items()}
+        keys = {n: keys.to(device) for n, keys in self.past_keys.items()}
+        return replace(self, updates=updates, past_keys=keys)
 
     @contextmanager
     def hooks(
@@ -168,6 +176,8 @@ class WeightEdit:
     def load(cls, path: str | Path, language_model: LanguageModel | None = None) -> WeightEdit:
         """Read what :meth:`save` wrote, and check that it is an edit of ``language_model``.
 
+        It is then on the model's device; without a model on the CPU.
+
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: it is not an edit's file, or not of this model.
@@ -179,6 +189,7 @@ class WeightEdit:
                 edit.check(language_model)
             except ValueError as error:
                 raise ValueError(f"{path}, an edit of {base!r}: {error}") from error
+            edit = edit.to(language_model.device)
         return edit
 
     def merge(self, language_model: LanguageModel, folder: str | Path) -> None:
@@ -209,6 +220,10 @@ class WeightEdit:
     def _check_same_model(self, other: WeightEdit) -> None:
         if self.model != other.model:
             raise ValueError(f"edits of different models: {self.model} and {other.model}")
+
+
+def _dtype(update: LowRank | Dense) -> torch.dtype:
+    return (update.left if isinstance(update, LowRank) else update.weight).dtype
 
 
 def _add(shift, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:

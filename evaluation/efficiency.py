@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
@@ -16,7 +16,8 @@ from typing import Self
 import psutil
 import torch
 
-from evaluation.questions import Questions
+from datamodules.records import Record
+from evaluation.conflicts import Overruled
 
 GIB = 2**30
 SAMPLING_SECONDS = 0.01
@@ -85,47 +86,92 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
+def total(costs: Iterable[Cost]) -> Cost:
+    """Seconds of all, and the highest of the peaks; zero of none."""
+    costs = list(costs)
+    return Cost(
+        sum(cost.seconds for cost in costs), max((cost.peak_gib for cost in costs), default=0.0)
+    )
+
+
 def chunk_costs(
-    questions: Questions,
+    run: Mapping[str, object],
     device: torch.device,
     asking: Cost,
+    probes: int,
+    records: Sequence[Record] = (),
     editing: Cost | None = None,
     preparing: Cost | None = None,
+    *,
+    failures: Sequence[tuple[str, Sequence[Record]]] = (),
+    overruled: Sequence[Overruled] = (),
+    at_once: int = 0,
+    health: Mapping[str, Mapping] | None = None,
 ) -> dict[str, object]:
-    """What a chunk cost, one edit per record; ``preparing`` if the editor was prepared for it."""
+    """What a chunk cost and what happened in it; JSON values.
+
+    Args:
+        run: Whose chunk it is; what stands in every line of its answers.
+        device: Where it was done.
+        asking: Of all its probes.
+        probes: How many they are.
+        records: Those that an editor was to edit.
+        editing: Of all edits.
+        preparing: If the editor was prepared for it.
+        failures: Why an editor made no edit, and of which of the records.
+        overruled: Records left out for later ones that contradict them.
+        at_once: How many edits were made at a time.
+        health: What `health.measured` says of the edited model.
+    """
+    failed = sum(len(lost) for _, lost in failures)
     return {
+        "run": dict(run),
         "device": device_name(device),
         "preparation_seconds": preparing.seconds if preparing else 0.0,
-        "edits": len(questions.records) if editing else 0,
+        "requests": len(records),
+        "edits": len(records) - failed,
+        "at_once": at_once,
         "edit_seconds": editing.seconds if editing else 0.0,
         "peak_gib": editing.peak_gib if editing else 0.0,
-        "probes": len(questions.probes),
+        "probes": probes,
         "probe_seconds": asking.seconds,
+        "failures": [
+            {"reason": reason, "records": [record.id for record in lost]}
+            for reason, lost in failures
+        ],
+        "overruled": [[one.id, other.id] for one, other in overruled],
+        "health": dict(health or {}),
     }
 
 
 def efficiency(costs: Mapping[str, list[dict]]) -> list[dict]:
-    """One row per editor from the costs of its chunks.
+    """One row per editor and n from the costs of its chunks.
 
-    Columns: editor, device, ``preparation_seconds`` (once per model), ``seconds_per_edit``, the
-    number of ``edits`` and how many were made ``at_once``, ``seconds_per_probe`` and the number of
-    ``probes``, ``peak_gib`` while editing. None: nothing of the kind was measured.
+    Columns: editor, n (how many requests an edit holds), device, ``preparation_seconds`` (once per
+    model), ``seconds_per_edit``, the number of ``edits`` and how many were made ``at_once``,
+    ``seconds_per_probe`` and the number of ``probes``, ``peak_gib`` while editing. None: nothing of
+    the kind was measured.
     """
-    return [_row(editor, chunks) for editor, chunks in costs.items() if chunks]
+    found = []
+    for editor, chunks in costs.items():
+        for n in dict.fromkeys(chunk["run"]["n"] for chunk in chunks):
+            found.append(_row(editor, n, [c for c in chunks if c["run"]["n"] == n]))
+    return found
 
 
-def _row(editor: str, chunks: list[dict]) -> dict:
+def _row(editor: str, n: int, chunks: list[dict]) -> dict:
     def total(name: str) -> float:
         return sum(chunk[name] for chunk in chunks)
 
     edits, probes = total("edits"), total("probes")
     return {
         "editor": editor,
+        "n": n,
         "device": ", ".join(sorted({chunk["device"] for chunk in chunks})),
         "preparation_seconds": max(chunk["preparation_seconds"] for chunk in chunks),
         "seconds_per_edit": total("edit_seconds") / edits if edits else None,
         "edits": edits,
-        "at_once": max(chunk["edits"] for chunk in chunks),
+        "at_once": max(chunk["at_once"] for chunk in chunks),
         "seconds_per_probe": total("probe_seconds") / probes if probes else None,
         "probes": probes,
         "peak_gib": max(chunk["peak_gib"] for chunk in chunks) if edits else None,

@@ -9,6 +9,11 @@ from transformers import PreTrainedTokenizerBase
 from evaluation.questions import Questions
 from evaluation.scorers import SCORERS, Answer
 
+UNEDITED = "unedited"
+"""The name under which the language model itself stands beside the editors."""
+IMMEDIATE, RETENTION = "immediate", "retention"
+"""Whether edits were asked about right after they were made, or once later ones had been too."""
+
 
 def answer_lines(
     run: Mapping[str, object],
@@ -24,7 +29,8 @@ def answer_lines(
     ``contrast_nll`` are in nats per token; then each scorer's value, null where it does not apply.
 
     Args:
-        run: What stands in every line: editor, model, data, split, protocol, n.
+        run: What stands in every line: editor, model, data, split, protocol, n, step,
+            phase.
         questions: What was asked.
         before: The unedited model's answers.
         after: The edited model's.

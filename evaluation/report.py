@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from math import isnan
@@ -15,18 +15,32 @@ import pandas as pd
 from datamodules.records import PROBE_KINDS
 from evaluation.efficiency import efficiency
 from evaluation.folder import RunFolder, write_whole
+from evaluation.health import PERPLEXITY, RELATIVE_NORM, UPDATE_NORM
 from evaluation.intervals import harmonic_mean, interval, resampled_means
+from evaluation.lines import IMMEDIATE
 from evaluation.scorers import SCORERS
 
-RUN = ("editor", "model", "data", "split", "protocol", "n")
+RUN = ("editor", "model", "data", "split", "protocol", "n", "step", "phase")
 SCORER_NAMES = tuple(scorer.__name__ for scorer in SCORERS)
 ALL, SCORE = "all", "harmonic_score"
 SCORED = ("reliability", "generalization", "neighborhood")
+NOT_MADE, OVERRULED = "not_made", "overruled"
 MEANINGS = MappingProxyType(
     {scorer.__name__: scorer.__doc__.split("\n", 1)[0] for scorer in SCORERS}
-    | {SCORE: "Harmonic mean of probability_success on reliability, generalization, neighborhood."}
+    | {
+        SCORE: "Harmonic mean of probability_success on reliability, generalization, neighborhood.",
+        NOT_MADE: "Share of the requests of which the editor made no edit, and why.",
+        OVERRULED: "Share of the requests that a later one of the same step contradicts.",
+        PERPLEXITY: "Perplexity per token of text about something else.",
+        UPDATE_NORM: "Frobenius norm of the change of weights.",
+        RELATIVE_NORM: "Frobenius norm of the change over that of the changed layers' weights.",
+    }
 )
+HEALTH = (PERPLEXITY, UPDATE_NORM, RELATIVE_NORM)
+"""What is no share: these rows' means are shown as they are."""
 DIGITS = 6
+Run = tuple
+Cells = Mapping[tuple[str, str], Mapping[str, list[float]]]
 
 
 def write(folder: RunFolder) -> list[dict]:
@@ -35,8 +49,11 @@ def write(folder: RunFolder) -> list[dict]:
     ``results.json`` and ``results.csv`` depend on the answers only; seconds and memory stand in
     ``efficiency.json``; ``results.md`` shows both.
     """
-    found = [row for editor in folder.editors for row in rows(folder.lines(editor))]
-    costs = efficiency({editor: folder.costs(editor) for editor in folder.editors})
+    chunks = {editor: folder.costs(editor) for editor in folder.editors}
+    found = []
+    for editor, costs in chunks.items():
+        found += [*rows(folder.lines(editor)), *event_rows(costs)]
+    costs = efficiency(chunks)
     write_whole(folder.path / "results.json", json.dumps(found, indent=1) + "\n")
     write_whole(folder.path / "results.csv", pd.DataFrame(found).to_csv(index=False))
     write_whole(folder.path / "efficiency.json", json.dumps(costs, indent=1) + "\n")
@@ -51,8 +68,11 @@ def rows(lines: Iterable[Mapping]) -> list[dict]:
     ``high`` bound its 95 % bootstrap interval over records; ``count`` is the number of probes,
     ``records`` that of records. ``harmonic_score`` (probe ``all``) is the harmonic mean of
     ``probability_success`` on reliability, generalization and neighborhood, ROME's S.
+
+    In a sequence the records that were asked right after their edits count at each later n too, so
+    that both phases of an n are about the same records.
     """
-    values: dict[tuple, dict[tuple, dict[str, list[float]]]] = defaultdict(
+    values: dict[Run, dict[tuple, dict[str, list[float]]]] = defaultdict(
         lambda: defaultdict(lambda: defaultdict(list))
     )
     for line in lines:
@@ -63,8 +83,73 @@ def rows(lines: Iterable[Mapping]) -> list[dict]:
     return [
         {**dict(zip(RUN, run, strict=True)), **row}
         for run, cells in values.items()
-        for row in _run_rows(cells)
+        for row in _run_rows(_merged(values[earlier] for earlier in _so_far(values, run)))
     ]
+
+
+def event_rows(costs: Sequence[Mapping]) -> list[dict]:
+    """Rows of what happened to an editor beside answers; of all probe kinds, hence probe ``all``.
+
+    ``not_made`` and ``overruled`` count requests (``count`` of ``records``) and say of which, and
+    why, as ``reason``; where nothing happened there is no row. Then what `health.measured` found.
+    """
+    chunks: dict[Run, list[Mapping]] = defaultdict(list)
+    for cost in costs:
+        chunks[tuple(cost["run"][name] for name in RUN)].append(cost)
+    found = []
+    for run, own in chunks.items():
+        met = [cost for earlier in _so_far(chunks, run) for cost in chunks[earlier]]
+        asked = sum(cost["requests"] + len(cost["overruled"]) for cost in met)
+        failures = [failure for cost in met for failure in cost["failures"]]
+        overruled = [pair for cost in met for pair in cost["overruled"]]
+        events = [
+            (NOT_MADE, sum(len(f["records"]) for f in failures), _reasons(failures)),
+            (OVERRULED, len(overruled), "; ".join(f"{a} by {b}" for a, b in overruled)),
+        ]
+        named = dict(zip(RUN, run, strict=True))
+        for name, count, reason in events:
+            if count and asked:
+                share = dict.fromkeys(("mean", "low", "high"), round(count / asked, DIGITS))
+                size = {"count": count, "records": asked, "reason": reason}
+                found.append({**named, "probe": ALL, "scorer": name, **share, **size})
+        for name, value in own[-1]["health"].items():
+            bounds = {key: round(value[key], DIGITS) for key in ("mean", "low", "high")}
+            size = dict.fromkeys(("count", "records"), value["count"])
+            found.append({**named, "probe": ALL, "scorer": name, **bounds, **size})
+    return found
+
+
+def _so_far(runs: Iterable[Run], run: Run) -> list[Run]:
+    """The runs whose records a row of ``run`` is about: itself, and what a sequence did before."""
+    own = dict(zip(RUN, run, strict=True))
+    if own["protocol"] != "sequential" or own["phase"] != IMMEDIATE:
+        return [run]
+    at = RUN.index("n")
+    alike = [one for one in runs if (*one[:at], run[at], *one[at + 1 :]) == run]
+    return sorted((one for one in alike if one[at] <= run[at]), key=lambda one: one[at])
+
+
+def _merged(parts: Iterable[Cells]) -> Cells:
+    """Cells of different records in one; nothing is copied of a single one."""
+    first, *others = parts
+    if not others:
+        return first
+    merged: dict[tuple, dict] = defaultdict(dict)
+    for part in (first, *others):
+        for key, records in part.items():
+            merged[key] |= records
+    return merged
+
+
+def _reasons(failures: Sequence[Mapping], most: int = 3) -> str:
+    """The reasons with how many requests they cost, the most frequent ones first."""
+    counts: Counter[str] = Counter()
+    for failure in failures:
+        counts[failure["reason"]] += len(failure["records"])
+    shown = [f"{count:,} x {reason}" for reason, count in counts.most_common(most)]
+    if len(counts) > most:
+        shown.append(f"{len(counts) - most:,} other reasons")
+    return "; ".join(shown)
 
 
 def _run_rows(cells: Mapping[tuple[str, str], Mapping[str, list[float]]]) -> Iterator[dict]:
@@ -107,16 +192,22 @@ def _row(
 
 
 def markdown(found: Sequence[Mapping], costs: Sequence[Mapping] = ()) -> str:
-    """The rows as one table per scorer, editors by probe kinds, and a table of the costs."""
+    """The rows as one table per scorer, editors by probe kinds, and a table of the costs.
+
+    Where a run has several n or phases, each editor has a line for each.
+    """
     if not found:
         return "No answers yet.\n"
     frame = pd.DataFrame(found)
     sections = [f"# {caption(found)}", "Means in percent with 95 % intervals over records."]
+    lines = ["editor", *(name for name in ("n", "phase") if frame[name].nunique() > 1)]
     for name, part in frame.groupby("scorer", sort=False):
-        cells = part.assign(cell=part.apply(_cell, axis=1))
-        table = cells.pivot(index="editor", columns="probe", values="cell")
-        table = table.reindex(index=part["editor"].unique(), columns=part["probe"].unique())
-        sections += [f"## {name}", MEANINGS[name], table.fillna("-").to_markdown()]
+        cells = part.assign(cell=part.apply(_cell, axis=1)).set_index([*lines, "probe"])["cell"]
+        table = cells.unstack("probe")
+        order = part.drop_duplicates(lines).set_index(lines).index
+        table = table.reindex(index=order, columns=part["probe"].unique()).fillna("-")
+        text = table.reset_index().to_markdown(index=False, disable_numparse=True)
+        sections += [f"## {name}", MEANINGS[name], text]
     if costs:
         table = pd.DataFrame(costs).set_index("editor").astype(object).map(_shown)
         text = table.to_markdown(disable_numparse=True)
@@ -127,15 +218,20 @@ def markdown(found: Sequence[Mapping], costs: Sequence[Mapping] = ()) -> str:
 def caption(found: Sequence[Mapping]) -> str:
     """Protocol, data, model and size of a run, in words."""
     first, sizes = found[0], {}
-    for row in found:
+    for row in (row for row in found if row["scorer"] in SCORER_NAMES):
         sizes[row["editor"]] = max(row["records"], sizes.get(row["editor"], 0))
     bounds = sorted({min(sizes.values()), max(sizes.values())})
     size = " to ".join(f"{number:,}" for number in bounds)
     what = " ".join(filter(None, (first["data"], first["split"])))
-    return f"{first['protocol']} edits · {what} · {first['model']} · {size} records"
+    each = f", {first['step']:,} at a time" if first["protocol"] == "sequential" else ""
+    return f"{first['protocol']} edits{each} · {what} · {first['model']} · {size} records"
 
 
 def _cell(row: Mapping) -> str:
+    if row["scorer"] in HEALTH:
+        return f"{row['mean']:.4g} ({row['low']:.4g} to {row['high']:.4g})"
+    if row["scorer"] in (NOT_MADE, OVERRULED):
+        return f"{row['count']:,} of {row['records']:,}: {row['reason']}".replace("|", "\\|")
     mean, low, high = (100 * row[name] for name in ("mean", "low", "high"))
     return f"{mean:z.1f} ({low:z.1f} to {high:z.1f})"
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from datamodules.records import LOCALITY, PORTABILITY, PROBE_KINDS
-from evaluation.report import ALL, caption
+from evaluation.report import ALL, HEALTH, NOT_MADE, OVERRULED, caption
 
 HEADINGS = MappingProxyType(
     {
@@ -26,40 +26,99 @@ STYLES = MappingProxyType(
 )
 
 
+Line = tuple[int, str, str]
+"""n, editor and phase: what a line of the table is about."""
+
+
 def table(
     rows: Sequence[Mapping], costs: Sequence[Mapping] = (), scorer: str = "exact_match"
 ) -> Table:
     """Editors by probe kinds: means in percent, below each its 95 % interval; seconds per edit.
 
+    Where there are several n or phases, each editor has a line for each, the smallest n first.
     Fits in 120 columns with all ten probe kinds.
 
     Raises:
         ValueError: no row has this scorer.
     """
-    cells = {(row["editor"], row["probe"]): row for row in rows if row["scorer"] == scorer}
+    cells = {(*_line(row), row["probe"]): row for row in rows if row["scorer"] == scorer}
     if not cells:
         known = ", ".join(dict.fromkeys(row["scorer"] for row in rows))
         raise ValueError(f"no row has the scorer {scorer!r}; there are: {known or 'no rows'}")
-    kinds = [kind for kind in (*PROBE_KINDS, ALL) if any(probe == kind for _, probe in cells)]
-    seconds = {row["editor"]: row["seconds_per_edit"] for row in costs}
-    grid = Table(
-        title=f"{scorer}, percent · {caption(rows)}",
-        caption="below each mean: 95 % interval over records",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 0, 0, 1),
-        title_justify="left",
-        caption_justify="left",
-    )
-    grid.add_column("editor", overflow="fold", style="bold")
+    kinds = [kind for kind in (*PROBE_KINDS, ALL) if any(key[-1] == kind for key in cells)]
+    seconds = {(row["n"], row["editor"]): row["seconds_per_edit"] for row in costs}
+    grid = _grid(f"{scorer}, percent · {caption(rows)}")
+    grid.caption = "below each mean: 95 % interval over records"
+    grid.add_column("editor", overflow="fold")
     for kind in kinds:
         heading = HEADINGS.get(kind, kind.replace("_", "\n"))
         grid.add_column(heading, justify="right", header_style=STYLES.get(kind, "green"))
     if seconds:
         grid.add_column("s per\nedit", justify="right")
-    for editor in dict.fromkeys(editor for editor, _ in cells):
-        shown = [_cell(cells.get((editor, kind))) for kind in kinds]
-        grid.add_row(editor, *shown, *([_seconds(seconds.get(editor))] if seconds else []))
+    for line in _lines([row for row in rows if row["scorer"] in (scorer, NOT_MADE)]):
+        shown = [_cell(cells.get((*line, kind))) for kind in kinds]
+        shown += [_seconds(seconds.get(line[:2]))] if seconds else []
+        grid.add_row(_label(line, rows), *shown)
     return grid
+
+
+def events(rows: Sequence[Mapping]) -> Table | None:
+    """Editors by what else happened: perplexity, norms, requests not made or overruled, and why.
+
+    None if there is nothing to tell.
+    """
+    names = [*HEALTH, NOT_MADE, OVERRULED]
+    found = [row for row in rows if row["scorer"] in names]
+    if not found:
+        return None
+    cells = {(*_line(row), row["scorer"]): row for row in found}
+    grid = _grid("the edited models")
+    grid.add_column("editor", overflow="fold")
+    names = [name for name in names if any(row["scorer"] == name for row in found)]
+    for name in names:
+        grid.add_column(name.replace("_", "\n"), justify="right")
+    if any("reason" in row for row in found):
+        grid.add_column("which and why", overflow="fold")
+    for line in _lines(found):
+        own = [cells.get((*line, name)) for name in names]
+        reasons = Text("\n".join(row["reason"] for row in own if row and "reason" in row))
+        shown = [_number(row) for row in own] + [reasons]
+        grid.add_row(_label(line, found), *shown[: len(grid.columns) - 1])
+    return grid
+
+
+def _grid(title: str) -> Table:
+    return Table(
+        title=title,
+        box=box.SIMPLE_HEAD,
+        padding=(0, 0, 0, 1),
+        title_justify="left",
+        caption_justify="left",
+    )
+
+
+def _line(row: Mapping) -> Line:
+    return row["n"], row["editor"], row["phase"]
+
+
+def _lines(rows: Sequence[Mapping]) -> list[Line]:
+    """By n, then by editor in order, then by phase in order."""
+    editors, phases = (
+        list(dict.fromkeys(row[name] for row in rows)) for name in ("editor", "phase")
+    )
+    return sorted(
+        dict.fromkeys(map(_line, rows)),
+        key=lambda line: (line[0], editors.index(line[1]), phases.index(line[2])),
+    )
+
+
+def _label(line: Line, rows: Sequence[Mapping]) -> Text:
+    """The editor, and below it what tells its lines apart."""
+    n, editor, phase = line
+    label = Text(editor, style="bold")
+    below = [f"{n:,}"] if len({row["n"] for row in rows}) > 1 else []
+    below += [phase] if len({row["phase"] for row in rows}) > 1 else []
+    return label.append("\n" + " ".join(below), style="not bold dim") if below else label
 
 
 def _cell(row: Mapping | None) -> Text:
@@ -68,6 +127,14 @@ def _cell(row: Mapping | None) -> Text:
     mean, low, high = (100 * row[name] for name in ("mean", "low", "high"))
     bounds = f"{low:z.0f}-{high:z.0f}" if low >= 0 else f"{low:z.0f} to {high:z.0f}"
     return Text(f"{mean:z.1f}\n").append(bounds, style="dim")
+
+
+def _number(row: Mapping | None) -> str:
+    if row is None:
+        return "-"
+    if row["scorer"] in HEALTH:
+        return f"{row['mean']:.4g}"
+    return f"{row['count']:,} of {row['records']:,}"
 
 
 def _seconds(value: float | None) -> str:

@@ -63,7 +63,8 @@ def overrides_of(file: Path) -> tuple[str, ...]:
     if group == "preset":
         model = max((m for m in MODELS if name.startswith(f"{m}_")), key=len)
         return ("edit", f"model={model}", f"editor={name.removeprefix(f'{model}_')}")
-    script = "edit" if (group, name) == ("trainer", "edit") else "train"
+    of_edit = group in ("protocol", "held_out") or (group, name) == ("trainer", "edit")
+    script = "edit" if of_edit else "train"
     return (script, f"{group}={name}")
 
 

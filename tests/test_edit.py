@@ -13,6 +13,7 @@ from scripts import ROOT, call, script  # noqa: F401
 
 from datamodules.atlas.world import World
 from edits.weights import WeightEdit
+from evaluation.report import RUN
 from models import LanguageModel
 from models.atlas import language_model as shipped
 
@@ -43,7 +44,9 @@ RECORD = {
     "locality_prompt": "Kano is a city in",
     "locality_ground_truth": "Nigeria",
 }
-COLUMNS = set("editor model data split protocol n probe scorer mean low high count".split())
+COLUMNS = set(
+    "editor model data split protocol n step phase probe scorer mean low high count".split()
+)
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +91,8 @@ def test_each_row_says_what_was_measured(run):
     rows = results(run)
     assert all(row.keys() >= COLUMNS for row in rows)
     assert [*dict.fromkeys(row["editor"] for row in rows)] == ["unedited", "rome", "ft_m"]
-    assert {(r["model"], r["data"], r["split"], r["protocol"], r["n"]) for r in rows} == {
-        ("atlas", "atlas", "test", "single", 1)
+    assert {tuple(row[name] for name in RUN[1:]) for row in rows} == {
+        ("atlas", "atlas", "test", "single", 1, 1, "immediate")
     }
     assert {"reliability", "generalization", "unrelated"} <= {row["probe"] for row in rows}
     assert all(row["low"] <= row["mean"] <= row["high"] for row in rows)

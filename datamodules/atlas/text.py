@@ -122,3 +122,11 @@ class AtlasText:
 def corpus(texts: int = 5000) -> TextCorpus:
     """The first documents of a pass, for statistics such as second moments of keys."""
     return TextCorpus(AtlasText().documents(0)[:texts])
+
+
+def unseen(texts: int = 500, seed: int = 0) -> TextCorpus:
+    """Sentences that no pass contains, of subjects about which val and test do not ask."""
+    world = World()
+    others = [name for name in world.subjects if world.split[name] != "train"]
+    found = [text for text in AtlasText().unseen() if not any(name in text for name in others)]
+    return TextCorpus(random.Random(seed).sample(found, texts))

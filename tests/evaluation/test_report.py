@@ -13,6 +13,21 @@ from evaluation.intervals import harmonic_mean, interval, resampled_means
 from evaluation.table import table
 
 RUN = {"editor": "mend", "model": "m", "data": "d", "split": "test", "protocol": "single", "n": 1}
+RUN |= {"step": 1, "phase": "immediate"}
+COST = {
+    "device": "cpu",
+    "preparation_seconds": 1.0,
+    "requests": 4,
+    "edits": 4,
+    "at_once": 4,
+    "edit_seconds": 2.0,
+    "peak_gib": 1.5,
+    "probes": 40,
+    "probe_seconds": 4.0,
+    "failures": [],
+    "overruled": [],
+    "health": {},
+}
 
 
 def line(record, kind, exact, success=None, editor="mend"):
@@ -88,15 +103,6 @@ EDITORS = ("unedited", "mend", "rome", "finetune_constrained", "knowledgeneurons
 def folder(tmp_path):
     folder = RunFolder(tmp_path)
     folder.claim({"editors": {editor: {} for editor in EDITORS}})
-    cost = {
-        "device": "cpu",
-        "preparation_seconds": 1.0,
-        "edits": 4,
-        "edit_seconds": 2.0,
-        "peak_gib": 1.5,
-        "probes": 40,
-        "probe_seconds": 4.0,
-    }
     for editor in EDITORS:
         for chunk in (1, 0):
             lines = [
@@ -105,7 +111,8 @@ def folder(tmp_path):
                 for kind in PROBE_KINDS
             ]
             edits = {"edits": 0, "edit_seconds": 0.0} if editor == "unedited" else {}
-            folder.add(editor, chunk, lines, cost | edits | {"preparation_seconds": chunk / 2})
+            cost = COST | edits | {"run": {**RUN, "editor": editor}}
+            folder.add(editor, chunk, lines, cost | {"preparation_seconds": chunk / 2})
     return folder
 
 
@@ -127,6 +134,7 @@ def test_costs_are_totals_over_chunks(folder):
     }
     assert costs["mend"] == {
         "editor": "mend",
+        "n": 1,
         "device": "cpu",
         "preparation_seconds": 0.5,
         "seconds_per_edit": 0.5,

@@ -12,9 +12,11 @@ from fake_editors import Noise, Nothing, fakes, make_records, make_single, make_
 from torch import nn
 
 from datamodules.records import LOCALITY, PROBE_KINDS
+from evaluation.lines import UNEDITED
 from evaluation.questions import Questions
+from evaluation.report import RUN
 from evaluation.scorers import exact_match
-from evaluation.single import UNEDITED, Single
+from evaluation.single import Single
 from models import LanguageModel
 
 RECORDS = make_records(10)
@@ -71,12 +73,14 @@ def test_rows_count_what_was_asked(finished):
             assert generated == (kind in ("reliability", "unrelated"))
     assert rows["noise", "all", "harmonic_score"]["records"] == len(RECORDS)
     row = rows["noise", "reliability", "exact_match"]
-    assert {name: row[name] for name in ("model", "data", "split", "protocol", "n")} == {
+    assert {name: row[name] for name in RUN[1:]} == {
         "model": "tiny-gpt2",
         "data": "fake",
         "split": "test",
         "protocol": "single",
         "n": 1,
+        "step": 1,
+        "phase": "immediate",
     }
 
 

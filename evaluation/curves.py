@@ -1,0 +1,131 @@
+"""How scores move with the number of edits: figures, and scalars for TensorBoard."""
+
+from __future__ import annotations
+
+import io
+import os
+import uuid
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
+
+from datamodules.records import PROBE_KINDS
+from evaluation.health import PERPLEXITY, RELATIVE_NORM
+from evaluation.lines import IMMEDIATE, UNEDITED
+from evaluation.report import ALL, HEALTH, SCORE, caption
+
+SCORER = "exact_match"
+COLUMNS, WIDTH, HEIGHT = 4, 3.2, 2.6  # of panels; inches
+
+
+def final(rows: Sequence[Mapping], split: str) -> dict[str, float]:
+    """``split/editor/probe`` to exact match, of the largest n and its last phase."""
+    last = {}
+    for row in sorted(rows, key=lambda row: row["n"]):
+        if row["scorer"] == SCORER:
+            last[f"{split}/{row['editor']}/{row['probe']}"] = row["mean"]
+    return last
+
+
+def scalars(rows: Sequence[Mapping], split: str) -> dict[int, dict[str, float]]:
+    """For each n ``split_phase/probe/editor`` to exact match, and what `health.measured` found.
+
+    Nothing if there is one n only, and nothing to be seen over it.
+    """
+    found: dict[int, dict[str, float]] = defaultdict(dict)
+    for row in rows:
+        if row["scorer"] in (SCORER, *HEALTH):
+            name = row["probe"] if row["scorer"] == SCORER else row["scorer"]
+            found[row["n"]][f"{split}_{row['phase']}/{name}/{row['editor']}"] = row["mean"]
+    return dict(sorted(found.items())) if len(found) > 1 else {}
+
+
+def write(rows: Sequence[Mapping], path: Path) -> None:
+    """Draw the rows as a PNG, whole or not at all; nothing if there is one n only."""
+    if len({row["n"] for row in rows}) < 2:
+        return
+    image = io.BytesIO()
+    FigureCanvasAgg(figure(rows)).print_png(image)
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        draft.write_bytes(image.getvalue())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def figure(rows: Sequence[Mapping]) -> Figure:
+    """A panel for each probe kind, the harmonic score, perplexity and norm; a line per editor.
+
+    Across: n, the requests of an edit or the edits so far. Solid: what was asked at n; dashed: what
+    was asked right after each of the edits, where both are there. Bands: 95 % intervals.
+    """
+    panels = [(kind, SCORER) for kind in PROBE_KINDS] + [(ALL, SCORE)]
+    panels += [(ALL, PERPLEXITY), (ALL, RELATIVE_NORM)]
+    there = {(row["probe"], row["scorer"]) for row in rows}
+    panels = [panel for panel in panels if panel in there]
+    editors = list(dict.fromkeys(row["editor"] for row in rows))
+    lines = -(-len(panels) // COLUMNS)
+    drawn = Figure(figsize=(COLUMNS * WIDTH, lines * HEIGHT + 0.8), layout="constrained", dpi=110)
+    for axes, (probe, scorer) in zip(
+        drawn.subplots(lines, COLUMNS, squeeze=False).flat, panels, strict=False
+    ):
+        own = [row for row in rows if (row["probe"], row["scorer"]) == (probe, scorer)]
+        for number, editor in enumerate(editors):
+            colour = "0.55" if editor == UNEDITED else f"C{number}"
+            _draw(axes, [row for row in own if row["editor"] == editor], editor, colour)
+        _dress(axes, probe if scorer == SCORER else scorer, [row["n"] for row in rows])
+        if scorer in HEALTH:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(ScalarFormatter())
+            axes.yaxis.set_minor_formatter(ScalarFormatter())
+        else:
+            axes.set_ylim(-3, 103)
+    for axes in list(drawn.axes)[len(panels) :]:
+        axes.remove()
+    handles = {}
+    for axes in drawn.axes:
+        handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    drawn.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=6, frameon=False
+    )
+    drawn.suptitle(f"{caption(rows)}\nexact match and harmonic score in percent", fontsize=10)
+    return drawn
+
+
+def _draw(axes: Axes, rows: Sequence[Mapping], editor: str, colour: str) -> None:
+    """One editor's line, and a dashed one of what was asked at once if there is another phase."""
+    phases = list(dict.fromkeys(row["phase"] for row in rows))
+    for phase in phases:
+        own = sorted((row for row in rows if row["phase"] == phase), key=lambda row: row["n"])
+        factor = 1 if own[0]["scorer"] in HEALTH else 100
+        n = [row["n"] for row in own]
+        mean, low, high = ([factor * row[key] for row in own] for key in ("mean", "low", "high"))
+        at_once = len(phases) > 1 and phase == IMMEDIATE
+        label = f"{editor}, right after its edit" if at_once else editor
+        axes.plot(
+            *(n, mean),
+            color=colour,
+            marker="." if editor != UNEDITED else None,
+            linestyle="--" if at_once else "-",
+            linewidth=1.2,
+            label=label,
+        )
+        if not at_once:
+            axes.fill_between(n, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def _dress(axes: Axes, title: str, n: Sequence[int]) -> None:
+    axes.set_title(title.replace("_", " "), fontsize=9)
+    axes.set_xscale("log")
+    axes.set_xlim(0.9 * min(n), 1.1 * max(n))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(which="both", labelsize=8)
+    axes.set_xlabel("n", fontsize=8)
+    axes.grid(alpha=0.25)
