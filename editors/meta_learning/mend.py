@@ -102,8 +102,7 @@ class Mend(Hypernetwork):
 
     def observe(self, factors: Mapping[str, Factors], gather: bool) -> None:
         """Take all layers' rows into the statistics of their groups."""
-        for layer, rows in factors.items():
-            self.transforms.of(layer).collect(rows.keys, rows.deltas, gather)
+        self.transforms.observe(factors, gather)
 
     @property
     def observed(self) -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from editors.meta_learning.factors import Factors
 from editors.meta_learning.normaliser import Normaliser
 from editors.meta_learning.training import one_of
 
@@ -30,7 +31,9 @@ STD_FLOOR = 1e-6  # of frozen statistics, as a share of the median standard devi
 class Block(nn.Module):
     """``h + max(0, s_l * (A B h + b) + o_l)``; s and o (FiLM) belong to layer l, the rest to all.
 
-    With ``film="after"`` it is ``h + s_l * max(0, A B h + b) + o_l``. With ``init="identity"`` A is 0, so that h comes out as it went in; with ``"xavier"`` (an
+    With ``film="after"`` it is ``h + s_l * max(0, A B h + b) + o_l``.
+
+    With ``init="identity"`` A is 0, so that h comes out as it went in; with ``"xavier"`` (an
     ablation of the paper) there is no residual connection.
     """
 
@@ -174,6 +177,11 @@ class Transforms(nn.ModuleDict):
         """Pseudo keys ``[n, d_in]`` and deltas ``[n, d_out]`` of rows of the layer."""
         name, turn = self._place[layer]
         return self[name](keys, deltas, turn)
+
+    def observe(self, factors: Mapping[str, Factors], gather: bool = False) -> None:
+        """Take all layers' rows into the statistics; see `Normaliser.update`."""
+        for layer, rows in factors.items():
+            self.of(layer).collect(rows.keys, rows.deltas, gather)
 
     @property
     def observed(self) -> bool:
