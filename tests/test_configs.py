@@ -31,6 +31,7 @@ FAST = {
     **dict.fromkeys(["rome", "memit", "pmet", "emmet"], SOLVED),
     "alphaedit": {**SOLVED, "threshold": 1.0},
     "mend": {"rank": 4},
+    "malmen": {"rank": 4, "edit_lr": 0.01},
     "ke": {"max_scale": 50.0},
 }
 SENTENCES = [f"{what} is a city in {where}." for what in "ABCDEFGH" for where in "KLMNOPQ"]
