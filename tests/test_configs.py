@@ -33,6 +33,7 @@ FAST = {
     **dict.fromkeys([*ROMES, "memit", "pmet", "emmet"], SOLVED),
     "alphaedit": {**SOLVED, "threshold": 1.0},
     "mend": {"rank": 4},
+    "malmen": {"rank": 4, "edit_lr": 0.01},
     "ke": {"max_scale": 50.0},
 }
 SENTENCES = [f"{what} is a city in {where}." for what in "ABCDEFGH" for where in "KLMNOPQ"]

@@ -51,6 +51,13 @@ class Factors:
         padded = padded.index_copy(0, self.request * width + place, values)
         return padded.unflatten(0, (self.requests, width))
 
+    def between(self, start: int, stop: int) -> Factors:
+        """Those of the requests from ``start`` to before ``stop``, counted from 0."""
+        first, last = torch.searchsorted(self.request, torch.tensor([start, stop]).to(self.request))
+        keys, deltas = self.keys[first:last], self.deltas[first:last]
+        count = min(stop, self.requests) - start
+        return Factors(keys, deltas, self.request[first:last] - start, count)
+
     def with_row(self, keys: Tensor, deltas: Tensor) -> Factors:
         """One row more for each request: ``keys`` [B, d_in] and ``deltas`` [B, d_out]."""
         request = torch.cat([self.request, torch.arange(self.requests, device=keys.device)])

@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from datamodules.records import Record, Request
 from editors.editor import Editor, named
 from editors.meta_learning.constraint import objective
+from editors.meta_learning.decoupled import decoupled
 from editors.meta_learning.factors import Factors, factors
-from editors.meta_learning.objective import outer_losses
+from editors.meta_learning.objective import outer_parts
 from editors.meta_learning.optimiser import configured
 from editors.meta_learning.rounds import failing, spread
-from editors.meta_learning.training import Training, questions
+from editors.meta_learning.training import Training, questions, undisturbed
 from editors.meta_learning.validation import Validation
 from edits.updates import Dense, LowRank
 from edits.weights import WeightEdit
@@ -57,6 +58,8 @@ class Hypernetwork(Editor, L.LightningModule):
         self.training_settings = Training(**training)
         self.objective = objective(self.training_settings)
         self.validation = Validation()
+        joint = max(self.training_settings.joint_edits) > 1
+        self.joint_validation = Validation() if joint else None
         self.register_buffer("skipped_steps", torch.zeros((), dtype=torch.int64))
         self._skipped_in_a_row = 0
 
@@ -166,29 +169,35 @@ class Hypernetwork(Editor, L.LightningModule):
             self.observe(self.factors(some), gather=False)
 
     def training_step(self, records: Sequence[Record], batch_index: int) -> Tensor:
-        """The objective of edit loss and locality loss, of one independent edit a record."""
+        """The objective of edit loss and locality loss, of the edits that the records make."""
         settings, model = self.training_settings, self.language_model
+        joint = settings.joint(batch_index, len(records))
         seed = (settings.seed, self.global_rank, self.global_step, batch_index)
-        asked = questions(records, settings, np.random.default_rng(seed))
+        asked = questions(records, settings, np.random.default_rng(seed), joint)
         requests = [record.request for record in records]
         rows = self.factors(requests)
         if settings.statistics == "online":
             self.observe(rows, gather=True)
-        edit = self.propose(requests, rows, joint=False)
+        edit = self._of_batch(requests, rows, joint)
         batch = model.encode([p.prompt for p in asked.probes], [p.target for p in asked.probes])
-        edit_loss, locality_loss = outer_losses(
-            model,
-            edit,
-            batch,
-            asked.record,
-            asked.outer,
-            settings.kl_positions,
-            settings.smoothing,
-        )
-        loss = self.objective(edit_loss, locality_loss)
+        owner = [record // joint for record in asked.record]
+        parts = outer_parts(model, batch, owner, asked.outer, len(edit), settings)
+        edit_loss, locality_loss, loss = decoupled(edit, parts, self.objective)
         self._log_step(edit, loss, edit_loss, locality_loss)
         # a loss that is not finite is to give gradients that are not, in every process
         return loss * torch.where(loss.isfinite(), 1.0, torch.nan)
+
+    def _of_batch(
+        self, requests: Sequence[Request], factors: Mapping[str, Factors], joint: int
+    ) -> WeightEdit:
+        """The edits of a batch, of which each is for ``joint`` requests together."""
+        if joint == 1:
+            return self.propose(requests, factors, joint=False)
+        edits = []
+        for start in range(0, len(requests), joint):
+            own = {n: rows.between(start, start + joint) for n, rows in factors.items()}
+            edits.append(self.propose(requests[start : start + joint], own, joint=True))
+        return WeightEdit.stack(edits)
 
     def _log_step(
         self, edit: WeightEdit, loss: Tensor, edit_loss: Tensor, locality_loss: Tensor
@@ -242,18 +251,36 @@ class Hypernetwork(Editor, L.LightningModule):
     # validation
 
     def validation_step(self, records: Sequence[Record], batch_index: int) -> None:
-        """Judge an independent edit for each record by its probes."""
+        """Judge an independent edit for each record by its probes.
+
+        Where several requests make one edit in training, all of the batch make one here as well.
+        """
         if not self.observed:  # online statistics, in the sanity check before the first step
             return
-        edit = self.edit_each([record.request for record in records])
-        self.validation.update(self.language_model, edit, records)
-        for name, metric in self.validation.metrics.items():
-            self.log(f"val/{name}", metric, on_epoch=True, batch_size=len(records))
+        requests = [record.request for record in records]
+        self.validation.update(self.language_model, self.edit_each(requests), records)
+        if self.joint_validation is not None:
+            edit = self.edit(requests)
+            self.joint_validation.update(self.language_model, edit, undisturbed(records))
+        for prefix, validation in self._validations().items():
+            for name, metric in validation.metrics.items():
+                self.log(f"{prefix}{name}", metric, on_epoch=True, batch_size=len(records))
+
+    def _validations(self) -> dict[str, Validation]:
+        found = {"val/": self.validation}
+        return (
+            found
+            if self.joint_validation is None
+            else found | {"val/joint_": self.joint_validation}
+        )
 
     def on_validation_epoch_end(self) -> None:
         """Log the one number by which checkpoints are compared; tell the objective of success."""
         if self.observed:
-            self.log("val/score", self.validation.score(), sync_dist=True)
+            scores = torch.stack(
+                [validation.score() for validation in self._validations().values()]
+            )
+            self.log("val/score", 1 / (1 / scores).mean(), sync_dist=True)
             if self.trainer.state.fn is TrainerFn.FITTING and not self.trainer.sanity_checking:
                 self.objective.after_validation(self.validation.success())
 

@@ -26,12 +26,11 @@ from datamodules.records import Request
 from editors.meta_learning.factors import Factors
 from editors.meta_learning.hypernetwork import Hypernetwork
 from editors.meta_learning.training import one_of
-from editors.meta_learning.transform import Transform
+from editors.meta_learning.transform import STD_FLOOR, Transforms
 from edits.weights import Dense, LowRank, WeightEdit
 from models.language_model import LanguageModel
 
 SIGNS = {"descent": -1.0, "official": 1.0}
-STD_FLOOR = 1e-6  # of frozen statistics, as a share of the median standard deviation
 
 
 @final
@@ -74,27 +73,16 @@ class Mend(Hypernetwork):
         one_of("sign", sign, tuple(SIGNS))
         self.sign = SIGNS[sign]
         self.alpha = nn.Parameter(torch.full((len(self.layers),), float(edit_lr)))
-        floor = STD_FLOOR if self.training_settings.statistics == "frozen" else 0.0
-        shapes = [language_model.shape(layer) for layer in self.layers]
-        groups = shapes if shared else list(enumerate(shapes))
-        self._place = {  # layer -> its transform, and its turn in it
-            layer: (str(list(dict.fromkeys(groups)).index(group)), groups[:i].count(group))
-            for i, (layer, group) in enumerate(zip(self.layers, groups, strict=True))
-        }
-        self.transforms = nn.ModuleDict()
-        for layer, shape, group in zip(self.layers, shapes, groups, strict=True):
-            name, turn = self._place[layer]
-            if turn == 0:
-                self.transforms[name] = Transform(
-                    *shape,
-                    groups.count(group),
-                    rank=rank,
-                    blocks=blocks,
-                    init=init,
-                    sides=sides,
-                    normalise=normalise,
-                    floor=floor,
-                )
+        self.transforms = Transforms(
+            {layer: language_model.shape(layer) for layer in self.layers},
+            shared,
+            rank=rank,
+            blocks=blocks,
+            init=init,
+            sides=sides,
+            normalise=normalise,
+            floor=STD_FLOOR if self.training_settings.statistics == "frozen" else 0.0,
+        )
 
     def updates(
         self,
@@ -106,22 +94,20 @@ class Mend(Hypernetwork):
         """One update a request; their sum if ``joint``, the inner loss being a sum as well."""
         updates = {}
         for layer, alpha in zip(self.layers, self.alpha, strict=True):
-            name, turn = self._place[layer]
             rows = factors[layer]
-            keys, deltas = self.transforms[name](rows.keys, rows.deltas, turn)
+            keys, deltas = self.transforms(layer, rows.keys, rows.deltas)
             deltas = self.sign * alpha * deltas
             updates[layer] = replace(rows, keys=keys, deltas=deltas).update(joint)
         return updates
 
     def observe(self, factors: Mapping[str, Factors], gather: bool) -> None:
         """Take all layers' rows into the statistics of their groups."""
-        for layer, rows in factors.items():
-            self.transforms[self._place[layer][0]].collect(rows.keys, rows.deltas, gather)
+        self.transforms.observe(factors, gather)
 
     @property
     def observed(self) -> bool:
         """Whether there are statistics, where the method has some."""
-        return all(transform.observed for transform in self.transforms.values())
+        return self.transforms.observed
 
     def edit_lrs(self) -> dict[str, nn.Parameter]:
         """Alpha."""

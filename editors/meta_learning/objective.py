@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from editors.meta_learning.batches import parts_by_length, predicting, selected, without_last
+from editors.meta_learning.decoupled import Part
 from editors.meta_learning.losses import example_means, kl, nll
+from editors.meta_learning.training import Training
 from edits.weights import WeightEdit
 from models.encoding import Batch
 from models.language_model import LanguageModel
@@ -24,8 +27,11 @@ def outer_losses(
     outer: int,
     kl_positions: str = "all",
     smoothing: float = 0.0,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Edit loss and locality loss (nats per token), each the mean over the edits.
+
+    Of a part of the questions it is the part of the two, given the ``weights`` of its questions.
 
     Args:
         language_model: the unedited model.
@@ -35,6 +41,7 @@ def outer_losses(
         outer: number of outer questions.
         kl_positions: see `Training`.
         smoothing: of the edit loss's targets; see `Training`.
+        weights: ``[R]`` of the questions in the means; by default `shares` of these questions.
     """
     record = torch.as_tensor(record, device=batch.input_ids.device)
     rows, values = [], []
@@ -54,8 +61,48 @@ def outer_losses(
             )
         )
     losses = torch.cat(values)[torch.cat(rows).argsort()]  # [R]
-    edit_loss = example_means(losses[:outer], record[:outer], len(edit)).mean()
-    return edit_loss, example_means(losses[outer:], record[outer:], len(edit)).mean()
+    weights = shares(record, outer, len(edit)) if weights is None else weights
+    losses = losses * weights.to(losses)
+    return losses[:outer].sum(), losses[outer:].sum()
+
+
+def shares(record: Tensor, outer: int, edits: int) -> Tensor:
+    """Each question's weight ``[R]`` in the mean over the edits of the mean over their questions.
+
+    The mean is over the outer questions, or over the locality probes, whichever a question is.
+    """
+    sides = record[:outer], record[outer:]
+    counts = [torch.bincount(side, minlength=edits)[side] for side in sides]
+    return 1 / (edits * torch.cat(counts).double())
+
+
+def outer_parts(
+    language_model: LanguageModel,
+    batch: Batch,
+    record: Sequence[int],
+    outer: int,
+    edits: int,
+    settings: Training,
+) -> list[Part]:
+    """`outer_losses` of ``edits`` edits in parts of at most ``questions_per_batch`` questions."""
+    owner = torch.as_tensor(record, device=batch.input_ids.device)
+    weights = shares(owner, outer, edits)
+
+    def part(rows: slice) -> Part:
+        return lambda edit: outer_losses(
+            language_model,
+            edit,
+            selected(batch, rows),
+            owner[rows],
+            min(max(outer - rows.start, 0), rows.stop - rows.start),
+            settings.kl_positions,
+            settings.smoothing,
+            weights[rows],
+        )
+
+    size = settings.questions_per_batch
+    ends = [*range(0, len(owner), size), len(owner)]
+    return [part(slice(start, stop)) for start, stop in pairwise(ends)]
 
 
 def _question_losses(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from datamodules.records import LOCALITY, Probe, Record
+from datamodules.records import LOCALITY, Probe, Record, Request
 
 OUTER = ("paraphrase", "both")
 KL_POSITIONS = ("all", "target")
@@ -15,6 +16,9 @@ STATISTICS = ("frozen", "online")
 OBJECTIVES = ("weighted", "constrained")
 OPTIMISERS = ("adam", "rmsprop")
 TOKENS = ("all", "target")
+LEAST_ONE = (
+    "statistics_edits", "questions_per_batch", "max_skipped", "edits_per_batch", "rounds"
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +51,11 @@ class Training:
         statistics: Standardise with statistics of the first training requests, then ``"frozen"``;
             or ``"online"``, moving with every training step, as in the authors' code.
         statistics_edits: Number of those first requests.
+        joint_edits: How many requests of a batch make one edit together; 1: each has its own.
+            Several sizes take turns, batch by batch. What is left of a batch at its end, or of an
+            epoch, makes a smaller one.
+        questions_per_batch: Outer questions and locality probes that go through the language model
+            at once in training; the gradient is that of all of them, whatever this is.
         max_skipped: Successive steps with a non-finite gradient after which training stops.
         edits_per_batch: Requests that go through the language model at once outside training.
         rounds: How often a request is edited at most: again, on the edited model, as long as its
@@ -76,6 +85,8 @@ class Training:
     tokens: str = "all"
     statistics: str = "frozen"
     statistics_edits: int = 1024
+    joint_edits: Sequence[int] = (1,)
+    questions_per_batch: int = 256
     max_skipped: int = 10
     edits_per_batch: int = 64
     rounds: int = 1
@@ -97,9 +108,26 @@ class Training:
         for name in ("decay", "smoothing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be a share from 0 to 1, got {getattr(self, name)}")
-        for name in ("statistics_edits", "max_skipped", "edits_per_batch", "rounds"):
+        for name in LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        sizes = self.joint_edits
+        if isinstance(sizes, int | str) or not sizes or not all(size >= 1 for size in sizes):
+            raise ValueError(f"joint_edits must be a list of numbers from 1, got {sizes}")
+
+    def joint(self, batch_index: int, records: int) -> int:
+        """How many requests make one edit together, in a batch of ``records`` of an epoch.
+
+        Raises:
+            ValueError: an epoch's first batch, which is a full one, has fewer records than that.
+        """
+        most = max(self.joint_edits)
+        if batch_index == 0 and records < most:
+            raise ValueError(
+                f"joint_edits={most}: a batch has only {records} records; "
+                "set batch_size of the data to at least as many"
+            )
+        return self.joint_edits[batch_index % len(self.joint_edits)]
 
     def rate(self, step: int, total: float) -> float:
         """The step sizes' share of their full value at a step of ``total``."""
@@ -124,9 +152,11 @@ class Questions:
 
 
 def questions(
-    records: Sequence[Record], settings: Training, generator: np.random.Generator
+    records: Sequence[Record], settings: Training, generator: np.random.Generator, joint: int = 1
 ) -> Questions:
-    """Draw the questions of one step."""
+    """Draw the questions of one step, in which ``joint`` records after another are one edit's."""
+    groups = (records[start : start + joint] for start in range(0, len(records), joint))
+    records = [record for group in groups for record in undisturbed(group)]
     outer, locality = [], []
     for index, record in enumerate(records):
         outer += [(index, probe) for probe in _outer(record, settings.outer, generator)]
@@ -148,6 +178,29 @@ def _draw(probes: Sequence[Probe], count: int, generator: np.random.Generator) -
     if len(probes) <= count:
         return list(probes)
     return [probes[i] for i in generator.choice(len(probes), count, replace=False)]
+
+
+def undisturbed(records: Sequence[Record]) -> list[Record]:
+    """The records without the locality probes whose right answer another one's request changes.
+
+    That is a probe in which another request's subject stands, and whose target is the answer that
+    the request is to change (or any, where that is not known).
+    """
+    changed = defaultdict(list)
+    for record in records:
+        changed[record.request.target_true].append(record.request)
+    return [_without_disturbed(record, changed) for record in records]
+
+
+def _without_disturbed(record: Record, changed: Mapping[str | None, list[Request]]) -> Record:
+    def kept(probe: Probe) -> bool:
+        return probe.kind not in LOCALITY or not any(
+            request.subject in probe.prompt and request is not record.request
+            for request in (*changed.get(probe.target, ()), *changed.get(None, ()))
+        )
+
+    probes = tuple(probe for probe in record.probes if kept(probe))
+    return record if len(probes) == len(record.probes) else replace(record, probes=probes)
 
 
 def one_of(name: str, value: str, known: Sequence[str]) -> None:

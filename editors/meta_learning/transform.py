@@ -3,33 +3,44 @@
 Mitchell, Lin, Bosselut, Finn, Manning: "Fast Model Editing at Scale", ICLR 2022,
 https://arxiv.org/abs/2110.11309, section 3.1 and the authors' code
 (https://github.com/eric-mitchell/mend). Where paper and code differ this follows the code: the
-second factor starts from N(0, 1) and both blocks have a bias.
+second factor starts from N(0, 1) and both blocks have a bias. MALMEN (Tan et al., ICLR 2024,
+https://arxiv.org/abs/2311.04661) takes the same network, with the layers' own scale and shift
+behind the nonlinearity (``film="after"``).
 """
 
 # n rows, d_in/d_out widths of the layer, D = d_in + d_out, r rank, L layers of this shape
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from editors.meta_learning.factors import Factors
 from editors.meta_learning.normaliser import Normaliser
 from editors.meta_learning.training import one_of
 
 SIDES = ("both", "separate", "keys", "deltas", "smaller")
 INITS = ("identity", "xavier")
+FILM = ("before", "after")
+STD_FLOOR = 1e-6  # of frozen statistics, as a share of the median standard deviation
 
 
 class Block(nn.Module):
     """``h + max(0, s_l * (A B h + b) + o_l)``; s and o (FiLM) belong to layer l, the rest to all.
 
+    With ``film="after"`` it is ``h + s_l * max(0, A B h + b) + o_l``.
+
     With ``init="identity"`` A is 0, so that h comes out as it went in; with ``"xavier"`` (an
     ablation of the paper) there is no residual connection.
     """
 
-    def __init__(self, width: int, layers: int, rank: int, init: str):
+    def __init__(self, width: int, layers: int, rank: int, init: str, film: str = "before"):
         super().__init__()
         rank = min(rank, width)
+        self.film = film
         self.residual = init == "identity"
         self.a = nn.Parameter(torch.zeros(width, rank))
         self.b = nn.Parameter(torch.randn(rank, width))
@@ -44,7 +55,10 @@ class Block(nn.Module):
         """``[n, width] -> [n, width]``."""
         linear = torch.addmm(self.bias, h @ self.b.T, self.a.T)
         # clamp, not relu: its slope at exactly 0 is 1, and everything starts at 0
-        active = torch.addcmul(self.shift[layer], linear, self.scale[layer]).clamp(min=0)
+        if self.film == "before":
+            active = torch.addcmul(self.shift[layer], linear, self.scale[layer]).clamp(min=0)
+        else:
+            active = torch.addcmul(self.shift[layer], linear.clamp(min=0), self.scale[layer])
         return h + active if self.residual else active
 
 
@@ -70,6 +84,8 @@ class Transform(nn.Module):
         init: ``"identity"`` or ``"xavier"``.
         sides: ``"both"`` concatenated through one network (the paper's choice), ``"separate"``
             networks, or only ``"keys"``, only ``"deltas"``, or only the ``"smaller"`` of them.
+        film: where a layer's scale and shift are applied, ``"before"`` or ``"after"`` the
+            nonlinearity.
         normalise: standardise keys and deltas before.
         floor: see `Normaliser`.
     """
@@ -84,12 +100,14 @@ class Transform(nn.Module):
         blocks: int = 2,
         init: str = "identity",
         sides: str = "both",
+        film: str = "before",
         normalise: bool = True,
         floor: float = 0.0,
     ):
         super().__init__()
         one_of("sides", sides, SIDES)
         one_of("init", init, INITS)
+        one_of("film", film, FILM)
         if sides == "smaller":
             sides = "keys" if d_in <= d_out else "deltas"
         widths = {
@@ -100,7 +118,7 @@ class Transform(nn.Module):
         }[sides]
         self.nets = nn.ModuleDict(
             {
-                side: Chain(Block(width, layers, rank, init) for _ in range(blocks))
+                side: Chain(Block(width, layers, rank, init, film) for _ in range(blocks))
                 for side, width in widths.items()
             }
         )
@@ -130,3 +148,42 @@ class Transform(nn.Module):
         if "delta" in self.nets:
             deltas = self.nets["delta"](deltas, layer)
         return keys, deltas
+
+
+class Transforms(nn.ModuleDict):
+    """A transform for each shape among some layers, or with ``shared=False`` for each layer.
+
+    Args:
+        shapes: ``(d_in, d_out)`` of each layer, by name.
+        shared: layers of the same shape share a network and statistics.
+        settings: see `Transform`.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, int]], shared: bool = True, **settings: Any):
+        super().__init__()
+        groups: dict[Hashable, list[str]] = {}
+        for layer, shape in shapes.items():
+            groups.setdefault(shape if shared else layer, []).append(layer)
+        self._place = {}  # layer -> its transform, and its turn in it
+        for name, group in zip(map(str, range(len(groups))), groups.values(), strict=True):
+            self[name] = Transform(*shapes[group[0]], len(group), **settings)
+            self._place |= {layer: (name, turn) for turn, layer in enumerate(group)}
+
+    def of(self, layer: str) -> Transform:
+        """The layer's transform."""
+        return self[self._place[layer][0]]
+
+    def forward(self, layer: str, keys: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor]:
+        """Pseudo keys ``[n, d_in]`` and deltas ``[n, d_out]`` of rows of the layer."""
+        name, turn = self._place[layer]
+        return self[name](keys, deltas, turn)
+
+    def observe(self, factors: Mapping[str, Factors], gather: bool = False) -> None:
+        """Take all layers' rows into the statistics; see `Normaliser.update`."""
+        for layer, rows in factors.items():
+            self.of(layer).collect(rows.keys, rows.deltas, gather)
+
+    @property
+    def observed(self) -> bool:
+        """Whether there are statistics wherever they are needed."""
+        return all(transform.observed for transform in self.values())

@@ -31,7 +31,7 @@ class Validation(nn.Module):
     def update(
         self, language_model: LanguageModel, edit: WeightEdit, records: Sequence[Record]
     ) -> None:
-        """Judge edit n by the probes of record n."""
+        """Judge edit n by the probes of record n, or a single edit by those of all records."""
         for kind in KINDS:
             asked = [(n, probe) for n, r in enumerate(records) for probe in r.of_kind(kind)]
             mean = torch.zeros(())
@@ -58,7 +58,7 @@ class Validation(nn.Module):
 def _right(
     language_model: LanguageModel, edit: WeightEdit, asked: list[tuple], local: bool
 ) -> Tensor:
-    rows = [n for n, _ in asked]
+    rows = [n if len(edit) > 1 else 0 for n, _ in asked]
     prompts = [probe.prompt for _, probe in asked]
     targets = [probe.target for _, probe in asked]
     after = edit.edited(language_model).score(prompts, targets, rows)

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from datamodules.records import Probe, Record, Request
 from editors.meta_learning.ke import Ke
+from editors.meta_learning.malmen import Malmen
 from editors.meta_learning.mend import Mend
 from models import LanguageModel
 
@@ -109,5 +110,17 @@ def ke():
         with torch.random.fork_rng():
             torch.manual_seed(0)
             return Ke(language_model, **{**widths, "optimiser": "adam", "lr": 1e-3, **settings})
+
+    return build
+
+
+@pytest.fixture
+def malmen():
+    """``malmen(language_model, **settings)``: a small Malmen."""
+
+    def build(language_model, **settings):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return Malmen(language_model, **{"rank": 16, "edit_lr": 1e-2, "lr": 1e-3, **settings})
 
     return build

@@ -86,7 +86,7 @@ def test_untrained_it_multiplies_the_standardised_factors(exact, mend, requests)
     factors = editor.factors(requests[:1])
     edit = editor.edit(requests[:1])
     for layer, rows in factors.items():
-        transform = editor.transforms[editor._place[layer][0]]
+        transform = editor.transforms.of(layer)
         keys, deltas = (
             (values - statistics.mean) / (statistics.std + 1e-7)
             for values, statistics in (

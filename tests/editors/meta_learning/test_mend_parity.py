@@ -43,7 +43,7 @@ def fill(editor, tensors):
     with torch.no_grad():
         editor.alpha.copy_(tensors["weights/alpha"])
         for layer in editor.layers:
-            transform = editor.transforms[editor._place[layer][0]]
+            transform = editor.transforms.of(layer)
             prefix = "weights/{}x{}".format(*editor.language_model.shape(layer))
             for number, block in enumerate(transform.nets["both"]):
                 for ours, theirs in NAMES.items():
@@ -108,7 +108,7 @@ def test_outer_losses_and_their_gradients(case):
     total.backward()
     assert_close(editor.alpha.grad, tensors["expected/outer_gradient.alpha"], tolerance)
     for layer in editor.layers:
-        blocks = editor.transforms[editor._place[layer][0]].nets["both"]
+        blocks = editor.transforms.of(layer).nets["both"]
         prefix = "expected/outer_gradient.{}x{}".format(*editor.language_model.shape(layer))
         for number, block in enumerate(blocks):
             for ours, theirs in NAMES.items():

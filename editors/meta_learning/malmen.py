@@ -1,0 +1,140 @@
+"""MALMEN: thousands of facts in one edit, by least squares over what a network proposes.
+
+Tan, Zhang, Fu: "Massive Editing for Large Language Models via Meta Learning", ICLR 2024,
+https://arxiv.org/abs/2311.04661, section 3 and the authors' code
+(https://github.com/ChenmienTan/malmen). Departures from their code, with the reason:
+
+- statistics are collected before training and frozen (``statistics="online"`` for theirs), and
+  variances are exact, where theirs depend on the size of the chunks that rows come in;
+- the smaller of the two equal systems is solved, in float64, so that one request's edit is cheap;
+- losses are means over the requests, theirs sums over chunks of them, so that the gradient's size
+  depends on how many are edited;
+- training can mix edits of one request with edits of many (``joint_edits``), so that one editor
+  serves both.
+"""
+
+# B requests, n rows of all of them, d_in/d_out layer widths
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from datamodules.records import Request
+from editors.meta_learning.factors import Factors
+from editors.meta_learning.hypernetwork import Hypernetwork
+from editors.meta_learning.least_squares import least_squares
+from editors.meta_learning.transform import STD_FLOOR, Transforms
+from edits.weights import Dense, LowRank, WeightEdit
+from models.language_model import LanguageModel
+
+
+@final
+class Malmen(Hypernetwork):
+    """The update S of layer l is what changes its outputs most nearly as its rows propose.
+
+    Row i, with key k and delta g, of which the network makes k~ and g~, proposes the change
+    ``d_i = -eta_l (k . k~) g~``, which a step ``-eta_l k~ g~^T`` would make at k; S is the least of
+    ``|K S - D|^2 + exp(theta_l) |S|^2`` over the rows of all requests together.
+
+    Args:
+        language_model: the model to edit.
+        layers: names of the linear maps to edit; by default the feed-forward outputs ``mlp_out``
+            of the last six blocks.
+        rank: of the network's linear maps; clipped to their width.
+        blocks: number of residual blocks of a network.
+        edit_lr: initial eta.
+        ridge: initial exp(theta); more than 0.
+        rows_per_pass: rows that go through a network at once; the graphs of more are not kept but
+            made again in the backward pass, so that memory does not grow with the requests.
+        **training: see `Training`.
+
+    Raises:
+        ValueError: a setting is none of the above.
+    """
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        *,
+        layers: Sequence[str] | None = None,
+        rank: int = 1920,
+        blocks: int = 2,
+        edit_lr: float = 1e-6,
+        ridge: float = 1.0,
+        rows_per_pass: int = 1024,
+        **training: Any,
+    ):
+        layers = _last_outputs(language_model, 6) if layers is None else layers
+        super().__init__(language_model, layers=layers, **{"tokens": "target"} | training)
+        if ridge <= 0:
+            raise ValueError(f"ridge must be more than 0, got {ridge}")
+        if rows_per_pass < 1:
+            raise ValueError(f"rows_per_pass must be at least 1, got {rows_per_pass}")
+        self.rows_per_pass = rows_per_pass
+        self.eta = nn.Parameter(torch.full((len(self.layers),), float(edit_lr)))
+        self.theta = nn.Parameter(torch.full((len(self.layers),), float(ridge)).log())
+        self.transforms = Transforms(
+            {layer: language_model.shape(layer) for layer in self.layers},
+            rank=rank,
+            blocks=blocks,
+            film="after",
+            floor=STD_FLOOR if self.training_settings.statistics == "frozen" else 0.0,
+        )
+
+    def updates(
+        self,
+        requests: Sequence[Request],
+        factors: Mapping[str, Factors],
+        joint: bool,
+        after: WeightEdit | None,
+    ) -> dict[str, LowRank | Dense]:
+        """S over the rows of each request, or with ``joint`` over the rows of all of them."""
+        updates = {}
+        for layer, eta, theta in zip(self.layers, self.eta, self.theta, strict=True):
+            rows = factors[layer]
+            keys, changes = rows.keys, eta * self.changes(layer, rows)
+            keys, changes = (x[None] if joint else rows.padded(x) for x in (keys, changes))
+            updates[layer] = least_squares(keys, changes, theta.exp())
+        return updates
+
+    def changes(self, layer: str, rows: Factors) -> Tensor:
+        """``-(k . k~) g~`` of each row, ``[n, d_out]``: what is proposed, in units of eta."""
+        split = (x.split(self.rows_per_pass) for x in (rows.keys, rows.deltas))
+        parts = list(zip(*split, strict=True))
+        again = len(parts) > 1 and torch.is_grad_enabled()
+        kept = {"use_reentrant": False, "preserve_rng_state": False}
+        return torch.cat(
+            [
+                checkpoint(self._changes, layer, *part, **kept)
+                if again
+                else self._changes(layer, *part)
+                for part in parts
+            ]
+        )
+
+    def _changes(self, layer: str, keys: Tensor, deltas: Tensor) -> Tensor:
+        pseudo_keys, pseudo_deltas = self.transforms(layer, keys, deltas)
+        return -(keys * pseudo_keys).sum(1, keepdim=True) * pseudo_deltas
+
+    def observe(self, factors: Mapping[str, Factors], gather: bool) -> None:
+        """Take all layers' rows into the statistics of their groups."""
+        self.transforms.observe(factors, gather)
+
+    @property
+    def observed(self) -> bool:
+        """Whether there are statistics."""
+        return self.transforms.observed
+
+    def edit_lrs(self) -> dict[str, nn.Parameter]:
+        """Eta, and theta, the logarithm of the ridge."""
+        return {"edit_lr": self.eta, "log_ridge": self.theta}
+
+
+def _last_outputs(language_model: LanguageModel, count: int) -> list[str]:
+    blocks = range(language_model.blocks)[-count:]
+    return [language_model.layer("mlp_out", i) for i in blocks]
