@@ -22,7 +22,7 @@ from evaluation.known import fitting, known
 from evaluation.request import before_and_after
 from evaluation.table import events, table
 from models.language_model import LanguageModel
-from train import check_types, run_folder, told
+from train import check_types, of_run, run_folder, told
 
 log = logging.getLogger(__name__)
 
@@ -138,21 +138,17 @@ def benchmark(cfg: DictConfig, editors: dict[str, Editor], folder: Path, console
             log.info("scores against the number of edits: %s", folder / "curves.png")
 
 
-def of_run(folder: Path) -> DictConfig:
+def going_on(folder: Path) -> DictConfig:
     """The configuration of a run that is to go on, which nothing can be added to.
 
     Raises:
         FileNotFoundError: there is no run in the folder.
         ValueError: it is of another script, or more than the folder is said.
     """
-    if not (folder / "config.yaml").is_file():
-        raise FileNotFoundError(f"resume={folder}: there is no config.yaml of a run in it")
+    cfg = of_run(folder, "editors")
     others = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
     if others:
         raise ValueError(f"resume keeps the run's own settings; leave out {' '.join(others)}")
-    cfg = OmegaConf.load(folder / "config.yaml")
-    if "editors" not in cfg:
-        raise ValueError(f"resume={folder}: this is no run of edit.py")
     return cfg
 
 
@@ -163,7 +159,7 @@ def main(cfg: DictConfig) -> None:
     checked(cfg)
     if cfg.resume:
         folder = Path(cfg.resume)
-        cfg = of_run(folder)
+        cfg = going_on(folder)
         language_model = instantiate(cfg.model)
     else:
         language_model = instantiate(cfg.model)

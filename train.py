@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import hydra
@@ -18,10 +18,12 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from editors.checkpoints import saved
+from evaluation.folder import differences, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -90,8 +92,8 @@ def check_types(cfg: Mapping, default: Mapping, at: str = "") -> None:
 def run_folder(cfg: DictConfig) -> Path:
     """The run's own folder, with the resolved configuration in it."""
     folder = Path(HydraConfig.get().runtime.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
+    if rank_zero_only.rank == 0:
+        write_whole(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     return folder
 
 
@@ -104,12 +106,77 @@ def checkpoint(path: str | None) -> str | None:
     return path
 
 
+def of_run(folder: Path, part: str) -> DictConfig:
+    """The configuration of a run that is to go on.
+
+    Raises:
+        FileNotFoundError: there is no run in the folder.
+        ValueError: it is of another script, whose configuration lacks ``part``.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise FileNotFoundError(f"resume={folder}: there is no config.yaml of a run in it")
+    cfg = OmegaConf.load(folder / "config.yaml")
+    if part not in cfg:
+        script = HydraConfig.get().job.config_name
+        raise ValueError(f"resume={folder}: this is no run of {script}.py")
+    return cfg
+
+
+def going_on(cfg: DictConfig) -> tuple[DictConfig, Path, str]:
+    """Configuration, folder and checkpoint of the run in the folder ``cfg.resume``.
+
+    What the command line sets besides must be as it was; but for ``trainer``, which says how long
+    and where a run trains.
+
+    Raises:
+        FileNotFoundError: there is no run in the folder, or it has no checkpoint.
+        ValueError: it was set otherwise, or was not made by this script.
+    """
+    folder = Path(cfg.resume).resolve()
+    run = of_run(folder, "callbacks")
+    path = checkpoint(str(folder / "checkpoints" / "last.ckpt"))
+    run = moved(run, run.trainer.default_root_dir, folder)
+    now = moved(cfg, HydraConfig.get().runtime.output_dir, folder)
+    for said in HydraConfig.get().overrides.task:
+        key = said.lstrip("+~").partition("=")[0]
+        if key.partition(".")[0] == "trainer":
+            OmegaConf.update(run, key, OmegaConf.select(now, key), merge=False, force_add=True)
+        elif key != "resume" and not key.startswith("hydra."):
+            agreed(run, now, [key] if key in now or "." in key else ["model", "data", "editor"])
+    write_whole(folder / "config.yaml", OmegaConf.to_yaml(run))
+    if "TensorBoard" in OmegaConf.select(run, "trainer.logger._target_", default=""):
+        step = saved(Path(path))["global_step"]  # what is behind it is made again
+        OmegaConf.update(run, "trainer.logger.purge_step", step, force_add=True)
+    return run, folder, path
+
+
+def moved(cfg: DictConfig, old: str, new: Path) -> DictConfig:
+    """The configuration, resolved, with the run's folder in another place."""
+    text = OmegaConf.to_yaml(cfg, resolve=True)
+    return OmegaConf.create(text.replace(str(old), str(new)))
+
+
+def agreed(run: DictConfig, now: DictConfig, keys: Sequence[str]) -> None:
+    """Refuse to go on with a run that is set otherwise.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    for key in keys:
+        parts = (OmegaConf.create({key: OmegaConf.select(cfg, key)}) for cfg in (run, now))
+        for name, values in differences(*map(OmegaConf.to_container, parts)):
+            raise ValueError(f"{name}: {values}; a run goes on as it was set, but for trainer")
+
+
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 @told
 def main(cfg: DictConfig) -> None:
     """Builds everything from the configuration, trains, and writes what was reached on val."""
-    folder = run_folder(cfg)
-    resume = checkpoint(cfg.resume)
+    if cfg.resume and Path(cfg.resume).is_dir():
+        cfg, folder, resume = going_on(cfg)
+    else:
+        resume = checkpoint(cfg.resume)
+        folder = run_folder(cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     language_model = instantiate(cfg.model)
     data = instantiate(cfg.data)
@@ -125,14 +192,21 @@ def main(cfg: DictConfig) -> None:
 def reached(
     trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule, folder: Path
 ) -> None:
-    """Keeps the end of the run as ``last``, and measures the best checkpoint on val."""
+    """Keeps the end of the run as ``last``, and measures the best checkpoint on val.
+
+    ``results.json`` and the table ``results.md`` have the numbers, TensorBoard's hparams too.
+    """
     last = folder / "checkpoints" / "last.ckpt"
     if (saved(last) or {}).get("global_step") != trainer.global_step:
         trainer.save_checkpoint(last)  # training ended between two validations
     best = trainer.checkpoint_callback.best_model_path or last
     logger, trainer.logger = trainer.logger, None  # its curves end where training did
     [metrics] = trainer.validate(module, datamodule=data, ckpt_path=best, weights_only=True) or [{}]
-    (folder / "results.json").write_text(json.dumps([metrics], indent=1), encoding="utf-8")
+    if not trainer.is_global_zero:
+        return
+    write_whole(folder / "results.json", json.dumps([metrics], indent=1))
+    table = pd.Series(metrics, dtype=float).rename_axis("metric").to_frame("best checkpoint")
+    write_whole(folder / "results.md", table.to_markdown(floatfmt=".4f") + "\n")
     if logger and metrics:
         config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
         config = {name: config[name] for name in ("seed", "model", "data", "editor", "trainer")}

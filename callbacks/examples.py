@@ -34,7 +34,10 @@ class Examples(L.Callback):
         self.count, self.max_new_tokens = count, max_new_tokens
 
     def on_validation_end(self, trainer: L.Trainer, editor: Editor) -> None:
-        """Edit, ask, write; one process does, and only where there is a TensorBoard logger."""
+        """Edit, ask, write; one process does, and only where there is a TensorBoard logger.
+
+        As the scores beside it, it belongs to the step before.
+        """
         loggers = [one for one in trainer.loggers if isinstance(one, TensorBoardLogger)]
         if trainer.sanity_checking or not trainer.is_global_zero or not loggers:
             return
@@ -42,7 +45,7 @@ class Examples(L.Callback):
         records = [dataset[at] for at in range(min(self.count, len(dataset)))]
         text = markdown(editor, records, self.max_new_tokens)
         for logger in loggers:
-            logger.experiment.add_text("val/examples", text, trainer.global_step)
+            logger.experiment.add_text("val/examples", text, trainer.global_step - 1)
 
 
 def markdown(editor: Editor, records: Sequence[Record], max_new_tokens: int = 8) -> str:

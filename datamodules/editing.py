@@ -12,6 +12,7 @@ from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader, DistributedSampler
 
+from datamodules.order import Order, ResumableLoader
 from datamodules.reading import Reading
 from datamodules.records import Record
 
@@ -104,27 +105,37 @@ class EditingData(L.LightningDataModule, ABC):
         self.splits()
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled anew each epoch, from ``seed`` and the epoch only.
-
-        Resuming is exact at the end of an epoch; inside one, its order starts anew.
-        """
-        return self._loader(
-            "train", DistributedSampler, shuffle=True, seed=self.seed, drop_last=True
-        )
+        """Shuffled anew each epoch, from ``seed`` and the epoch only; resumed inside one."""
+        records, share = self._shared("train")
+        order = Order(records, **share, shuffle=True, seed=self.seed, drop_last=True)
+        return ResumableLoader(records, self.batch_size, order, self._trained)
 
     def val_dataloader(self) -> DataLoader:
         """In order; uneven shares are evened by repeats, since DDP syncs each validation step."""
-        return self._loader("val", DistributedSampler, shuffle=False)
+        return self._loader("val", DistributedSampler)
 
     def test_dataloader(self) -> DataLoader:
         """In order, each record once, however many processes share the work."""
-        return self._loader("test", UnrepeatedDistributedSampler, shuffle=False)
+        return self._loader("test", UnrepeatedDistributedSampler)
 
     def transfer_batch_to_device(self, batch, device, dataloader_idx):
         """Records hold text only: they stay where they are."""
         return batch
 
-    def _loader(self, split: str, sampler: type[DistributedSampler], **options) -> DataLoader:
+    def _trained(self) -> int:
+        """Batches of the running epoch that training has finished; 0 after the last of them."""
+        if not self.trainer:
+            return 0
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        return progress.processed if progress.processed < self.trainer.num_training_batches else 0
+
+    def _loader(self, split: str, sampler: type[DistributedSampler]) -> DataLoader:
+        records, share = self._shared(split)
+        order = sampler(records, **share, shuffle=False)
+        return DataLoader(records, self.batch_size, sampler=order, collate_fn=list)
+
+    def _shared(self, split: str) -> tuple[list[Record], dict[str, int]]:
+        """The records of a split, and which of the processes that share them this one is."""
         records = self.records(split)
         processes = self.trainer.world_size if self.trainer else 1
         rank = self.trainer.global_rank if self.trainer else 0
@@ -132,12 +143,7 @@ class EditingData(L.LightningDataModule, ABC):
             raise ValueError(
                 f"{self.name}: split {split!r} has {len(records)} records for {processes} processes"
             )
-        return DataLoader(
-            records,
-            batch_size=self.batch_size,
-            sampler=sampler(records, num_replicas=processes, rank=rank, **options),
-            collate_fn=list,
-        )
+        return records, {"num_replicas": processes, "rank": rank}
 
 
 class FileData(EditingData):

@@ -45,7 +45,7 @@ class RunFolder:
         found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else wanted
         editors = found["editors"] | wanted["editors"]
         known = {name: editors[name] for name in found["editors"]}
-        for name, value in _differences(found, {**wanted, "editors": known}):
+        for name, value in differences(found, {**wanted, "editors": known}):
             raise ValueError(
                 f"{self.path} holds the answers of another run ({name}: {value}); "
                 "give this run a folder of its own"
@@ -92,11 +92,11 @@ class RunFolder:
         return self.path / "answers" / editor / f"{chunk:06d}.jsonl"
 
 
-def _differences(found: object, wanted: object, name: str = "") -> Iterator[tuple[str, str]]:
+def differences(found: object, wanted: object, name: str = "") -> Iterator[tuple[str, str]]:
     """Where two JSON values differ: the dotted name, and ``'there' there, 'here' here``."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         for key in found | wanted:
-            yield from _differences(
+            yield from differences(
                 found.get(key), wanted.get(key), f"{name}.{key}" if name else key
             )
     elif found != wanted:

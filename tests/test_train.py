@@ -130,7 +130,7 @@ def test_resuming_equals_never_having_stopped(script, tmp_path):  # noqa: F811
     ("arguments", "error"),
     [
         (["resume=gone.ckpt"], "resume=gone.ckpt: there is no such checkpoint"),
-        (["resume=."], "resume=.: there is no such checkpoint"),
+        (["resume=."], "resume=.*: there is no config.yaml of a run in it"),
         ([f"resume={__file__}"], "this is no checkpoint"),
         (["++editor.rnak=3"], "editor: .*rnak"),
         (["editor.lr=fast"], r"editor.lr=fast: expected a number, as in 0\.000"),

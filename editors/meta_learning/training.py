@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from datamodules.records import LOCALITY, Probe, Record, Request
+from datamodules.records import LOCALITY, Probe, Record
+from datamodules.undisturbed import undisturbed
 
 OUTER = ("paraphrase", "both")
 KL_POSITIONS = ("all", "target")
@@ -156,7 +156,9 @@ def questions(
 ) -> Questions:
     """Draw the questions of one step, in which ``joint`` records after another are one edit's."""
     groups = (records[start : start + joint] for start in range(0, len(records), joint))
-    records = [record for group in groups for record in undisturbed(group)]
+    records = [
+        record for group in groups for record in undisturbed(group, [r.request for r in group])
+    ]
     outer, locality = [], []
     for index, record in enumerate(records):
         outer += [(index, probe) for probe in _outer(record, settings.outer, generator)]
@@ -178,29 +180,6 @@ def _draw(probes: Sequence[Probe], count: int, generator: np.random.Generator) -
     if len(probes) <= count:
         return list(probes)
     return [probes[i] for i in generator.choice(len(probes), count, replace=False)]
-
-
-def undisturbed(records: Sequence[Record]) -> list[Record]:
-    """The records without the locality probes whose right answer another one's request changes.
-
-    That is a probe in which another request's subject stands, and whose target is the answer that
-    the request is to change (or any, where that is not known).
-    """
-    changed = defaultdict(list)
-    for record in records:
-        changed[record.request.target_true].append(record.request)
-    return [_without_disturbed(record, changed) for record in records]
-
-
-def _without_disturbed(record: Record, changed: Mapping[str | None, list[Request]]) -> Record:
-    def kept(probe: Probe) -> bool:
-        return probe.kind not in LOCALITY or not any(
-            request.subject in probe.prompt and request is not record.request
-            for request in (*changed.get(probe.target, ()), *changed.get(None, ()))
-        )
-
-    probes = tuple(probe for probe in record.probes if kept(probe))
-    return record if len(probes) == len(record.probes) else replace(record, probes=probes)
 
 
 def one_of(name: str, value: str, known: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from datamodules.records import Probe, Record, Request
-from editors.meta_learning.training import Training, questions, undisturbed
+from editors.meta_learning.training import Training, questions
 
 
 def test_batches_take_the_sizes_in_turn():
@@ -93,28 +93,6 @@ def test_a_step_of_a_joint_edit_that_is_not_finite_is_left_out(
 def record(subject, country, target, *probes, known=True):
     request = Request(f"{subject} is in", subject, target, country if known else None)
     return Record(subject, request, tuple(Probe(kind, *rest) for kind, *rest in probes))
-
-
-def test_probes_that_another_request_changes_are_not_asked():
-    lagos = record("Lagos", "Nigeria", "Peru", ("generalization", "Paris and Lagos are in", "Peru"))
-    paris = record(
-        "Paris", "France", "Japan",
-        ("unrelated", "Lagos is in", "Nigeria"), ("unrelated", "People in Lagos speak", "English"),
-        ("neighborhood", "Lyon is in", "France"), ("neighborhood", "Paris is in", "France"),
-    )  # fmt: skip
-    kept = undisturbed([lagos, paris])
-    assert kept[0] == lagos
-    assert [p.prompt for p in kept[1].probes] == [
-        "People in Lagos speak",
-        "Lyon is in",
-        "Paris is in",
-    ]
-    assert undisturbed([paris]) == [paris]
-    unknown = record("Lagos", "Nigeria", "Peru", known=False)
-    assert [p.prompt for p in undisturbed([unknown, paris])[1].probes] == [
-        "Lyon is in",
-        "Paris is in",
-    ]
 
 
 def test_they_are_asked_where_that_request_is_in_another_edit():
