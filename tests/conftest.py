@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     PreTrainedTokenizerFast,
 )
 from transformers.utils import logging
@@ -23,6 +24,7 @@ from models import LanguageModel
 FAMILY_NAMES = (
     "gpt2", "gptj", "gpt_neox", "opt", "llama", "mistral", "qwen2", "qwen3", "gemma",
 )  # fmt: skip
+ENCODER_DECODER_NAMES = ("t5", "t5_gated", "bart")
 END = "<|endoftext|>"
 SENTENCES = (
     "The Eiffel Tower is in the city of Paris, the capital of France.",
@@ -67,12 +69,12 @@ def tiny(tokenizer):
 
     @cache
     def build(family: str, seed: int = 0, **overrides) -> LanguageModel:
-        config = AutoConfig.for_model(family, **{**_sizes(family, tokenizer), **overrides})
+        kind = AutoModelForSeq2SeqLM if family in ENCODER_DECODER_NAMES else AutoModelForCausalLM
+        model_type = family.removesuffix("_gated")
+        config = AutoConfig.for_model(model_type, **{**_sizes(family, tokenizer), **overrides})
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model = AutoModelForCausalLM.from_config(
-                config, dtype=torch.float32, attn_implementation="eager"
-            )
+            model = kind.from_config(config, dtype=torch.float32, attn_implementation="eager")
             with torch.no_grad():
                 for weight in model.parameters():
                     weight.add_(torch.randn_like(weight), alpha=0.1)
@@ -99,6 +101,15 @@ def _sizes(family: str, tokenizer: PreTrainedTokenizerFast) -> dict:
         "gpt_neox": {"intermediate_size": 64},
         "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32, "dropout": 0.0},
     }
+    t5 = {"d_ff": 64, "d_kv": 8, "num_decoder_layers": 3}
+    ends = {"pad_token_id": end, "decoder_start_token_id": end}
+    stacks = {f"{name}_{key}": value for name in ("encoder", "decoder") for key, value in
+              {"layers": 3, "attention_heads": 4, "ffn_dim": 64}.items()}  # fmt: skip
+    own |= {
+        "t5": t5 | ends,
+        "t5_gated": t5 | ends | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+        "bart": stacks | ends,
+    }
     gated = {"intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 8}
     return {**sizes, **own.get(family, gated)}
 
@@ -111,7 +122,13 @@ def language_model(tiny) -> LanguageModel:
 
 @pytest.fixture(params=FAMILY_NAMES)
 def any_family(request, tiny) -> LanguageModel:
-    """A tiny language model of each family in turn; read-only."""
+    """A tiny decoder-only language model of each family in turn; read-only."""
+    return tiny(request.param)
+
+
+@pytest.fixture(params=ENCODER_DECODER_NAMES)
+def any_encoder_decoder(request, tiny) -> LanguageModel:
+    """A tiny encoder-decoder of each family in turn; read-only."""
     return tiny(request.param)
 
 

@@ -24,7 +24,9 @@ from models.atlas import language_model as shipped
 CONFIGS = ROOT / "configs"
 FILES = sorted(path.relative_to(CONFIGS) for path in CONFIGS.glob("**/*.yaml"))
 EDITORS = sorted(
-    path.stem for path in (CONFIGS / "editor").glob("*.yaml") if path.stem != "pretraining"
+    path.stem
+    for path in (CONFIGS / "editor").glob("*.yaml")
+    if not path.stem.startswith("pretraining")
 )
 SOLVED = {"steps": 3, "contexts": "fixed", "cache_folder": None}
 FAST = {

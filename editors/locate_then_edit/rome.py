@@ -68,6 +68,7 @@ class Rome(Editor):
 
     Raises:
         ValueError: an argument is not one of the above.
+        UnsupportedModel: the model is an encoder-decoder.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Rome(Editor):
         moments: Recipe | None = None,
         rows_per_batch: int = 256,
     ):
+        language_model.require_decoder_only(f"{self.name}, which edits a subject's last token,")
         if key_mode not in KEY_MODES:
             raise ValueError(f"key_mode: expected one of {', '.join(KEY_MODES)}, got {key_mode!r}")
         if covariance and corpus is None:

@@ -70,6 +70,7 @@ class Spread(Editor):
 
     Raises:
         ValueError: an argument is not one of the above.
+        UnsupportedModel: the model is an encoder-decoder.
     """
 
     remembers = False
@@ -97,6 +98,7 @@ class Spread(Editor):
         moments: Recipe | None = None,
         rows_per_batch: int = 256,
     ):
+        language_model.require_decoder_only(f"{self.name}, which edits a subject's last token,")
         if layers is None:
             layers = default_blocks(language_model.blocks, self.blocks_by_default)
         blocks = list(layers)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from editors.meta_learning.batches import parts_by_length, predicting, selected, without_last
+from editors.meta_learning.batches import parts_by_length, predicting, without_last
 from editors.meta_learning.losses import example_means, kl, nll
 from edits.weights import WeightEdit
 from models.encoding import Batch
@@ -46,7 +46,7 @@ def outer_losses(
             _question_losses(
                 language_model,
                 edit,
-                selected(part, order),
+                part.rows(order),
                 record[part_rows],
                 first,
                 kl_positions == "all",
@@ -70,7 +70,7 @@ def _question_losses(
     """Loss of each question ``[R]``: nll of the first ``outer``, KL from unedited of the others."""
     counts = local_counts = predicting(batch)
     tokens = without_last(batch)
-    if whole_texts and outer < len(record):
+    if whole_texts and outer < len(record) and batch.source is None:
         tokens, local_counts = batch, batch.attention_mask.bool()
     with edit.hooks(model, record):
         hidden = model.hidden(tokens)  # [R, T, d]
@@ -82,7 +82,7 @@ def _question_losses(
         return values
     row, position = local_counts[outer:].nonzero(as_tuple=True)
     with torch.no_grad():
-        before = model.hidden(selected(tokens, slice(outer, None)))
+        before = model.hidden(tokens.rows(slice(outer, None)))
         before = model.head(before[row, position])
     losses = kl(before, model.head(hidden[outer + row, position]))
     return torch.cat([values, example_means(losses, row, len(record) - outer)])
