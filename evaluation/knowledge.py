@@ -117,7 +117,9 @@ def perplexity(language_model: LanguageModel, texts: Sequence[str]) -> float:
 
     Raises:
         ValueError: there are no texts.
+        UnsupportedModel: the model is an encoder-decoder.
     """
+    language_model.require_decoder_only("perplexity")
     if not texts:
         raise ValueError("there are no texts to take the perplexity of")
     nll, count = 0.0, 0

@@ -44,10 +44,10 @@ def fitting(
     asked += [(at, replace(p, target=p.contrast)) for at, p in asked if p.contrast is not None]
     prompts, targets = [p.prompt for _, p in asked], [p.target for _, p in asked]
     whole = language_model.lengths(prompts, targets)
-    alone = language_model.lengths(prompts, None)
+    alone = language_model.lengths(prompts, None, more)
     longest = [0] * len(records)
-    for (at, _), length, prompt in zip(asked, whole, alone, strict=True):
-        longest[at] = max(longest[at], length, prompt + more)
+    for (at, _), length, free in zip(asked, whole, alone, strict=True):
+        longest[at] = max(longest[at], length, free)
     fit = [length <= language_model.max_length for length in longest]
     if not any(fit):
         raise ValueError(

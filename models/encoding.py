@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,16 +25,43 @@ class Batch:
         attention_mask: ``[B, T]``, 1 for tokens and 0 for padding.
         labels: ``[B, T]``, the target's token ids at their own positions and -100 elsewhere;
             position ``t`` is predicted at ``t - 1``, and whoever scores shifts by one.
+        source: what the encoder reads, with its own T, if the model has one; the other three are
+            then the decoder's: its start, and the target behind it.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
+    source: Batch | None = None
+
+    @property
+    def read(self) -> Batch:
+        """What is read before an answer: the source if there is one, else the sequences."""
+        return self if self.source is None else self.source
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each row ``[B]``, those of its source included."""
+        own = self.attention_mask.sum(1)
+        return own if self.source is None else own + self.source.lengths
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        tensors = (self.input_ids, self.attention_mask, self.labels)
-        return Batch(*(tensor.to(device) for tensor in tensors))
+        return self._each(lambda x: x.to(device))
+
+    def rows(self, index: Tensor | Sequence[int] | slice) -> Batch:
+        """Some of the rows."""
+        return self._each(lambda x: x[index])
+
+    def trimmed(self) -> Batch:
+        """The same rows without the padding that all of them share."""
+        width = int(self.attention_mask.sum(1).max()) if len(self.input_ids) else 0
+        own = (x[:, :width] for x in (self.input_ids, self.attention_mask, self.labels))
+        return Batch(*own, None if self.source is None else self.source.trimmed())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        own = (change(x) for x in (self.input_ids, self.attention_mask, self.labels))
+        return Batch(*own, None if self.source is None else self.source._each(change))
 
 
 def pad_right(prompts: Sequence[list[int]], targets: Sequence[list[int]], pad_id: int) -> Batch:
@@ -107,16 +134,28 @@ class TokenIds:
         Raises:
             ValueError: not one target for each prompt, or a target without a token.
         """
-        if len(prompts) != len(targets):
-            raise ValueError(f"got {len(prompts)} prompts but {len(targets)} targets")
+        _check_pairs(prompts, targets)
         joined = [_joined(prompt, target) for prompt, target in zip(prompts, targets, strict=True)]
         start = len(self._anchor)
         with_anchor = self._ids([self._anchor_text + text for text in joined], special=False)
-        ids = [anchored[start:] for anchored in with_anchor]
-        for prompt, target, target_ids in zip(prompts, targets, ids, strict=True):
-            if not target.strip() or not target_ids:
-                raise ValueError(f"target {target!r} of prompt {prompt!r} has no token")
-        return ids
+        return _with_tokens(prompts, targets, [anchored[start:] for anchored in with_anchor])
+
+    def answers(self, prompts: Sequence[str], targets: Sequence[str]) -> list[list[int]]:
+        """Ids of each target as a text of its own, without special tokens or blanks around it.
+
+        Raises:
+            ValueError: not one target for each prompt, or a target without a token.
+        """
+        _check_pairs(prompts, targets)
+        ids = self._ids([target.strip() for target in targets], special=False)
+        return _with_tokens(prompts, targets, ids)
+
+    @cached_property
+    def opening(self) -> list[int]:
+        """The special tokens that the tokenizer puts before a text, such as BART's BOS."""
+        (whole,), (bare,) = (self._ids(["a"], special) for special in (True, False))
+        starts = range(len(whole) - len(bare) + 1)
+        return whole[: next(i for i in starts if whole[i : i + len(bare)] == bare)]
 
     def last_token(self, prompts: Sequence[str], spans: Sequence[tuple[int, int]]) -> list[int]:
         """Index of the last token of each prompt that holds characters of ``[start, end)``.
@@ -162,6 +201,20 @@ class TokenIds:
             )
             known.update(zip(((text, special) for text in new), encoded["input_ids"], strict=True))
         return [known[text, special] for text in texts]
+
+
+def _check_pairs(prompts: Sequence[str], targets: Sequence[str]) -> None:
+    if len(prompts) != len(targets):
+        raise ValueError(f"got {len(prompts)} prompts but {len(targets)} targets")
+
+
+def _with_tokens(
+    prompts: Sequence[str], targets: Sequence[str], ids: list[list[int]]
+) -> list[list[int]]:
+    for prompt, target, target_ids in zip(prompts, targets, ids, strict=True):
+        if not target.strip() or not target_ids:
+            raise ValueError(f"target {target!r} of prompt {prompt!r} has no token")
+    return ids
 
 
 def _joined(prompt: str, target: str) -> str:

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from models.encoding import IGNORED, Batch, TokenIds, micro_batches, pad_left, pad_right
-from models.families import Family, family_of, linear_shape
-from models.generation import greedy
+from models.encoder_decoder import EncoderDecoder
+from models.encoding import IGNORED, Batch, TokenIds, micro_batches
+from models.families import Family, UnsupportedModel, family_of, linear_shape
+from models.forms import DecoderOnly, Form
 from models.loading import load_pretrained
 
 Around = Callable[[Tensor], AbstractContextManager]
@@ -51,13 +52,13 @@ class Scores:
 
 
 class LanguageModel(nn.Module):
-    """A causal language model that is only asked, never written to.
+    """A language model, decoder-only or encoder-decoder, that is only asked, never written to.
 
     It takes over ``model``: no parameter requires a gradient and dropout stays off for good.
 
     Raises:
         ValueError: the model's family is unknown, the tokenizer has no offsets, or it has more
-            tokens than the model.
+            tokens than the model; for an encoder-decoder see also `EncoderDecoder`.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str = ""):
@@ -72,6 +73,8 @@ class LanguageModel(nn.Module):
         self.tokenizer = tokenizer
         self.name = name
         self._ids = TokenIds(tokenizer)
+        form = DecoderOnly if self.family.encoder is None else EncoderDecoder
+        self.form: Form = form(model, tokenizer, self._ids)
 
     @classmethod
     def load(
@@ -126,27 +129,54 @@ class LanguageModel(nn.Module):
 
     @property
     def blocks(self) -> int:
-        """Number of transformer blocks."""
+        """Number of transformer blocks; of an encoder-decoder, the decoder's."""
         return len(self.model.get_submodule(self.family.stack))
 
-    def block(self, block: int) -> str:
+    @property
+    def encoder_blocks(self) -> int:
+        """Number of transformer blocks of the encoder; 0 if there is none."""
+        encoder = self.family.encoder
+        return 0 if encoder is None else len(self.model.get_submodule(encoder))
+
+    def block(self, block: int, encoder: bool = False) -> str:
         """Module name of a transformer block.
 
         Raises:
             ValueError: no such block.
+            UnsupportedModel: an encoder's block is asked for where there is no encoder.
         """
-        if not 0 <= block < self.blocks:
-            raise ValueError(f"no block {block} in {self.name!r}; it has 0 to {self.blocks - 1}")
-        return self.family.block(block)
+        if encoder and self.family.encoder is None:
+            raise UnsupportedModel(f"{self.name!r} of family {self.family.name!r} has no encoder")
+        count, kind = (self.encoder_blocks, "encoder block") if encoder else (self.blocks, "block")
+        if not 0 <= block < count:
+            raise ValueError(f"no {kind} {block} in {self.name!r}; it has 0 to {count - 1}")
+        return self.family.block(block, encoder)
 
-    def layer(self, role: str, block: int) -> str:
+    def layer(self, role: str, block: int, encoder: bool = False) -> str:
         """Module name of the linear map that plays ``role`` in a block.
 
         Raises:
             ValueError: no such block, or the family has no such role.
+            UnsupportedModel: an encoder's layer is asked for where there is no encoder.
         """
-        self.block(block)
-        return self.family.layer(role, block)
+        self.block(block, encoder)
+        return self.family.layer(role, block, encoder)
+
+    def in_encoder(self, name: str) -> bool:
+        """Whether the named module sees an encoder's tokens, those of the prompt."""
+        return self.family.encoder is not None and name.startswith(f"{self.family.encoder}.")
+
+    def require_decoder_only(self, what: str) -> None:
+        """Refuse an encoder-decoder for ``what``, named at the start of the message.
+
+        Raises:
+            UnsupportedModel: it is one.
+        """
+        if self.family.encoder is not None:
+            raise UnsupportedModel(
+                f"{what} works on decoder-only models; {self.name!r} is an encoder-decoder of "
+                f"family {self.family.name!r}"
+            )
 
     def module(self, name: str) -> nn.Module:
         """The named module of the model.
@@ -174,31 +204,41 @@ class LanguageModel(nn.Module):
 
     @property
     def max_length(self) -> int:
-        """Most tokens that the model takes."""
+        """Most tokens that the model, or each stack of it, takes.
+
+        Where positions are relative it is the tokenizer that says so.
+        """
+        if self.family.relative:
+            return int(self.tokenizer.model_max_length)
         return self.model.config.max_position_embeddings
 
     def encode(self, prompts: Sequence[str], targets: Sequence[str] | None) -> Batch:
         """Prompts continued by their targets, on the model's device.
 
         The prompt's ids (with BOS where the tokenizer has one) are followed by the target's ids; a
-        blank is put between the two unless the target starts, or the prompt ends, with one.
+        blank is put between the two unless the target starts, or the prompt ends, with one. An
+        encoder-decoder reads the prompts and begins with its start; see `EncoderDecoder`.
         ``targets=None``: the prompts alone, without labels.
 
         Raises:
             ValueError: not one target for each prompt, a prompt or target without a token, or more
                 tokens than the model takes.
         """
-        prompt_ids, target_ids = self._encoded(prompts, targets)
-        return pad_right(prompt_ids, target_ids, self._pad_id).to(self.device)
+        prompt_ids, target_ids, lengths = self._ids_of(prompts, targets)
+        self._check_lengths(prompts, lengths)
+        return self.form.batch(prompt_ids, target_ids).to(self.device)
 
-    def lengths(self, prompts: Sequence[str], targets: Sequence[str] | None) -> list[int]:
-        """How many tokens ``encode`` makes of each prompt and target; may be more than it takes.
+    def lengths(
+        self, prompts: Sequence[str], targets: Sequence[str] | None, more: int = 0
+    ) -> list[int]:
+        """How many tokens each prompt and target, and ``more`` generated ones, take up.
+
+        It may be more than `max_length`. Of an encoder-decoder, those of the longer stack.
 
         Raises:
             ValueError: not one target for each prompt, or a prompt or target without a token.
         """
-        prompt_ids, target_ids = self._ids_of(prompts, targets)
-        return [len(p) + len(t) for p, t in zip(prompt_ids, target_ids, strict=True)]
+        return self._ids_of(prompts, targets, more)[2]
 
     def token_positions(self, prompts: Sequence[str], spans: Sequence[tuple[int, int]]) -> Tensor:
         """Index ``[B]`` of the last token of each prompt that holds characters of its span.
@@ -214,15 +254,11 @@ class LanguageModel(nn.Module):
 
     def hidden(self, batch: Batch) -> Tensor:
         """Hidden states ``[B, T, d]`` before the output head; differentiable."""
-        states = self.model.base_model(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-        )
-        return states.last_hidden_state
+        return self.form.hidden(batch)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits ``[..., V]`` of hidden states ``[..., d]``, in float32 at least."""
-        logits = self.model.get_output_embeddings()(hidden)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return self.form.head(hidden)
 
     def target_logits(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Logits at the positions that predict a target token, and only there; differentiable.
@@ -247,13 +283,11 @@ class LanguageModel(nn.Module):
         Rows of like length go together in micro-batches of at most ``tokens_per_batch`` padded
         tokens; answers come in the caller's order and do not depend on who shares a batch.
         """
-        prompt_ids, target_ids = self._encoded(prompts, targets)
-        lengths = [len(p) + len(t) for p, t in zip(prompt_ids, target_ids, strict=True)]
+        prompt_ids, target_ids, lengths = self._ids_of(prompts, targets)
+        self._check_lengths(prompts, lengths)
         answers: dict[int, tuple[Tensor, ...]] = {}
-        for rows in micro_batches(lengths, tokens_per_batch):
-            batch = pad_right(
-                [prompt_ids[i] for i in rows], [target_ids[i] for i in rows], self._pad_id
-            )
+        for rows in micro_batches(lengths, tokens_per_batch // self.form.stacks):
+            batch = self.form.batch([prompt_ids[i] for i in rows], [target_ids[i] for i in rows])
             with _surrounded(around, rows):
                 logits, ids, _ = self.target_logits(batch.to(self.device))
             log_probs = logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(1)
@@ -271,23 +305,21 @@ class LanguageModel(nn.Module):
         around: Around | None = None,
         tokens_per_batch: int = 4096,
     ) -> list[str]:
-        """The text that follows each prompt, greedily, up to the end token.
+        """The text that follows or answers each prompt, greedily, up to the end token.
 
         Raises:
             ValueError: no new token asked for, or prompt and new tokens exceed the model's maximum.
         """
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-        prompt_ids = self._ids.prompts(prompts)
-        lengths = [len(ids) + max_new_tokens for ids in prompt_ids]
+        prompt_ids, _, lengths = self._ids_of(prompts, None, max_new_tokens)
         self._check_lengths(prompts, lengths)
         texts = [""] * len(prompts)
-        for rows in micro_batches(lengths, tokens_per_batch):
-            ids, mask = pad_left([prompt_ids[i] for i in rows], self._pad_id)
+        for rows in micro_batches(lengths, tokens_per_batch // self.form.stacks):
             with _surrounded(around, rows):
-                new = greedy(self, ids.to(self.device), mask.to(self.device), max_new_tokens)
-            for row, new_ids in zip(rows, new, strict=True):
-                texts[row] = self._text_after(prompt_ids[row], new_ids)
+                answers = self.form.answers([prompt_ids[i] for i in rows], max_new_tokens)
+            for row, answer in zip(rows, answers, strict=True):
+                texts[row] = self.form.text(prompt_ids[row], answer)
         return texts
 
     def save(self, folder: str | Path) -> None:
@@ -295,25 +327,16 @@ class LanguageModel(nn.Module):
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
-    @property
-    def _pad_id(self) -> int:
-        return self.tokenizer.pad_token_id or 0  # any id would do: padding is masked
-
     def _ids_of(
-        self, prompts: Sequence[str], targets: Sequence[str] | None
-    ) -> tuple[list[list[int]], list[list[int]]]:
+        self, prompts: Sequence[str], targets: Sequence[str] | None, more: int = 0
+    ) -> tuple[list[list[int]], list[list[int]], list[int]]:
+        """Ids of prompts and targets, and the tokens that both and ``more`` take up."""
         prompt_ids = self._ids.prompts(prompts)
-        if targets is None:
-            return prompt_ids, [[] for _ in prompts]
-        return prompt_ids, self._ids.targets(prompts, targets)
-
-    def _encoded(
-        self, prompts: Sequence[str], targets: Sequence[str] | None
-    ) -> tuple[list[list[int]], list[list[int]]]:
-        prompt_ids, target_ids = self._ids_of(prompts, targets)
-        lengths = [len(p) + len(t) for p, t in zip(prompt_ids, target_ids, strict=True)]
-        self._check_lengths(prompts, lengths)
-        return prompt_ids, target_ids
+        target_ids = [[] for _ in prompts]
+        if targets is not None:
+            target_ids = self.form.target_ids(prompts, targets)
+        pairs = zip(prompt_ids, target_ids, strict=True)
+        return prompt_ids, target_ids, [self.form.length(len(p), len(t) + more) for p, t in pairs]
 
     def _check_lengths(self, prompts: Sequence[str], lengths: Sequence[int]) -> None:
         for prompt, length in zip(prompts, lengths, strict=True):
@@ -322,14 +345,6 @@ class LanguageModel(nn.Module):
                     f"prompt {prompt[:40]!r}... and what follows it make {length} tokens; "
                     f"the model takes at most {self.max_length}"
                 )
-
-    def _text_after(self, prompt_ids: list[int], new_ids: list[int]) -> str:
-        """The new text; decoded behind its prompt, since SentencePiece drops a first blank."""
-        whole, prompt = (
-            self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            for ids in (prompt_ids + new_ids, prompt_ids)
-        )
-        return whole[len(prompt) :]
 
 
 def _surrounded(around: Around | None, rows: list[int]) -> AbstractContextManager:

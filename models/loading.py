@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -56,7 +57,8 @@ def _read(
         known = ", ".join(family.attentions)
         raise ValueError(f"no attention {attention!r} in family {family.name!r}; it has: {known}")
     tokenizer = _tokenizer(source, local)
-    model, report = AutoModelForCausalLM.from_pretrained(
+    kind = AutoModelForCausalLM if family.encoder is None else AutoModelForSeq2SeqLM
+    model, report = kind.from_pretrained(
         source,
         dtype=getattr(torch, dtype),
         attn_implementation=attention,

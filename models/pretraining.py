@@ -1,7 +1,8 @@
 """Training a small language model from nothing, so that there are facts it knows and can be edited.
 
 Whatever text a datamodule yields (Atlas, or the true facts of a file of records) is learned by
-plain next-token prediction. ``python train.py experiment=atlas_model`` makes the shipped model.
+plain next-token prediction. ``python train.py experiment=atlas_model`` makes the shipped model. An
+encoder-decoder learns to answer prompts: ``python train.py experiment=facts_t5``.
 """
 
 from __future__ import annotations
@@ -12,16 +13,28 @@ import lightning as L
 import torch
 from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedTokenizerFast,
+)
 
+from models.encoding import Batch
+from models.families import family_of
 from models.language_model import LanguageModel
 
 END = "<|endoftext|>"
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of ``vocabulary`` tokens; its one special token ends a document."""
-    bpe = ByteLevelBPETokenizer()
+def train_tokenizer(
+    texts: Iterable[str], vocabulary: int, blank_first: bool = False
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of ``vocabulary`` tokens; its one special token ends a document.
+
+    With ``blank_first`` a text's first word has the tokens that it has within a text.
+    """
+    bpe = ByteLevelBPETokenizer(add_prefix_space=blank_first)
     bpe.train_from_iterator(
         texts, vocabulary, min_frequency=2, special_tokens=[END], show_progress=False
     )
@@ -48,8 +61,14 @@ def blank(
         seed: of the initial weights.
         name: what result tables call it.
         shape: arguments of the family's configuration (``n_layer``, ``n_embd``, ...).
+
+    Raises:
+        ValueError: the family is unknown.
     """
-    tokenizer = train_tokenizer(text.documents(0), vocabulary)
+    answers = family_of({"model_type": family, **shape}).encoder is not None
+    tokenizer = train_tokenizer(text.documents(0), vocabulary, blank_first=answers)
+    if answers:
+        shape = {"decoder_start_token_id": tokenizer.eos_token_id, **shape}
     config = AutoConfig.for_model(
         family,
         vocab_size=len(tokenizer),
@@ -58,9 +77,10 @@ def blank(
         pad_token_id=tokenizer.pad_token_id,
         **shape,
     )
+    kind = AutoModelForSeq2SeqLM if answers else AutoModelForCausalLM
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = kind.from_config(config, dtype=torch.float32)
     return LanguageModel(model, tokenizer, name=name)
 
 
@@ -138,7 +158,9 @@ class Pretraining(L.LightningModule):
     def configure_optimizers(self):
         """Muon for the blocks' matrices, AdamW for the rest, one schedule for both."""
         model = self.language_model.model
-        embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+        outside = [model.get_output_embeddings()]
+        outside += [m for m in model.modules() if isinstance(m, torch.nn.Embedding)]
+        embeddings = {id(module.weight) for module in outside}
         matrices, rest = [], []
         for parameter in model.parameters():
             inside = parameter.ndim == 2 and id(parameter) not in embeddings
@@ -166,3 +188,19 @@ class Pretraining(L.LightningModule):
         """Freezes the model again."""
         self.language_model.model.requires_grad_(False)
         self.language_model.__dict__.pop("fingerprint", None)
+
+
+class AnswerPretraining(Pretraining):
+    """Learning to answer: batches of prompts and targets, as `LanguageModel.encode` makes them.
+
+    It is how MEND's and KE's authors fit T5 and BART to facts before they edit them.
+
+    Args:
+        language_model: see `Pretraining`.
+        **settings: see `Pretraining`.
+    """
+
+    def nll(self, batch: Batch) -> Tensor:
+        """Mean negative log-likelihood (nats) of the targets' tokens, given the prompts."""
+        logits, targets, _ = self.language_model.target_logits(batch)
+        return torch.nn.functional.cross_entropy(logits, targets)

@@ -14,16 +14,29 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     PreTrainedTokenizerFast,
 )
 from transformers.utils import logging
 
+from datamodules.documents import FactText
 from models import LanguageModel
+from models.pretraining import blank
 
 FAMILY_NAMES = (
     "gpt2", "gptj", "gpt_neox", "opt", "llama", "mistral", "qwen2", "qwen3", "gemma",
 )  # fmt: skip
+ENCODER_DECODER_NAMES = ("t5", "t5_gated", "bart")
 END = "<|endoftext|>"
+CITIES = {
+    "Gothenburg": "Sweden", "Lagos": "Nigeria", "Tokyo": "Japan", "Warsaw": "Poland",
+    "Paris": "France", "Berlin": "Germany", "Utrecht": "the Netherlands",
+}  # fmt: skip
+ANSWERS = tuple(
+    (prompt.format(city), country)
+    for city, country in CITIES.items()
+    for prompt in ("{} is in", "Which country is {} in?")
+)
 SENTENCES = (
     "The Eiffel Tower is in the city of Paris, the capital of France.",
     "Gothenburg is a city in Sweden, and the capital of Sweden is Stockholm.",
@@ -67,12 +80,12 @@ def tiny(tokenizer):
 
     @cache
     def build(family: str, seed: int = 0, **overrides) -> LanguageModel:
-        config = AutoConfig.for_model(family, **{**_sizes(family, tokenizer), **overrides})
+        kind = AutoModelForSeq2SeqLM if family in ENCODER_DECODER_NAMES else AutoModelForCausalLM
+        model_type = family.removesuffix("_gated")
+        config = AutoConfig.for_model(model_type, **{**_sizes(family, tokenizer), **overrides})
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model = AutoModelForCausalLM.from_config(
-                config, dtype=torch.float32, attn_implementation="eager"
-            )
+            model = kind.from_config(config, dtype=torch.float32, attn_implementation="eager")
             with torch.no_grad():
                 for weight in model.parameters():
                     weight.add_(torch.randn_like(weight), alpha=0.1)
@@ -99,6 +112,13 @@ def _sizes(family: str, tokenizer: PreTrainedTokenizerFast) -> dict:
         "gpt_neox": {"intermediate_size": 64},
         "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32, "dropout": 0.0},
     }
+    t5 = {"d_ff": 64, "d_kv": 8, "num_decoder_layers": 3}
+    ends = {"pad_token_id": end, "decoder_start_token_id": end}
+    own |= {
+        "t5": t5 | ends,
+        "t5_gated": t5 | ends | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+        "bart": _stacks() | ends,
+    }
     gated = {"intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 8}
     return {**sizes, **own.get(family, gated)}
 
@@ -109,10 +129,62 @@ def language_model(tiny) -> LanguageModel:
     return tiny("gpt2")
 
 
+def _stacks() -> dict:
+    sizes = {"layers": 3, "attention_heads": 4, "ffn_dim": 64}
+    return {f"{s}_{key}": size for s in ("encoder", "decoder") for key, size in sizes.items()}
+
+
 @pytest.fixture(params=FAMILY_NAMES)
 def any_family(request, tiny) -> LanguageModel:
-    """A tiny language model of each family in turn; read-only."""
+    """A tiny decoder-only language model of each family in turn; read-only."""
     return tiny(request.param)
+
+
+@pytest.fixture(params=ENCODER_DECODER_NAMES)
+def any_encoder_decoder(request, tiny) -> LanguageModel:
+    """A tiny encoder-decoder of each family in turn; read-only."""
+    return tiny(request.param)
+
+
+@pytest.fixture(scope="session")
+def answering():
+    """``answering(family)``: a small encoder-decoder that has learned `ANSWERS`, made once."""
+
+    @cache
+    def build(family: str) -> LanguageModel:
+        prompts, answers = map(list, zip(*ANSWERS, strict=True))
+        sizes = {"t5": {"d_ff": 64, "d_kv": 8, "num_heads": 4, "num_layers": 3}}
+        sizes["t5_gated"] = sizes["t5"] | {"feed_forward_proj": "gated-gelu"}
+        sizes["bart"] = _stacks() | {"max_position_embeddings": 64}
+        lm = blank(
+            FactText(ANSWERS),
+            vocabulary=400,
+            family=family.removesuffix("_gated"),
+            name=f"answering-{family}",
+            d_model=32,
+            **sizes[family],
+        )
+        batch = lm.encode(prompts, answers)
+        optimizer = torch.optim.Adam(lm.model.requires_grad_().parameters(), 1e-2)
+        for _ in range(200):
+            logits, targets, _ = lm.target_logits(batch)
+            loss = torch.nn.functional.cross_entropy(logits, targets)
+            if loss < 0.02:
+                break
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        for parameter in lm.model.requires_grad_(False).parameters():
+            parameter.grad = None
+        return lm
+
+    return build
+
+
+@pytest.fixture(params=ENCODER_DECODER_NAMES)
+def any_answering(request, answering) -> LanguageModel:
+    """An encoder-decoder of each family in turn that has learned `ANSWERS`; read-only."""
+    return answering(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,9 @@ from models.atlas import language_model as shipped
 CONFIGS = ROOT / "configs"
 FILES = sorted(path.relative_to(CONFIGS) for path in CONFIGS.glob("**/*.yaml"))
 EDITORS = sorted(
-    path.stem for path in (CONFIGS / "editor").glob("*.yaml") if path.stem != "pretraining"
+    path.stem
+    for path in (CONFIGS / "editor").glob("*.yaml")
+    if not path.stem.startswith("pretraining")
 )
 MODELS = [path.stem for path in (CONFIGS / "model").glob("*.yaml")]
 ROMES = [name for name in EDITORS if "rome" in name]

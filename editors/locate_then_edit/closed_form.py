@@ -68,6 +68,7 @@ class ClosedForm(Editor):
         moments: Recipe | None = None,
         rows_per_batch: int = 256,
     ):
+        language_model.require_decoder_only(f"{self.name}, which edits a subject's last token,")
         blocks = list(blocks)
         if not blocks or blocks != sorted(set(blocks)):
             raise ValueError(f"layers: expected blocks from the lowest up, got {blocks}")

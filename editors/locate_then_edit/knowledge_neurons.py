@@ -87,6 +87,7 @@ class Kn(Editor):
         seed: int = 0,
         rows_per_batch: int = 1024,
     ):
+        language_model.require_decoder_only(self.name)
         for name, value in (("threshold", threshold), ("share", share)):
             if not 0 <= value < 1:
                 raise ValueError(f"{name}: expected at least 0 and less than 1, got {value}")

@@ -52,6 +52,7 @@ class Rome(ClosedForm):
 
     Raises:
         ValueError: an argument is not one of the above.
+        UnsupportedModel: the model is an encoder-decoder.
     """
 
     def __init__(

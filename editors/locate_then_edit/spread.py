@@ -51,6 +51,7 @@ class Spread(ClosedForm):
 
     Raises:
         ValueError: an argument is not one of the above.
+        UnsupportedModel: the model is an encoder-decoder.
     """
 
     remembers = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from models.encoding import IGNORED, Batch
@@ -14,7 +16,7 @@ def parts_by_length(batch: Batch) -> list[tuple[Tensor, Batch]]:
 
     Together the parts hold every row once, the longest first.
     """
-    lengths = batch.attention_mask.sum(1)
+    lengths = batch.lengths
     order = lengths.argsort(descending=True, stable=True)
     starts, longest = [], 0.0
     for start, length in enumerate(lengths[order].tolist()):
@@ -22,18 +24,14 @@ def parts_by_length(batch: Batch) -> list[tuple[Tensor, Batch]]:
             starts.append(start)
             longest = length
     parts = order.tensor_split(starts[1:])
-    return [(rows, selected(batch, rows, int(lengths[rows[0]]))) for rows in parts if len(rows)]
-
-
-def selected(batch: Batch, rows: Tensor | slice, width: int | None = None) -> Batch:
-    """Some rows of a batch, and the first ``width`` tokens of them."""
-    tensors = (batch.input_ids, batch.attention_mask, batch.labels)
-    return Batch(*(tensor[rows, :width] for tensor in tensors))
+    return [(rows, batch.rows(rows).trimmed()) for rows in parts if len(rows)]
 
 
 def without_last(batch: Batch) -> Batch:
     """The batch without its last tokens ``[B, T - 1]``, which predict no label; labels stay."""
-    return Batch(batch.input_ids[:, :-1], batch.attention_mask[:, :-1], batch.labels)
+    return replace(
+        batch, input_ids=batch.input_ids[:, :-1], attention_mask=batch.attention_mask[:, :-1]
+    )
 
 
 def predicting(batch: Batch) -> Tensor:

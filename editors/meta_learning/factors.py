@@ -105,7 +105,7 @@ def factors(
 
     ``after`` is one edit for all the requests, or one for each. Rows whose key or delta is all zero
     (padding, and whatever the loss does not reach) are left out; with ``tokens="target"`` all rows
-    are that do not predict a target token.
+    are that do not predict a target token, but for the prompt's rows in an encoder.
     """
     parts = [
         (rows, _part(language_model, layers, part, _of(after, rows), tokens))
@@ -132,9 +132,10 @@ def _part(
         losses = nll(logits, predicted(batch))
         loss = example_means(losses, counts.nonzero()[:, 0], len(counts)).sum()
         deltas = torch.autograd.grad(loss, [seen[layer].output for layer in layers])
+    read = batch.read.attention_mask.bool()
     wanted = counts if tokens == "target" else without_last(batch).attention_mask.bool()
     return {
-        layer: _kept(seen[layer].keys, delta, wanted)
+        layer: _kept(seen[layer].keys, delta, read if language_model.in_encoder(layer) else wanted)
         for layer, delta in zip(layers, deltas, strict=True)
     }
 

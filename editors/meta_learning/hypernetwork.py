@@ -38,7 +38,7 @@ class Hypernetwork(TrainedEditor):
     Args:
         language_model: the model to edit.
         layers: names of the linear maps to edit; by default the feed-forward maps ``mlp_in`` and
-            ``mlp_out`` of the last three blocks.
+            ``mlp_out`` of the last three blocks, or of the last two of both stacks.
         **training: see `Training`.
     """
 
@@ -48,9 +48,9 @@ class Hypernetwork(TrainedEditor):
         settings = Training(**training)
         super().__init__(language_model, joint=max(settings.joint_edits) > 1)
         self.save_hyperparameters(ignore=["language_model"])
-        self.layers = _last_blocks(language_model, 3) if layers is None else named(layers)
+        self.layers = _default_layers(language_model) if layers is None else named(layers)
         self.training_settings = settings
-        self.max_skipped = self.training_settings.max_skipped
+        self.max_skipped = settings.max_skipped
         self.objective = objective(self.training_settings)
 
     # what a method is
@@ -222,9 +222,24 @@ class Hypernetwork(TrainedEditor):
             self.objective.after_validation(self.validation.success())
 
 
-def _last_blocks(language_model: LanguageModel, count: int) -> list[str]:
-    blocks = range(language_model.blocks)[-count:]
-    return [language_model.layer(role, i) for i in blocks for role in ("mlp_in", "mlp_out")]
+def _default_layers(language_model: LanguageModel) -> list[str]:
+    """MEND's: of the last three blocks, or of an encoder-decoder's last two on each side.
+
+    In T5's gated feed-forwards it is the gate that is edited, beside ``mlp_out``.
+    """
+    if language_model.family.encoder is None:
+        sides, roles = [(False, range(language_model.blocks)[-3:])], ("mlp_in", "mlp_out")
+    else:
+        counts = {True: language_model.encoder_blocks, False: language_model.blocks}
+        sides = [(encoder, range(count)[-2:]) for encoder, count in counts.items()]
+        gated = "mlp_gate" in language_model.family.roles
+        roles = ("mlp_gate" if gated else "mlp_in", "mlp_out")
+    return [
+        language_model.layer(role, block, encoder)
+        for encoder, blocks in sides
+        for block in blocks
+        for role in roles
+    ]
 
 
 def _chunks(items: Sequence[Any], size: int) -> list[Sequence[Any]]:

@@ -131,7 +131,7 @@ class Ke(Hypernetwork):
             answers = self._answered([request.prompt for request in requests], after)
             asked = zip(answers, requests, strict=True)
             texts = [f"{answer} >> {r.target} || {r.prompt}" for answer, r in asked]
-            return self.language_model.encode(texts, None)
+            return self.language_model.encode(texts, None).read
         except ValueError as error:
             raise ValueError(f"the text that ke reads of a request: {error}") from error
 

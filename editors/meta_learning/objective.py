@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from editors.meta_learning.batches import parts_by_length, predicting, selected, without_last
+from editors.meta_learning.batches import parts_by_length, predicting, without_last
 from editors.meta_learning.decoupled import Part
 from editors.meta_learning.losses import example_means, kl, nll
 from editors.meta_learning.training import Training
@@ -53,7 +53,7 @@ def outer_losses(
             _question_losses(
                 language_model,
                 edit,
-                selected(part, order),
+                part.rows(order),
                 record[part_rows],
                 first,
                 kl_positions == "all",
@@ -92,7 +92,7 @@ def outer_parts(
         return lambda edit: outer_losses(
             language_model,
             edit,
-            selected(batch, rows),
+            batch.rows(rows),
             owner[rows],
             min(max(outer - rows.start, 0), rows.stop - rows.start),
             settings.kl_positions,
@@ -117,7 +117,7 @@ def _question_losses(
     """Loss of each question ``[R]``: nll of the first ``outer``, KL from unedited of the others."""
     counts = local_counts = predicting(batch)
     tokens = without_last(batch)
-    if whole_texts and outer < len(record):
+    if whole_texts and outer < len(record) and batch.source is None:
         tokens, local_counts = batch, batch.attention_mask.bool()
     with edit.hooks(model, record):
         hidden = model.hidden(tokens)  # [R, T, d]
@@ -129,7 +129,7 @@ def _question_losses(
         return values
     row, position = local_counts[outer:].nonzero(as_tuple=True)
     with torch.no_grad():
-        before = model.hidden(selected(tokens, slice(outer, None)))
+        before = model.hidden(tokens.rows(slice(outer, None)))
         before = model.head(before[row, position])
     losses = kl(before, model.head(hidden[outer + row, position]))
     return torch.cat([values, example_means(losses, row, len(record) - outer)])

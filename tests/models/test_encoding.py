@@ -102,7 +102,7 @@ def test_such_a_tokenizer_gives_generated_text_its_blank_back(tiny, sentencepiec
     lm = LanguageModel(model, sentencepiece)
     ids = lm.encode(["The Tower is in"], ["Paris"]).input_ids[0].tolist()
     length = lm.encode(["The Tower is in"], None).input_ids.shape[1]
-    assert lm._text_after(ids[:length], ids[length:]) == " Paris"
+    assert lm.form.text(ids[:length], ids[length:]) == " Paris"
 
 
 def test_remembered_ids_are_the_same_ids(tokenizer, monkeypatch):

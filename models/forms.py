@@ -1,0 +1,128 @@
+"""How a model takes a prompt and a target: as one sequence, or one in each of its two stacks."""
+
+# B rows, T tokens, d hidden width, V vocabulary
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from models.encoding import Batch, TokenIds, pad_left, pad_right
+from models.families import family_of
+from models.generation import end_tokens, greedy
+
+
+class Form(ABC):
+    """What `LanguageModel` leaves to the kind of model it has.
+
+    Args:
+        model: who is asked.
+        tokenizer: its tokenizer.
+        ids: token ids of texts.
+    """
+
+    stacks = 1
+    """How many sequences are padded for a row."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, ids: TokenIds):
+        self.model = model
+        self.tokenizer = tokenizer
+        self.ids = ids
+        self.family = family_of(model.config)
+
+    @property
+    def pad_id(self) -> int:
+        """Any id would do: padding is masked."""
+        return self.tokenizer.pad_token_id or 0
+
+    @property
+    def ends(self) -> list[int]:
+        """Ids that end an answer."""
+        return end_tokens(self.model, self.tokenizer)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits ``[..., V]`` of hidden states ``[..., d]``, in float32 at least."""
+        logits = self.family.logits(self.model, hidden)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    @abstractmethod
+    def target_ids(self, prompts: Sequence[str], targets: Sequence[str]) -> list[list[int]]:
+        """The ids of each target that are to be predicted; see `TokenIds`."""
+
+    @abstractmethod
+    def length(self, prompt: int, answer: int) -> int:
+        """Tokens of the longest sequence for a prompt and an answer of so many tokens."""
+
+    @abstractmethod
+    def batch(self, prompts: Sequence[list[int]], targets: Sequence[list[int]]) -> Batch:
+        """The ids as the model takes them, on the CPU."""
+
+    @abstractmethod
+    def hidden(self, batch: Batch) -> Tensor:
+        """Hidden states ``[B, T, d]`` before the output head; differentiable."""
+
+    @abstractmethod
+    def answers(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[list[int]]:
+        """The ids of each greedy answer, up to the end token."""
+
+    @abstractmethod
+    def text(self, prompt: list[int], answer: list[int]) -> str:
+        """An answer's text."""
+
+    def _decoded(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+
+
+class DecoderOnly(Form):
+    """The target continues the prompt, in one sequence."""
+
+    def target_ids(self, prompts: Sequence[str], targets: Sequence[str]) -> list[list[int]]:
+        """The ids of each target as it continues its prompt; see `TokenIds.targets`."""
+        return self.ids.targets(prompts, targets)
+
+    def length(self, prompt: int, answer: int) -> int:
+        """Both."""
+        return prompt + answer
+
+    def batch(self, prompts: Sequence[list[int]], targets: Sequence[list[int]]) -> Batch:
+        """Each prompt with its target behind it."""
+        return pad_right(prompts, targets, self.pad_id)
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """Hidden states ``[B, T, d]`` before the output head; differentiable."""
+        states = self.model.base_model(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+        )
+        return states.last_hidden_state
+
+    def answers(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[list[int]]:
+        """Decoded from the left-padded prompts; positions count from each row's first token."""
+        ids, mask = (x.to(self.model.device) for x in pad_left(prompts, self.pad_id))
+        position = (mask.cumsum(1) - 1).clamp(min=0)  # [B, T]
+        cache = None
+
+        def step(ids: Tensor) -> Tensor:
+            nonlocal mask, position, cache
+            states = self.model.base_model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=position,
+                past_key_values=cache,
+                use_cache=True,
+            )
+            cache = states.past_key_values
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            position = position[:, -1:] + 1
+            return self.head(states.last_hidden_state[:, -1])
+
+        return greedy(step, ids, self.ends, max_new_tokens)
+
+    def text(self, prompt: list[int], answer: list[int]) -> str:
+        """The new text; decoded behind its prompt, since SentencePiece drops a first blank."""
+        return self._decoded(prompt + answer)[len(self._decoded(prompt)) :]
