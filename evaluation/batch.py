@@ -7,7 +7,7 @@ from pathlib import Path
 
 from datamodules.records import Record
 from editors.editor import Editor
-from evaluation.conflicts import settled
+from evaluation.conflicts import checked_policy, settled
 from evaluation.independent import Chunk, Independent
 from evaluation.single import checked_chunk, singles
 
@@ -55,7 +55,7 @@ class Batch(Independent):
         if groups is not None and groups < 1:
             raise ValueError(f"groups must be at least 1, got {groups}")
         self.groups = groups
-        self.conflicts = conflicts
+        self.conflicts = checked_policy(conflicts)
         self.records_per_chunk = checked_chunk(records_per_chunk)
         self.chunks()  # refuses what the policy refuses
 

@@ -26,10 +26,9 @@ def settled(
             there may be none.
 
     Raises:
-        ValueError: there are some and the policy is to refuse them, or it is no policy.
+        ValueError: there are some, and the policy is to refuse them; or it is no policy.
     """
-    if policy not in POLICIES:
-        raise ValueError(f"conflicts is {policy!r}, expected one of {', '.join(POLICIES)}")
+    policy = checked_policy(policy)
     last = {key(record.request): record for record in records}
     overruled = [
         (record, final)
@@ -40,6 +39,17 @@ def settled(
         raise ValueError(f"conflicts=refuse: {told(overruled)}")
     dropped = {id(record) for record, _ in overruled}
     return [record for record in records if id(record) not in dropped], overruled
+
+
+def checked_policy(policy: str) -> str:
+    """The policy.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if policy not in POLICIES:
+        raise ValueError(f"conflicts is {policy!r}, expected one of {', '.join(POLICIES)}")
+    return policy
 
 
 def key(request: Request) -> tuple[str, str]:

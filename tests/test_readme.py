@@ -30,6 +30,12 @@ RUN_BY = {
     "python edit.py 'editors=[mend,rome]' data.limit=100 +settings.rome.layer=0": (
         "tests/test_edit.py::test_settings_reach_their_editor_and_are_kept"
     ),
+    "python edit.py 'editors=[memit]' protocol=batch 'protocol.sizes=[1,10,100]'": (
+        "tests/test_protocols.py::test_a_batch_is_made_measured_and_drawn"
+    ),
+    "python edit.py 'editors=[rome]' protocol=sequential protocol.length=100": (
+        "tests/test_protocols.py::test_a_sequence_is_made_measured_and_drawn"
+    ),
     "python edit.py 'editors=[rome]' request.prompt=\"Gothenburg is a city in\" "
     "request.subject=Gothenburg request.target=Norway request.save=gothenburg.safetensors "
     "request.merge=gothenburg": "tests/test_edit.py::test_one_edit_is_shown_saved_and_merged",

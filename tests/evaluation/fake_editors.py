@@ -61,6 +61,38 @@ class Noise(Nothing):
         return Dense(torch.stack(weights), None)
 
 
+class Adding(Noise):
+    """Its edits are low-rank and add up; it refuses the prompts that hold ``refused``.
+
+    Stops like a killed process after ``steps`` calls, if given.
+    """
+
+    def __init__(self, language_model, *, strength=2.0, refused="nothing", steps=None):
+        super().__init__(language_model, strength=strength)
+        self.refused, self._left = refused, steps
+
+    def edit(self, requests, after=None):
+        if any(self.refused in request.prompt for request in requests):
+            raise ValueError(f"no {self.refused} here")
+        made = self.edit_each(requests)
+        for number in range(len(requests)):
+            after = made.select(number) if after is None else after.plus(made.select(number))
+        return after
+
+    def update(self, requests, d_in, d_out):
+        dense = super().update(requests, d_in, d_out).weight
+        return LowRank(dense[:, :, :2], dense[:, :2] / d_in)
+
+
+class Alone(Adding):
+    """It takes no edit that is there already."""
+
+    def edit(self, requests, after=None):
+        if after is not None:
+            raise ValueError("alone edits the clean model only")
+        return super().edit(requests)
+
+
 def fakes(language_model, chunks: int | None = None) -> dict[str, Editor]:
     noise = Noise(language_model, strength=2.0, chunks=chunks)
     return {"nothing": Nothing(language_model), "noise": noise}

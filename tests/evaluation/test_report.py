@@ -10,7 +10,7 @@ from datamodules.records import PROBE_KINDS
 from evaluation import report
 from evaluation.folder import RunFolder
 from evaluation.intervals import harmonic_mean, interval, resampled_means
-from evaluation.table import table
+from evaluation.table import events, table
 
 RUN = {"editor": "mend", "model": "m", "data": "d", "split": "test", "protocol": "single", "n": 1}
 RUN |= {"step": 1, "phase": "immediate"}
@@ -189,3 +189,110 @@ def test_no_answers_yet():
     assert report.markdown([]) == "No answers yet.\n"
     with pytest.raises(ValueError, match="no row has the scorer 'x'; there are: no rows"):
         table([], scorer="x")
+
+
+SEQUENCE = {"protocol": "sequential", "step": 1}
+
+
+def test_in_a_sequence_what_was_asked_at_once_counts_at_each_later_checkpoint():
+    lines = [
+        {**line(str(at), "one_hop", float(at == 0)), **SEQUENCE, "n": n, "phase": phase}
+        for phase in ("immediate", "retention")
+        for at, n in ((0, 1), (1, 3), (2, 3))
+    ]
+    rows = [row for row in report.rows(lines) if row["scorer"] == "exact_match"]
+    assert {(r["n"], r["phase"]): (r["records"], r["mean"]) for r in rows} == {
+        (1, "immediate"): (1, 1.0),
+        (3, "immediate"): (3, 0.333333),
+        (1, "retention"): (1, 1.0),
+        (3, "retention"): (2, 0.0),
+    }
+
+
+def cost(n, failures=(), overruled=(), **run):
+    health = {"perplexity": {"mean": 2.0 * n, "low": 1.0, "high": 9.0, "count": 5}}
+    return {
+        **COST,
+        "run": {**RUN, "n": n, **run},
+        "failures": [{"reason": reason, "records": records} for reason, records in failures],
+        "overruled": overruled,
+        "health": health,
+    }
+
+
+def test_what_was_not_made_is_counted_with_the_reasons():
+    rows = report.event_rows(
+        [
+            cost(2, [("singular", ["a", "b"])], [["c", "d"]]),
+            cost(2, [("singular", ["e"]), ("x", ["f"]), ("y", ["g"]), ("z", ["h"])]),
+            cost(3),
+        ]
+    )
+    found = {(row["n"], row["scorer"]): row for row in rows}
+    row = found[2, "not_made"]
+    assert (row["probe"], row["count"], row["records"]) == ("all", 6, 9)
+    assert row["mean"] == row["low"] == row["high"] == round(6 / 9, 6)
+    assert row["reason"] == "3 x singular; 1 x x; 1 x y; 1 other reasons"
+    row = found[2, "overruled"]
+    assert (row["count"], row["records"], row["reason"]) == (1, 9, "c by d")
+    assert found.keys() == {
+        *((2, "not_made"), (2, "overruled"), (2, "perplexity"), (3, "perplexity")),
+    }
+    assert found[3, "perplexity"]["mean"] == 6.0
+
+
+def test_what_was_not_made_adds_up_in_a_sequence():
+    chunks = [cost(n, [("singular", ["a"])], **SEQUENCE) for n in (1, 5)]
+    rows = [row for row in report.event_rows(chunks) if row["scorer"] == "not_made"]
+    assert [(row["n"], row["count"], row["records"]) for row in rows] == [(1, 1, 4), (5, 2, 8)]
+
+
+def many(kinds=PROBE_KINDS):
+    """Rows of a sequence with everything in it."""
+    sequence = {
+        **RUN,
+        **SEQUENCE,
+        "mean": 0.5,
+        "low": 0.25,
+        "high": 0.751,
+        "count": 3,
+        "records": 2,
+    }
+    rows = [
+        {**sequence, "editor": e, "n": n, "phase": phase, "probe": kind, "scorer": "exact_match"}
+        for e in ("unedited", "finetune_constrained")
+        for n in (1, 10, 1000)
+        for phase in ("immediate", "retention")
+        for kind in kinds
+    ]
+    happened = {"editor": "emmet", "n": 10, "probe": "all"}
+    rows.append({**sequence, **happened, "scorer": "not_made", "reason": "3 x keys depend"})
+    rows.append({**sequence, **happened, "scorer": "perplexity", "mean": 1.25})
+    return rows
+
+
+def test_a_table_of_several_n_has_a_line_for_each_and_fits():
+    rows = many()
+    costs = [{"editor": "finetune_constrained", "n": 10, "seconds_per_edit": 0.123}]
+    text = rendered(table(rows, costs))
+    assert max(map(len, text.splitlines())) <= 120
+    assert "…" not in text
+    for part in ("sequential edits, 1 at a time", "1,000", "retention", "0.12", "emmet"):
+        assert part in text
+    ns = [line.split()[0] for line in text.splitlines() if "immediate" in line]
+    assert ns == ["1", "1", "10", "10", "10", "1,000", "1,000"]
+
+
+def test_what_else_happened_is_a_table_too():
+    text = rendered(events(many()))
+    for part in ("perplexity", "1.25", "3 of 2", "3 x keys depend", "which and why"):
+        assert part in text
+    assert events([row for row in many() if row["scorer"] == "exact_match"]) is None
+    assert "which and why" not in rendered(events(many()[-1:]))
+
+
+def test_the_page_tells_lines_apart_and_gives_reasons():
+    text = report.markdown(many())
+    assert "| editor" in text and "| phase" in text and "retention" in text
+    assert "3 of 2: 3 x keys depend" in text
+    assert "1.25 (0.25 to 0.751)" in text

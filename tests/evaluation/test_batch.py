@@ -1,0 +1,172 @@
+import json
+from dataclasses import replace
+
+import pytest
+from fake_editors import Adding, make_records, make_trainer
+
+from evaluation.batch import Batch
+from evaluation.lines import UNEDITED
+from evaluation.questions import Questions
+from evaluation.single import Single
+
+RECORDS = make_records(11)
+ASKED = {"generate": ["reliability"], "max_new_tokens": 4}
+
+
+def run(protocol):
+    trainer = make_trainer()
+    trainer.test(protocol, verbose=False)
+    return trainer
+
+
+def batch(language_model, folder, records=RECORDS, editor=None, **options):
+    editors = {"adding": editor or Adding(language_model)}
+    return Batch(editors, records, folder, data="fake", **ASKED, **options)
+
+
+@pytest.fixture(scope="module")
+def finished(language_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    run(batch(language_model, folder, sizes=[1, 4]))
+    return folder
+
+
+def rows_of(folder):
+    rows = json.loads((folder / "results.json").read_text())
+    return {(r["editor"], r["n"], r["probe"], r["scorer"]): r for r in rows}
+
+
+def lines_of(folder, editor, n):
+    paths = sorted((folder / "answers" / editor).iterdir())
+    lines = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+    return [line for line in lines if line["n"] == n]
+
+
+def test_each_size_has_rows_over_its_whole_groups(finished):
+    rows = rows_of(finished)
+    for n, records in ((1, 11), (4, 8)):
+        for editor in ("adding", UNEDITED):
+            row = rows[editor, n, "reliability", "exact_match"]
+            assert (row["protocol"], row["step"], row["phase"]) == ("batch", n, "immediate")
+            assert row["records"] == records
+            assert row["low"] <= row["mean"] <= row["high"]
+    assert {n for _, n, _, _ in rows} == {1, 4}
+
+
+def test_a_group_is_edited_together_and_asked_by_the_one_edit(finished, language_model):
+    lines = iter(lines_of(finished, "adding", 4))
+    for start in (0, 4):
+        group = RECORDS[start : start + 4]
+        edit = Adding(language_model).edit([record.request for record in group])
+        questions = Questions(group, ("reliability",), 4)
+        for answer in questions.ask(edit.edited(language_model)):
+            line = next(lines)
+            assert line["nll"] == pytest.approx(answer.nll, abs=1e-4)
+            assert line["generated"] == answer.text
+    assert next(lines, None) is None
+
+
+def test_one_at_a_time_is_the_protocol_single(finished, language_model, tmp_path):
+    editors = {"adding": Adding(language_model)}
+    run(Single(editors, RECORDS, tmp_path, data="fake", **ASKED))
+    own, single = lines_of(finished, "adding", 1), lines_of(tmp_path, "adding", 1)
+    assert [{**line, "protocol": "single"} for line in own] == single
+
+
+def test_costs_are_told_by_n(finished):
+    costs = json.loads((finished / "efficiency.json").read_text())
+    assert [(r["editor"], r["n"], r["edits"], r["at_once"]) for r in costs] == [
+        (UNEDITED, 1, 0, 0),
+        (UNEDITED, 4, 0, 0),
+        ("adding", 1, 11, 11),
+        ("adding", 4, 8, 4),
+    ]
+
+
+def test_a_stopped_run_goes_on_behind_its_last_group(finished, language_model, tmp_path):
+    stopping = Adding(language_model, steps=2)  # all groups of one, and one of four
+    with pytest.raises(SystemExit):
+        run(batch(language_model, tmp_path, editor=stopping, sizes=[1, 4]))
+    done = sorted((tmp_path / "answers/adding").iterdir())
+    assert len(done) == 2
+    kept = {path: path.stat().st_mtime_ns for path in done}
+    run(batch(language_model, tmp_path, sizes=[1, 4]))
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    for name in ("results.json", "results.csv"):
+        assert (tmp_path / name).read_bytes() == (finished / name).read_bytes()
+
+
+def test_a_batch_that_is_refused_is_counted_and_named(language_model, tmp_path, caplog):
+    editor = Adding(language_model, refused="Tokyo 2")
+    run(batch(language_model, tmp_path, editor=editor, sizes=[4]))
+    rows = rows_of(tmp_path)
+    row = rows["adding", 4, "all", "not_made"]
+    assert (row["mean"], row["count"], row["records"]) == (0.5, 4, 8)
+    assert row["reason"] == "4 x no Tokyo 2 here"
+    assert rows["adding", 4, "reliability", "exact_match"]["records"] == 4
+    assert rows[UNEDITED, 4, "reliability", "exact_match"]["records"] == 8
+    assert "adding: no edit of 4 requests: no Tokyo 2 here" in caplog.text
+    assert "4 of 8: 4 x no Tokyo 2 here" in (tmp_path / "results.md").read_text()
+
+
+def test_an_editor_that_takes_no_batch_at_all_is_named_and_the_others_go_on(
+    language_model, tmp_path
+):
+    editors = {"none": Adding(language_model, refused=" is "), "adding": Adding(language_model)}
+    run(Batch(editors, RECORDS, tmp_path, sizes=[4], **ASKED))
+    rows = rows_of(tmp_path)
+    assert {key[2:] for key in rows if key[0] == "none"} == {("all", "not_made")}
+    assert rows["none", 4, "all", "not_made"]["mean"] == 1
+    assert rows["adding", 4, "reliability", "exact_match"]["records"] == 8
+
+
+def test_requests_that_contradict_each_other_are_settled_and_told(language_model, tmp_path, caplog):
+    first, *others = RECORDS
+    later = replace(first, id="later", request=replace(first.request, target="Tokyo"))
+    records = [first, *others[:2], later]
+    run(batch(language_model, tmp_path, records, sizes=[1, 4]))
+    rows = rows_of(tmp_path)
+    row = rows["adding", 4, "all", "overruled"]
+    assert (row["count"], row["records"], row["reason"]) == (1, 4, "record-0 by later")
+    assert rows["adding", 4, "reliability", "exact_match"]["records"] == 3
+    assert rows["adding", 1, "reliability", "exact_match"]["records"] == 4
+    assert "batch of 4: 1 request contradicts a later one" in caplog.text
+    with pytest.raises(ValueError, match=r"conflicts=refuse: 1 request contradicts"):
+        batch(language_model, tmp_path, records, conflicts="refuse", sizes=[4])
+
+
+def test_sizes_go_as_far_as_the_records(language_model, tmp_path):
+    assert batch(language_model, tmp_path).sizes == [1, 10]
+    parts = batch(language_model, tmp_path, sizes=[1, 3], groups=2).chunks()
+    assert [(part.n, [r.id for r in part.records]) for part in parts] == [
+        (1, ["record-0", "record-1"]),
+        (3, ["record-0", "record-1", "record-2"]),
+        (3, ["record-3", "record-4", "record-5"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"sizes": [1, 12]}, r"sizes=\[1, 12\]: a batch of 12 is larger than the 11 records"),
+        ({"sizes": [0]}, r"sizes=\[0\]: expected different numbers from 1"),
+        ({"sizes": []}, r"sizes=\[\]: expected different"),
+        ({"sizes": [2, 2]}, r"sizes=\[2, 2\]: expected different"),
+        ({"sizes": 10}, "sizes=10: expected different"),
+        ({"sizes": ["x"]}, r"sizes=\['x'\]: expected different"),
+        ({"groups": 0}, "groups must be at least 1, got 0"),
+        ({"conflicts": "first"}, "conflicts is 'first', expected one of last, refuse"),
+        ({"records_per_chunk": 0}, "records_per_chunk must be at least 1, got 0"),
+    ],
+)
+def test_settings_that_cannot_be(language_model, tmp_path, options, match):
+    with pytest.raises(ValueError, match=match):
+        batch(language_model, tmp_path, **options)
+
+
+def test_a_folder_of_other_sizes_is_refused(language_model, tmp_path):
+    first = batch(language_model, tmp_path, sizes=[1, 4])
+    first.folder.claim(first.identity())
+    second = batch(language_model, tmp_path, sizes=[1, 5])
+    with pytest.raises(ValueError, match=r"another run \(sizes: "):
+        second.folder.claim(second.identity())

@@ -1,0 +1,56 @@
+"""Requests of one step that contradict each other are found, and a policy decides."""
+
+import pytest
+
+from datamodules.records import Record, Request
+from evaluation.conflicts import key, settled, told
+
+
+def record(name, prompt, subject, target):
+    return Record(name, Request(prompt, subject, target))
+
+
+FIRST = record("first", "Lagos is a city in", "Lagos", "Sweden")
+OTHER = record("other", "Tokyo is a city in", "Tokyo", "Sweden")
+AGAIN = record("again", "Lagos is a city in", "Lagos", "Sweden")
+CITIZENS = record("citizens", "The mayor of Lagos is", "Lagos", "Norway")
+LATER = record("later", "LAGOS is  a city in", "LAGOS", "Japan")
+
+
+def test_subject_and_relation_are_told_apart():
+    assert key(FIRST.request) == ("lagos", "{} is a city in") == key(LATER.request)
+    assert key(FIRST.request)[1] == key(OTHER.request)[1]
+    assert key(FIRST.request)[0] == key(CITIZENS.request)[0]
+    assert len({key(r.request) for r in (FIRST, OTHER, CITIZENS)}) == 3
+
+
+def test_there_is_no_conflict_between_different_facts_nor_in_saying_one_twice():
+    records = [FIRST, OTHER, AGAIN, CITIZENS]
+    assert settled(records) == (records, [])
+    assert settled(records, "refuse") == (records, [])
+
+
+def test_the_last_one_wins():
+    kept, overruled = settled([FIRST, OTHER, AGAIN, LATER])
+    assert kept == [OTHER, LATER]
+    assert overruled == [(FIRST, LATER), (AGAIN, LATER)]
+    kept, overruled = settled([LATER, OTHER, FIRST])
+    assert kept == [OTHER, FIRST]
+    assert overruled == [(LATER, FIRST)]
+
+
+def test_conflicts_are_counted_and_named():
+    _, overruled = settled([FIRST, LATER])
+    assert told(overruled) == (
+        "1 request contradicts a later one of the same step: "
+        "'first' (Lagos is a city in Sweden) and 'later' (... Japan)"
+    )
+    assert told(overruled * 5).startswith("5 requests contradict")
+    assert told(overruled * 5).endswith("; and 2 more")
+
+
+def test_conflicts_can_be_refused():
+    with pytest.raises(ValueError, match=r"conflicts=refuse: 1 request contradicts .* 'first'"):
+        settled([FIRST, LATER], "refuse")
+    with pytest.raises(ValueError, match="conflicts is 'first', expected one of last, refuse"):
+        settled([FIRST], "first")
