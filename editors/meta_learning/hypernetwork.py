@@ -267,20 +267,16 @@ class Hypernetwork(Editor, L.LightningModule):
                 self.log(f"{prefix}{name}", metric, on_epoch=True, batch_size=len(records))
 
     def _validations(self) -> dict[str, Validation]:
-        found = {"val/": self.validation}
-        return (
-            found
-            if self.joint_validation is None
-            else found | {"val/joint_": self.joint_validation}
-        )
+        """What is judged, by the beginning of its metrics' names."""
+        found = {"val/": self.validation, "val/joint_": self.joint_validation}
+        return {prefix: one for prefix, one in found.items() if one is not None}
 
     def on_validation_epoch_end(self) -> None:
         """Log the one number by which checkpoints are compared; tell the objective of success."""
         if self.observed:
-            scores = torch.stack(
-                [validation.score() for validation in self._validations().values()]
-            )
-            self.log("val/score", 1 / (1 / scores).mean(), sync_dist=True)
+            scores = [validation.score() for validation in self._validations().values()]
+            score = len(scores) / sum(1 / one for one in scores)
+            self.log("val/score", score, sync_dist=True)
             if self.trainer.state.fn is TrainerFn.FITTING and not self.trainer.sanity_checking:
                 self.objective.after_validation(self.validation.success())
 
