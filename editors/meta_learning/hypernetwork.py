@@ -12,14 +12,13 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from datamodules.records import Record, Request
-from editors.editor import Editor, named
+from editors.editor import named
 from editors.meta_learning.constraint import objective
 from editors.meta_learning.decoupled import decoupled
 from editors.meta_learning.factors import Factors, factors
@@ -27,17 +26,15 @@ from editors.meta_learning.objective import outer_parts
 from editors.meta_learning.optimiser import configured
 from editors.meta_learning.rounds import failing, spread
 from editors.meta_learning.training import Training, questions, undisturbed
-from editors.meta_learning.validation import Validation
+from editors.trained import TrainedEditor
+from editors.validation import Validation
 from edits.updates import Dense, LowRank
 from edits.weights import WeightEdit
 from models.language_model import LanguageModel
 
 
-class Hypernetwork(Editor, L.LightningModule):
+class Hypernetwork(TrainedEditor):
     """An editor that is trained; a batch is a list of records.
-
-    Checkpoints hold the editor alone, and the fingerprint of the language model it belongs to:
-    ``Method.load_from_checkpoint(path, language_model=language_model)``.
 
     Args:
         language_model: the model to edit.
@@ -46,22 +43,17 @@ class Hypernetwork(Editor, L.LightningModule):
         **training: see `Training`.
     """
 
-    skipped_steps: Tensor  # [], optimiser steps left out for a non-finite gradient
-
     def __init__(
         self, language_model: LanguageModel, *, layers: Sequence[str] | None = None, **training: Any
     ):
-        super().__init__()
+        super().__init__(language_model)
         self.save_hyperparameters(ignore=["language_model"])
-        self.language_model = language_model
         self.layers = _last_blocks(language_model, 3) if layers is None else named(layers)
         self.training_settings = Training(**training)
+        self.max_skipped = self.training_settings.max_skipped
         self.objective = objective(self.training_settings)
-        self.validation = Validation()
         joint = max(self.training_settings.joint_edits) > 1
         self.joint_validation = Validation() if joint else None
-        self.register_buffer("skipped_steps", torch.zeros((), dtype=torch.int64))
-        self._skipped_in_a_row = 0
 
     # what a method is
 
@@ -81,11 +73,6 @@ class Hypernetwork(Editor, L.LightningModule):
 
     def observe(self, factors: Mapping[str, Factors], gather: bool) -> None:
         """Take rows into the statistics, if the method has any; see `Normaliser.update`."""
-
-    @property
-    def observed(self) -> bool:
-        """Whether the method has all the statistics it needs."""
-        return True
 
     def edit_lrs(self) -> dict[str, nn.Parameter]:
         """Learned step sizes ``[layers]`` by name; their own outer step size is `edit_lr_lr`."""
@@ -213,27 +200,6 @@ class Hypernetwork(Editor, L.LightningModule):
             values["train/skipped_steps"] = self.skipped_steps
         self.log_dict({name: value.detach().float() for name, value in values.items()})
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Leave the step out, optimiser state included, if a gradient is not finite.
-
-        Raises:
-            RuntimeError: too many steps in a row were left out.
-        """
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        self.log("train/grad_norm", norm)
-        if norm.isfinite():
-            self._skipped_in_a_row = 0
-            return
-        optimizer.zero_grad(set_to_none=True)  # a parameter without a gradient is not stepped
-        self.skipped_steps += 1
-        self._skipped_in_a_row += 1
-        if self._skipped_in_a_row >= self.training_settings.max_skipped:
-            raise RuntimeError(
-                f"the gradient was not finite in {self._skipped_in_a_row} steps in a row (up to "
-                f"step {self.global_step}): try a smaller lr or edit_lr, or float32"
-            )
-
     def optimizer_step(self, *args: Any, **keywords: Any) -> None:
         """Step, then bring the objective's parameters back to where they may be."""
         super().optimizer_step(*args, **keywords)
@@ -255,85 +221,26 @@ class Hypernetwork(Editor, L.LightningModule):
 
         Where several requests make one edit in training, all of the batch make one here as well.
         """
-        if not self.observed:  # online statistics, in the sanity check before the first step
+        super().validation_step(records, batch_index)
+        if self.joint_validation is None or not self.observed:
             return
-        requests = [record.request for record in records]
-        self.validation.update(self.language_model, self.edit_each(requests), records)
-        if self.joint_validation is not None:
-            edit = self.edit(requests)
-            self.joint_validation.update(self.language_model, edit, undisturbed(records))
-        for prefix, validation in self._validations().items():
-            for name, metric in validation.metrics.items():
-                self.log(f"{prefix}{name}", metric, on_epoch=True, batch_size=len(records))
+        edit = self.edit([record.request for record in records])
+        self.joint_validation.update(self.language_model, edit, undisturbed(records))
+        for name, metric in self.joint_validation.metrics.items():
+            self.log(f"val/joint_{name}", metric, on_epoch=True, batch_size=len(records))
 
-    def _validations(self) -> dict[str, Validation]:
-        """What is judged, by the beginning of its metrics' names."""
-        found = {"val/": self.validation, "val/joint_": self.joint_validation}
-        return {prefix: one for prefix, one in found.items() if one is not None}
+    def score(self) -> Tensor:
+        """Harmonic mean of the scores of both, where there are two."""
+        if self.joint_validation is None:
+            return super().score()
+        return 2 / (1 / self.validation.score() + 1 / self.joint_validation.score())
 
     def on_validation_epoch_end(self) -> None:
-        """Log the one number by which checkpoints are compared; tell the objective of success."""
-        if self.observed:
-            scores = [validation.score() for validation in self._validations().values()]
-            score = len(scores) / sum(1 / one for one in scores)
-            self.log("val/score", score, sync_dist=True)
-            if self.trainer.state.fn is TrainerFn.FITTING and not self.trainer.sanity_checking:
-                self.objective.after_validation(self.validation.success())
-
-    # checkpoints
-
-    def state_dict(self, *args: Any, **keywords: Any) -> dict[str, Any]:
-        """The editor's own parameters and buffers, without the language model's."""
-        state = super().state_dict(*args, **keywords)
-        for key in [key for key in state if key.startswith("language_model.")]:
-            del state[key]
-        return state
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
-        """Load what `state_dict` gives; the language model is none of it.
-
-        Raises:
-            ValueError: a tensor has another shape, or ``strict``, and something else is missing
-                or left over.
-        """
-        try:
-            found = super().load_state_dict(state_dict, strict=False, assign=assign)
-        except RuntimeError as error:  # names the tensors of other shapes
-            what = " ".join(str(error).split())
-            raise ValueError(f"this is the state of a {self.name} set otherwise: {what}") from error
-        missing = [key for key in found.missing_keys if not key.startswith("language_model.")]
-        if strict and (missing or found.unexpected_keys):
-            raise ValueError(
-                f"this is the state of a {self.name} with other networks; "
-                f"missing: {', '.join(missing[:3]) or 'nothing'}; "
-                f"left over: {', '.join(found.unexpected_keys[:3]) or 'nothing'}"
-            )
-        return type(found)(missing, found.unexpected_keys)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note what the checkpoint holds, and which language model it belongs to."""
-        checkpoint["editor"] = self.name
-        checkpoint["language_model"] = {
-            "name": self.language_model.name,
-            "fingerprint": self.language_model.fingerprint,
-        }
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint is of this editor and belongs to this language model.
-
-        Raises:
-            ValueError: it is not, or does not.
-        """
-        known, ours = checkpoint.get("language_model"), self.language_model
-        if known is None or checkpoint["editor"] != self.name:
-            raise ValueError(f"this is no checkpoint of {self.name}")
-        if known["fingerprint"] != ours.fingerprint:
-            raise ValueError(
-                f"the checkpoint belongs to the language model {known['name']!r} with fingerprint "
-                f"{known['fingerprint']}, not to {ours.name!r} with {ours.fingerprint}"
-            )
+        """Log the score; tell the objective of success."""
+        super().on_validation_epoch_end()
+        fitting = self.trainer.state.fn is TrainerFn.FITTING and not self.trainer.sanity_checking
+        if fitting and self.observed:
+            self.objective.after_validation(self.validation.success())
 
 
 def _last_blocks(language_model: LanguageModel, count: int) -> list[str]:

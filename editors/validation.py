@@ -1,4 +1,4 @@
-"""How a hypernetwork is judged while it is trained: three shares of exactly matched answers."""
+"""How an editor is judged while it is trained: three shares of exactly matched answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from datamodules.records import Record
-from edits.weights import WeightEdit
+from edits.edit import Edit
 from models.language_model import LanguageModel
 
 LOCAL = ("unrelated", "neighborhood")
@@ -28,9 +28,7 @@ class Validation(nn.Module):
         super().__init__()
         self.metrics = nn.ModuleDict({name: MeanMetric() for name in (*KINDS, "locality")})
 
-    def update(
-        self, language_model: LanguageModel, edit: WeightEdit, records: Sequence[Record]
-    ) -> None:
+    def update(self, language_model: LanguageModel, edit: Edit, records: Sequence[Record]) -> None:
         """Judge edit n by the probes of record n, or a single edit by those of all records."""
         for kind in KINDS:
             asked = [(n, probe) for n, r in enumerate(records) for probe in r.of_kind(kind)]
@@ -55,9 +53,7 @@ class Validation(nn.Module):
         return 1 / (1 / shares[~shares.isnan()]).mean()
 
 
-def _right(
-    language_model: LanguageModel, edit: WeightEdit, asked: list[tuple], local: bool
-) -> Tensor:
+def _right(language_model: LanguageModel, edit: Edit, asked: list[tuple], local: bool) -> Tensor:
     rows = [n if len(edit) > 1 else 0 for n, _ in asked]
     prompts = [probe.prompt for _, probe in asked]
     targets = [probe.target for _, probe in asked]
