@@ -33,7 +33,8 @@ class FineTune(Editor):
 
     Args:
         language_model: the model to edit.
-        layers: names of the linear maps to train; by default ``mlp_out`` of the first block.
+        layers: names of the linear maps to train; by default ``mlp_out`` of the first block, of an
+            encoder-decoder that of the decoder's last.
         objective: ``"target"`` scores each target token after the ones before it (FT-M);
             ``"prompt_last"`` scores all of them by the distribution after the prompt (FT, FT-L).
         norm_constraint: largest change of any weight, clamped after each step (FT-L); None: free.
@@ -64,7 +65,7 @@ class FineTune(Editor):
         if norm_constraint is not None and norm_constraint <= 0:
             raise ValueError(f"norm_constraint must be positive or null, got {norm_constraint}")
         self.language_model = language_model
-        self.layers = [language_model.layer("mlp_out", 0)] if layers is None else named(layers)
+        self.layers = [_default_layer(language_model)] if layers is None else named(layers)
         for layer in self.layers:
             language_model.shape(layer)
         for name, value in (("steps", steps), ("edits_per_batch", edits_per_batch)):
@@ -168,6 +169,12 @@ class FineTune(Editor):
 
     def _edit(self, changes: _Changes, numbers: Sequence[int]) -> WeightEdit:
         return WeightEdit(changes.dense(numbers), self.name, self.language_model.fingerprint)
+
+
+def _default_layer(language_model: LanguageModel) -> str:
+    """Where the decoder has read the prompt; its first block knows little but that it starts."""
+    decoder_only = language_model.family.encoder is None
+    return language_model.layer("mlp_out", 0 if decoder_only else language_model.blocks - 1)
 
 
 class _Changes:

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from models.encoding import Batch, TokenIds, pad_right
+from models.families import UnsupportedModel
 from models.forms import Form
 from models.generation import greedy
 
@@ -60,7 +61,16 @@ class EncoderDecoder(Form):
         return Batch(answer.input_ids, answer.attention_mask, answer.labels, source)
 
     def hidden(self, batch: Batch) -> Tensor:
-        """The decoder's hidden states ``[B, T, d]`` before the output head; differentiable."""
+        """The decoder's hidden states ``[B, T, d]`` before the output head; differentiable.
+
+        Raises:
+            UnsupportedModel: the batch is one of running text.
+        """
+        if batch.source is None:
+            raise UnsupportedModel(
+                f"an encoder-decoder of family {self.family.name!r} answers prompts; "
+                "it takes no running text"
+            )
         states = self.model.get_decoder()(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
