@@ -22,7 +22,7 @@ from datamodules.records import Request
 from editors.editor import Editor, named
 from edits.updates import compute_dtype
 from edits.weights import Dense, WeightEdit
-from models.encoding import IGNORED, Batch
+from models.encoding import IGNORED
 from models.language_model import LanguageModel
 
 OBJECTIVES = ("target", "prompt_last")
@@ -226,20 +226,16 @@ class _Texts:
 
     def losses(self, rows: Sequence[int]) -> Tensor:
         """Mean negative log-likelihood (nats per token) of each request's target."""
-        model, batch = self.language_model, _rows(self.batch, rows)
+        model, batch = self.language_model, self.batch.of(rows)
         if self.prompts is None:
             logits, targets, row = model.target_logits(batch)
         else:
-            prompts = _rows(self.prompts, rows)
+            prompts = self.prompts.of(rows)
             last = prompts.attention_mask.sum(1) - 1
             hidden = model.hidden(prompts)[torch.arange(len(rows), device=last.device), last]
             row, position = (batch.labels != IGNORED).nonzero(as_tuple=True)
             logits, targets = model.head(hidden)[row], batch.labels[row, position]
         return _means(F.cross_entropy(logits, targets, reduction="none"), row, len(rows))
-
-
-def _rows(batch: Batch, rows: Sequence[int]) -> Batch:
-    return Batch(*(x[rows] for x in (batch.input_ids, batch.attention_mask, batch.labels)))
 
 
 def _means(values: Tensor, group: Tensor, groups: int) -> Tensor:

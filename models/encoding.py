@@ -33,8 +33,15 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        tensors = (self.input_ids, self.attention_mask, self.labels)
-        return Batch(*(tensor.to(device) for tensor in tensors))
+        return Batch(*(tensor.to(device) for tensor in self._tensors))
+
+    def of(self, rows: Tensor | Sequence[int]) -> Batch:
+        """Some of the rows, in that order."""
+        return Batch(*(tensor[rows] for tensor in self._tensors))
+
+    @property
+    def _tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.input_ids, self.attention_mask, self.labels
 
 
 def pad_right(prompts: Sequence[list[int]], targets: Sequence[list[int]], pad_id: int) -> Batch:
@@ -118,8 +125,10 @@ class TokenIds:
                 raise ValueError(f"target {target!r} of prompt {prompt!r} has no token")
         return ids
 
-    def last_token(self, prompts: Sequence[str], spans: Sequence[tuple[int, int]]) -> list[int]:
-        """Index of the last token of each prompt that holds characters of ``[start, end)``.
+    def covering(
+        self, prompts: Sequence[str], spans: Sequence[tuple[int, int]]
+    ) -> list[tuple[int, int]]:
+        """Indices of the first and last token of each prompt with characters of ``[start, end)``.
 
         Raises:
             ValueError: a span is empty or outside its prompt, or no token holds its characters.
@@ -133,7 +142,7 @@ class TokenIds:
             inside = [i for i, (a, b) in enumerate(offsets) if a < b and a < end and b > start]
             if not 0 <= start < end <= len(prompt) or not inside:
                 raise ValueError(f"span {span} covers no token of prompt {prompt!r}")
-            positions.append(inside[-1])
+            positions.append((inside[0], inside[-1]))
         return positions
 
     @cached_property
