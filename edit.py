@@ -1,4 +1,7 @@
-"""Makes edits and judges them: ``python edit.py 'editors=[mend,rome]' data.limit=500``."""
+"""Makes edits and judges them: ``python edit.py 'editors=[mend,rome]' data.limit=500``.
+
+Or finds out where a model holds its facts: ``python edit.py task=locate split=val data.limit=100``.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,8 @@ from rich.console import Console
 from datamodules.records import Request
 from editors.checkpoints import checkpoint_of, load_trained
 from editors.editor import Editor
+from editors.locate_then_edit.tracing import ROLES, Tracing, effects, recommended, trace
+from evaluation import locating
 from evaluation.known import fitting, known
 from evaluation.request import before_and_after
 from evaluation.table import events, table
@@ -25,6 +30,8 @@ from models.language_model import LanguageModel
 from train import check_types, of_run, run_folder, told
 
 log = logging.getLogger(__name__)
+
+TASKS = ("benchmark", "locate")
 
 
 def editor_config(cfg: DictConfig, name: str, language_model: LanguageModel) -> DictConfig:
@@ -66,6 +73,8 @@ def checked(cfg: DictConfig) -> None:
     Raises:
         ValueError: names the setting.
     """
+    if cfg.task not in TASKS:
+        raise ValueError(f"task={cfg.task}: expected one of {', '.join(TASKS)}")
     names = cfg.editors
     if not isinstance(names, ListConfig) or not names:
         raise ValueError(f"editors={names}: name some, as in 'editors=[mend,rome]'")
@@ -75,6 +84,8 @@ def checked(cfg: DictConfig) -> None:
         if name not in names:
             raise ValueError(f"settings.{name}: {name} is not among editors={names}")
     asked = cfg.request
+    if cfg.task == "locate" and asked.prompt is not None:
+        raise ValueError("task=locate takes the records of a split, not request.prompt")
     given = [key for key in ("prompt", "subject", "target") if asked[key] is not None]
     missing = {"prompt", "subject", "target"} - set(given)
     if missing and (given or asked.ask or asked.save or asked.merge):
@@ -138,6 +149,33 @@ def benchmark(cfg: DictConfig, editors: dict[str, Editor], folder: Path, console
             log.info("scores against the number of edits: %s", folder / "curves.png")
 
 
+def locate(cfg: DictConfig, language_model: LanguageModel, folder: Path, console: Console) -> None:
+    """Traces the facts of a split that the model knows, and says which block to edit."""
+    tracing = Tracing(**OmegaConf.to_container(cfg.locate), seed=cfg.seed)
+    window = tracing.width(language_model.blocks)
+    data = instantiate(cfg.data)
+    records, _ = fitting(data.records(cfg.split), language_model)
+    facts = known(records, language_model)
+    log.info("facts that the model knows: %d of %d", len(facts), len(records))
+    traces = trace(language_model, [record.request for record in facts], tracing)
+    found = effects(traces)
+    layer, role = recommended(found) or (None, None)
+    run = {
+        "model": language_model.name,
+        "data": data.name,
+        "split": cfg.split,
+        "facts": len(traces),
+        "clean": sum(one.clean for one in traces) / len(traces),
+        "corrupted": sum(one.corrupted for one in traces) / len(traces),
+        "window": window,
+        "layer": layer,
+        "role": role,
+    }
+    rows = locating.rows({kind: own.numpy() for kind, own in found.items()}, ROLES)
+    locating.write(folder, run, rows)
+    console.print(locating.table(run, rows))
+
+
 def going_on(folder: Path) -> DictConfig:
     """The configuration of a run that is to go on, which nothing can be added to.
 
@@ -163,16 +201,21 @@ def main(cfg: DictConfig) -> None:
         language_model = instantiate(cfg.model)
     else:
         language_model = instantiate(cfg.model)
-        configs = {name: editor_config(cfg, name, language_model) for name in cfg.editors}
+        names = cfg.editors if cfg.task == "benchmark" else ()
+        configs = {name: editor_config(cfg, name, language_model) for name in names}
         with open_dict(cfg):
             cfg.settings = configs
         folder = run_folder(cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)  # a file has no width of its own
     with torch.no_grad():
+        if cfg.get("task") == "locate":
+            locate(cfg, language_model, folder, console)
+            log.info("everything this run wrote: %s", folder)
+            return
         editors = {name: build(cfg.settings[name], language_model) for name in cfg.editors}
-        console = Console()
-        if not console.is_terminal:
-            console = Console(width=120)  # a file has no width of its own
         if cfg.request.prompt:
             one_request(cfg, editors, console)
         else:

@@ -157,8 +157,10 @@ class TokenIds:
         starts = range(len(whole) - len(bare) + 1)
         return whole[: next(i for i in starts if whole[i : i + len(bare)] == bare)]
 
-    def last_token(self, prompts: Sequence[str], spans: Sequence[tuple[int, int]]) -> list[int]:
-        """Index of the last token of each prompt that holds characters of ``[start, end)``.
+    def covering(
+        self, prompts: Sequence[str], spans: Sequence[tuple[int, int]]
+    ) -> list[tuple[int, int]]:
+        """Indices of the first and last token of each prompt with characters of ``[start, end)``.
 
         Raises:
             ValueError: a span is empty or outside its prompt, or no token holds its characters.
@@ -172,7 +174,7 @@ class TokenIds:
             inside = [i for i, (a, b) in enumerate(offsets) if a < b and a < end and b > start]
             if not 0 <= start < end <= len(prompt) or not inside:
                 raise ValueError(f"span {span} covers no token of prompt {prompt!r}")
-            positions.append(inside[-1])
+            positions.append((inside[0], inside[-1]))
         return positions
 
     @cached_property

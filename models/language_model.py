@@ -248,7 +248,12 @@ class LanguageModel(nn.Module):
         Raises:
             ValueError: a span is empty, outside its prompt, or no token holds its characters.
         """
-        return torch.tensor(self._ids.last_token(prompts, spans), device=self.device)
+        return self.token_ranges(prompts, spans)[:, 1]
+
+    def token_ranges(self, prompts: Sequence[str], spans: Sequence[tuple[int, int]]) -> Tensor:
+        """First and last such token of each prompt ``[B, 2]``; see `token_positions`."""
+        found = self._ids.covering(prompts, spans)
+        return torch.tensor(found, dtype=torch.long, device=self.device).reshape(-1, 2)
 
     # answers
 

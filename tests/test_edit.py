@@ -197,6 +197,53 @@ def test_only_records_whose_fact_is_known_can_be_asked_for(script, tmp_path):  #
     assert re.fullmatch(r"atlas \(\d of 4 known\)", results(tmp_path / "run")[0]["data"])
 
 
+# locating
+
+
+LOCATE = ("task=locate", "split=val", "data.limit=3", "++data.variants=1", "locate.samples=2")
+
+
+def test_the_block_that_holds_the_facts_is_found(script, tmp_path):  # noqa: F811
+    folder = tmp_path / "run"
+    run = script("edit", *LOCATE, f"hydra.run.dir={folder}")
+    assert run.code == 0, run.err
+    assert "facts that the model knows: 3 of 3" in run.out
+    found = json.loads((folder / "locating.json").read_text())
+    assert (found["data"], found["split"], found["facts"]) == ("atlas", "val", 3)
+    assert found["clean"] > 0.9 > found["corrupted"]
+    assert found["layer"] in (0, 1, 2)
+    assert f"Recommended layer: {found['layer']}" in " ".join(run.out.split())
+    assert {row["kind"] for row in found["rows"]} == {"hidden", "mlp", "attention"}
+    assert {row["block"] for row in found["rows"]} == {0, 1, 2, 3}
+    assert (folder / "locating.md").is_file()
+    assert (folder / "locating.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["task=find"], "task=find: expected one of benchmark, locate"),
+        (["locate.window=5"], "window: expected 1 to 4, the model's blocks, got 5"),
+        (["locate.kinds=[keys]"], "kinds: expected some of hidden, mlp, attention"),
+        (["locate.noise=0"], "noise: expected more than 0, got 0"),
+        (["locate.samples=many"], "locate.samples=many: expected a number"),
+        (["request.prompt=Lagos is in"], "task=locate takes the records of a split"),
+    ],
+)
+def test_what_cannot_be_located_is_one_line(arguments, error, script, tmp_path):  # noqa: F811
+    run = script("edit", *LOCATE, *arguments, f"hydra.run.dir={tmp_path}/run")
+    assert re.search(error, run.error), run.error
+    assert not list(tmp_path.glob("**/locating.*"))
+
+
+def test_facts_that_the_model_does_not_know_are_not_traced(script, tmp_path, write):  # noqa: F811
+    path = write([{**RECORD, "ground_truth": "Poland"}])
+    arguments = ["task=locate", "data=counterfact", f"data.test={path}"]
+    run = script("edit", *arguments, f"hydra.run.dir={tmp_path}/run")
+    assert "knows the fact of none of the 1 records" in run.error
+    assert not list(tmp_path.glob("**/locating.*"))
+
+
 # one edit
 
 

@@ -99,7 +99,9 @@ def attributions(
     total: Tensor | None = None
     with full_precision(language_model.device), torch.no_grad():
         for some in torch.arange(len(owner)).split(size):
-            found = _attributed(language_model, _of(batch, some), blocks, integral)
+            found = _attributed(
+                language_model, batch.rows(some.to(batch.labels.device)), blocks, integral
+            )
             if total is None:
                 total = found.new_zeros(len(prompts), *found.shape[1:])
             part = found * parts[some].to(found)[:, None, None]
@@ -124,14 +126,6 @@ def _questions(
             owner.append(number)
     batch = pad_right(texts, tokens, 0)  # any id would do: padding is masked
     return batch.to(language_model.device), torch.tensor(owner)
-
-
-def _of(batch: Batch, rows: Tensor) -> Batch:
-    """Some rows, no wider than they are long."""
-    rows = rows.to(batch.input_ids.device)
-    width = int(batch.attention_mask[rows].sum(1).max())
-    parts = (batch.input_ids, batch.attention_mask, batch.labels)
-    return Batch(*(x[rows, :width] for x in parts))
 
 
 def _attributed(

@@ -51,7 +51,7 @@ class Suffixes:
             self.positions[rows],
             tuple((keys[rows], values[rows]) for keys, values in self.past),
             self.first,
-            _mapped(self.below, lambda hidden: hidden[rows]),
+            mapped(self.below, lambda hidden: hidden[rows]),
         )
 
     def hidden(self, language_model: LanguageModel) -> Tensor:
@@ -100,7 +100,7 @@ def suffixes(
         if index < first:  # never looked at, but the cache has to know how long it is
             pair = (x[:, :1, :, :1] for x in pair)
         past.append(tuple(x.contiguous() for x in pair))
-    below = _mapped(outputs[0], lambda hidden: hidden[rows, taken]) if first else None
+    below = mapped(outputs[0], lambda hidden: hidden[rows, taken]) if first else None
     ends = Suffixes(
         batch.input_ids[rows, taken],
         torch.cat([before, inside], dim=1).long(),
@@ -135,7 +135,7 @@ def resumed(
                 module.forward = forward
 
 
-def _mapped(output: Tensor | tuple | None, change) -> Tensor | tuple | None:
+def mapped(output: Tensor | tuple | None, change) -> Tensor | tuple | None:
     """The hidden states in a block's output, changed, in the form in which the block answers."""
     if output is None:
         return None

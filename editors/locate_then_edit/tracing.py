@@ -1,0 +1,372 @@
+"""Causal tracing: where in a model a fact is held, by restoring states of a run without it.
+
+Meng et al., "Locating and Editing Factual Associations in GPT", NeurIPS 2022,
+https://arxiv.org/abs/2202.05262, section 2. Noise on the embeddings of the subject's tokens keeps
+the model from the answer; then one state at a time (one block at one token) is set to what it was
+without noise. By how much that raises the answer's probability is the state's indirect effect.
+
+Restoring works on rows: each is a fact, a draw of noise and a place, and begins at the lowest block
+that has something to restore, on what the blocks below said in the run with noise.
+
+Departures from the authors' code: the answer is the whole true one, token by token, not the first
+token of what the model says; the spread of embeddings is that of the subjects' tokens as they
+stand in the prompts; effects are averaged over the tokens of a role within a fact first.
+"""
+
+# F facts, R rows, T tokens, d hidden width, L blocks
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from datamodules.records import Request
+from editors.locate_then_edit.sites import full_precision, hidden_of, unflattened
+from editors.locate_then_edit.suffixes import mapped, resumed
+from models.encoding import micro_batches
+from models.language_model import Batch, LanguageModel
+
+KINDS = ("hidden", "mlp", "attention")
+"""What is restored: what a block says, or what its feed-forward or attention part adds to it."""
+
+ROLES = (
+    "first subject token",
+    "middle subject tokens",
+    "last subject token",
+    "first subsequent token",
+    "further tokens",
+    "last token",
+)
+SUBJECT_ROLES = 3
+"""So many of `ROLES` are the subject's."""
+
+
+@dataclass(frozen=True)
+class Tracing:
+    """How facts are traced.
+
+    Attributes:
+        kinds: some of `KINDS`.
+        window: blocks whose feed-forward or attention outputs are restored together, around the one
+            that is named; None: a fifth of all, the authors' 10 of 48.
+        noise: standard deviation of the noise, in standard deviations of the embeddings.
+        samples: draws of noise for each fact.
+        seed: of the noise.
+        rows_per_batch: bounds the memory taken; results do not depend on it.
+
+    Raises:
+        ValueError: an argument is not one of the above.
+    """
+
+    kinds: Sequence[str] = KINDS
+    window: int | None = None
+    noise: float = 3.0
+    samples: int = 10
+    seed: int = 0
+    rows_per_batch: int = 512
+
+    def __post_init__(self):
+        kinds = self.kinds
+        if isinstance(kinds, str) or not kinds or set(kinds) - set(KINDS):
+            raise ValueError(f"kinds: expected some of {', '.join(KINDS)}, got {kinds}")
+        if self.noise <= 0:
+            raise ValueError(f"noise: expected more than 0, got {self.noise}")
+        for name in ("samples", "rows_per_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+
+    def width(self, blocks: int) -> int:
+        """The window's, in a model of so many blocks.
+
+        Raises:
+            ValueError: it is none, or more than there are blocks.
+        """
+        if self.window is None:
+            return max(1, round(blocks * 10 / 48))
+        if not 1 <= self.window <= blocks:
+            raise ValueError(
+                f"window: expected 1 to {blocks}, the model's blocks, got {self.window}"
+            )
+        return self.window
+
+    def restored(self, kind: str, block: int, blocks: int) -> range:
+        """The blocks that are restored for the sake of one."""
+        width = 1 if kind == "hidden" else self.width(blocks)
+        return range(max(0, block - width // 2), min(blocks, block + (width + 1) // 2))
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One fact's map over blocks and tokens.
+
+    Attributes:
+        request: the fact: its prompt and true answer.
+        tokens: the prompt's T tokens as text.
+        subject: first and last of the subject's tokens.
+        clean: the answer's probability.
+        corrupted: the same under noise, mean over draws.
+        restored: for each kind the same with one state restored, ``[L, T]``. Before the subject
+            nothing is to be restored.
+    """
+
+    request: Request
+    tokens: list[str]
+    subject: tuple[int, int]
+    clean: float
+    corrupted: float
+    restored: dict[str, Tensor]
+
+    def effects(self, kind: str) -> Tensor:
+        """Indirect effect ``[L, roles]`` of restoring tokens of each role; NaN: there is none.
+
+        The first subsequent token may also be the last one, and so may the subject's.
+        """
+        gain = self.restored[kind] - self.corrupted
+        (first, last), end = self.subject, gain.shape[1] - 1
+        spans = (
+            (first, first),
+            (first + 1, last - 1),
+            (last, last),
+            (last + 1, min(last + 1, end)),
+            (last + 2, end - 1),
+            (end, end),
+        )
+        return torch.stack([gain[:, a : b + 1].mean(1) for a, b in spans], 1)
+
+
+def effects(traces: Sequence[Trace]) -> dict[str, Tensor]:
+    """Indirect effects of all facts, for each kind ``[F, L, roles]``."""
+    kinds = traces[0].restored
+    return {kind: torch.stack([trace.effects(kind) for trace in traces]) for kind in kinds}
+
+
+def recommended(found: dict[str, Tensor]) -> tuple[int, str] | None:
+    """The block to edit, and the role of token that says so, given `effects`.
+
+    It is where feed-forward outputs at subject tokens of some role have the greatest mean effect
+    (the middle of the window): in the authors' models that is the last subject token, and the block
+    is the one that ROME edits. Never the last block, which no later token reads. None if ``mlp``
+    was not traced.
+    """
+    if "mlp" not in found:
+        return None
+    means = found["mlp"][:, :, :SUBJECT_ROLES].nanmean(0)  # [L, roles], NaN: no such token
+    means = means[: max(1, len(means) - 1)].nan_to_num(-1.0)
+    block, role = divmod(int(means.argmax()), SUBJECT_ROLES)
+    return block, ROLES[role]
+
+
+@torch.no_grad()
+def trace(
+    language_model: LanguageModel, requests: Sequence[Request], tracing: Tracing | None = None
+) -> list[Trace]:
+    """The map of each fact: a request's prompt and its ``target_true``.
+
+    Raises:
+        ValueError: there is no request, one has no true answer, or the window is too wide.
+    """
+    tracing = tracing or Tracing()
+    tracing.width(language_model.blocks)
+    if not requests:
+        raise ValueError("there are no facts to trace")
+    for request in requests:
+        if request.target_true is None:
+            raise ValueError(f"{request.prompt!r} has no true answer to trace")
+    prompts = [request.prompt for request in requests]
+    spans = [request.span for request in requests]
+    subjects = language_model.token_ranges(prompts, spans).tolist()
+    with full_precision(language_model.device):
+        noise = _noise(language_model, prompts, subjects, tracing)
+        lengths = language_model.lengths(prompts, None)
+        rows = sum(n - first for n, (first, _) in zip(lengths, subjects, strict=True))
+        runs = rows * tracing.samples * language_model.blocks * len(tracing.kinds)
+        found: dict[int, Trace] = {}
+        with tqdm(total=runs, desc="causal tracing", unit="run", disable=None) as progress:
+            # as many facts together as have so many runs with noise; of like length
+            size = max(1, tracing.rows_per_batch // tracing.samples)
+            for some in micro_batches(lengths, size * max(lengths)):
+                group = _Group(
+                    language_model,
+                    [requests[i] for i in some],
+                    [subjects[i] for i in some],
+                    [noise[i] for i in some],
+                    tracing,
+                )
+                found.update(zip(some, group.traces(progress.update), strict=True))
+    return [found[i] for i in range(len(requests))]
+
+
+def _noise(
+    language_model: LanguageModel,
+    prompts: Sequence[str],
+    subjects: Sequence[tuple[int, int]],
+    tracing: Tracing,
+) -> list[Tensor]:
+    """What is added to the embeddings of each subject's n tokens, ``[samples, n, d]``."""
+    ids = language_model.encode(prompts, None).input_ids
+    own = [row[a : b + 1] for row, (a, b) in zip(ids, subjects, strict=True)]
+    embedded = language_model.model.get_input_embeddings()(torch.cat(own))  # [sum n, d]
+    scale = tracing.noise * float(embedded.double().std())
+    generator = torch.Generator().manual_seed(tracing.seed)
+    return [
+        torch.randn(tracing.samples, len(one), embedded.shape[1], generator=generator) * scale
+        for one in own
+    ]
+
+
+class _Group:
+    """Some facts, their runs without noise and those with it."""
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        requests: Sequence[Request],
+        subjects: Sequence[tuple[int, int]],
+        noise: Sequence[Tensor],
+        tracing: Tracing,
+    ):
+        self.language_model, self.tracing = language_model, tracing
+        self.requests, self.subjects = requests, subjects
+        prompts = [request.prompt for request in requests]
+        self.lengths = language_model.lengths(prompts, None)
+        self.batch = language_model.encode(prompts, [request.target_true for request in requests])
+        width, device = self.batch.input_ids.shape[1], language_model.device
+        layers = {
+            kind: [_layer(language_model, kind, block) for block in range(language_model.blocks)]
+            for kind in dict.fromkeys([*tracing.kinds, "hidden"])
+        }
+        self.layers = layers
+        wanted = [name for kind in tracing.kinds for name in layers[kind]]
+        with _recorded(language_model, wanted) as clean:
+            self.clean = _chances(language_model, self.batch)  # [F]
+        self.states = {n: unflattened(hidden_of(x), width) for n, x in clean.items()}
+        shift = torch.zeros(len(requests), tracing.samples, width, noise[0].shape[-1])
+        for one, (first, last), own in zip(shift, subjects, noise, strict=True):
+            one[:, first : last + 1] = own
+        self.shift = shift.flatten(0, 1).to(device)  # [F * samples, T, d]
+        self.facts = torch.arange(len(requests), device=device)
+        self.facts = self.facts.repeat_interleave(tracing.samples)  # [F * samples]
+        with _recorded(language_model, layers["hidden"]) as self.below:
+            self.corrupted = self._under_noise(torch.arange(len(self.facts), device=device))
+
+    def traces(self, done: Callable[[int], object]) -> list[Trace]:
+        """One of each fact; ``done`` is told how many runs have been made."""
+        samples, blocks = self.tracing.samples, self.language_model.blocks
+        places = [
+            (fact * samples + sample, at)
+            for fact, ((first, _), end) in enumerate(zip(self.subjects, self.lengths, strict=True))
+            for at in range(first, end)
+            for sample in range(samples)
+        ]
+        runs, at = torch.tensor(places, device=self.facts.device).unbind(1)
+        noisy = self.corrupted.view(-1, samples).mean(1)  # [F]
+        shape = (len(self.requests), blocks, max(self.lengths))
+        found = {kind: noisy[:, None, None].repeat(1, *shape[1:]) for kind in self.tracing.kinds}
+        for kind, chances in found.items():
+            for block in range(blocks):
+                gained = torch.zeros(shape[0], shape[2], dtype=noisy.dtype, device=noisy.device)
+                for some in torch.arange(len(runs)).split(self.tracing.rows_per_batch):
+                    some = some.to(runs.device)
+                    chance = self._restored(kind, block, runs[some], at[some])
+                    gain = (chance - noisy[self.facts[runs[some]]]) / samples
+                    where = (self.facts[runs[some]], at[some])
+                    gained.index_put_(where, gain, accumulate=True)
+                    done(len(some))
+                chances[:, block] += gained
+        return [self._trace(fact, noisy, found) for fact in range(len(self.requests))]
+
+    def _trace(self, fact: int, noisy: Tensor, found: dict[str, Tensor]) -> Trace:
+        length = self.lengths[fact]
+        tokenizer = self.language_model.tokenizer
+        return Trace(
+            self.requests[fact],
+            [tokenizer.decode([token]) for token in self.batch.input_ids[fact, :length].tolist()],
+            tuple(self.subjects[fact]),
+            float(self.clean[fact]),
+            float(noisy[fact]),
+            {kind: chances[fact, :, :length].cpu() for kind, chances in found.items()},
+        )
+
+    def _restored(self, kind: str, block: int, runs: Tensor, at: Tensor) -> Tensor:
+        """The answers' probability ``[R]`` in runs with noise, each with a state restored."""
+        model, facts = self.language_model, self.facts[runs]
+        restored = self.tracing.restored(kind, block, model.blocks)
+        own = {name: self.states[name] for name in (self.layers[kind][b] for b in restored)}
+        begin, below = restored.start, None
+        put = {name: partial(_put, state, facts, at) for name, state in own.items()}
+        if kind == "hidden":  # what the block says is what the next one is given
+            begin = block + 1
+        if begin:
+            name = self.layers["hidden"][begin - 1]
+            below = mapped(self.below[name], lambda hidden: hidden[runs])
+            if kind == "hidden":
+                below = mapped(below, put.pop(name))
+        with ExitStack() as stack:
+            for name, change in put.items():
+                hook = partial(_changed, change, self.batch.input_ids.shape[1])
+                stack.callback(model.module(name).register_forward_hook(hook).remove)
+            stack.enter_context(resumed(model, begin, below))
+            return self._under_noise(runs)
+
+    def _under_noise(self, runs: Tensor) -> Tensor:
+        """The answers' probability ``[R]`` with noise on the subjects' embeddings."""
+        shift = self.shift[runs]
+
+        def add(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+            return output + shift.to(output.dtype)
+
+        hook = self.language_model.model.get_input_embeddings().register_forward_hook(add)
+        try:
+            return _chances(self.language_model, self.batch.rows(self.facts[runs]))
+        finally:
+            hook.remove()
+
+
+def _layer(language_model: LanguageModel, kind: str, block: int) -> str:
+    """The module that says what is restored."""
+    if kind == "hidden":
+        return language_model.block(block)
+    return language_model.layer({"mlp": "mlp_out", "attention": "attn_out"}[kind], block)
+
+
+def _chances(language_model: LanguageModel, batch: Batch) -> Tensor:
+    """Probability ``[R]`` of each row's target, all its tokens together."""
+    logits, ids, row = language_model.target_logits(batch)
+    log = logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(1)
+    return log.new_zeros(len(batch.labels)).index_add(0, row, log).exp()
+
+
+@contextmanager
+def _recorded(
+    language_model: LanguageModel, names: Sequence[str]
+) -> Iterator[dict[str, Tensor | tuple]]:
+    """Fills in what each module says in the forward pass made inside the block."""
+    said: dict[str, Tensor | tuple] = {}
+    with ExitStack() as stack:
+        for name in names:
+
+            def record(module: nn.Module, args: tuple, output: Tensor | tuple, name=name) -> None:
+                said[name] = output
+
+            stack.callback(language_model.module(name).register_forward_hook(record).remove)
+        yield said
+
+
+def _put(state: Tensor, facts: Tensor, at: Tensor, hidden: Tensor) -> Tensor:
+    """``hidden`` ``[R, T, d]`` with each row's token ``at`` as it is in ``state`` ``[F, T, d]``."""
+    changed = hidden.clone()
+    rows = torch.arange(len(at), device=at.device)
+    changed[rows, at] = state[facts, at].to(hidden.dtype)
+    return changed
+
+
+def _changed(
+    change: Callable[[Tensor], Tensor], tokens: int, module: nn.Module, args: tuple, output: Tensor
+) -> Tensor:
+    return change(unflattened(output, tokens)).view_as(output)
