@@ -53,8 +53,17 @@ class Request:
         One that is a part of a longer word ("Iran" in "Iranian") counts where there is no other,
         and one that differs in case where there is no exact one.
         """
+        return self._best_mentions[-1].span()
+
+    @property
+    def mentions(self) -> int:
+        """How many occurrences of the subject ``span`` is the last of."""
+        return len(self._best_mentions)
+
+    @cached_property
+    def _best_mentions(self) -> list[re.Match]:
         found = self._mentions() or self._mentions(re.IGNORECASE)
-        return ([one for one in found if _is_whole(one)] or found)[-1].span()
+        return [one for one in found if _is_whole(one)] or found
 
     def _mentions(self, flags: int = 0) -> list[re.Match]:
         return list(re.finditer(re.escape(self.subject), self.prompt, flags))

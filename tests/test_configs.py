@@ -29,7 +29,9 @@ EDITORS = sorted(
     if not path.stem.startswith("pretraining")
 )
 MODELS = [path.stem for path in (CONFIGS / "model").glob("*.yaml")]
+PRESETS = CONFIGS / "preset"
 ROMES = [name for name in EDITORS if "rome" in name]
+SOLVERS = [*ROMES, "memit", "pmet", "emmet", "alphaedit"]
 SOLVED = {"steps": 3, "contexts": "fixed", "cache_folder": None}
 FAST = {
     **dict.fromkeys([*ROMES, "memit", "pmet", "emmet"], SOLVED),
@@ -115,14 +117,57 @@ def test_each_file_composes_and_names_what_is_there(file, composed):
 def test_a_preset_changes_its_editor(file, composed):
     """Its editor and, where it sets one, the training of it."""
     own = OmegaConf.load(CONFIGS / file)
-    for base in own.pop("defaults", []):
-        own = OmegaConf.merge(OmegaConf.load(CONFIGS / "preset" / f"{base}.yaml"), own)
-    groups = own if "editor" in own else {"editor": own}
     config = composed(*overrides_of(file))
-    for group, settings in groups.items():
-        assert settings
+    for group, settings in (own if "editor" in own else {"editor": own}).items():
         for key, value in settings.items():
             assert config[group][key] == value
+
+
+BLOCKS = {
+    "gpt2_xl": ("gpt2", 48),
+    "gptj_6b": ("gptj", 28),
+    "gpt_neox_20b": ("gpt_neox", 44),
+    "opt_13b": ("opt", 40),
+    "llama2_7b": ("llama", 32),
+    "llama3_8b": ("llama", 32),
+    "mistral_7b": ("mistral", 32),
+    "qwen2_5_7b": ("qwen2", 28),
+}
+"""Family and number of blocks of the models that have a file of their own."""
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_solvers_find_their_layers_in_a_model_of_that_depth(name, composed, tiny):
+    family, blocks = BLOCKS[name]
+    lm = tiny(family, num_hidden_layers=blocks)
+    for solver in SOLVERS:
+        config = composed("edit", f"editor={solver}", f"model={name}")
+        editor = built(config.editor, lm)
+        own = CONFIGS / "preset" / f"{name}_{'rome' if solver in ROMES else solver}.yaml"
+        given = OmegaConf.load(own) if own.is_file() else {}
+        if "layer" in given or "layers" in given:
+            assert editor.blocks == list(given.get("layers", [given.get("layer")]))
+        else:
+            assert abs(editor.blocks[-1] - blocks / 3) < 2  # nobody published any
+        assert config.model.path.count("/") == 1
+        assert OmegaConf.is_missing(config.corpus, "source")
+
+
+def test_models_with_a_file_of_their_own_are_all_known():
+    own = {*MODELS} - {"atlas", "blank_atlas", "blank_facts", "pretrained"}
+    assert own >= {*BLOCKS}
+    sources = [path.read_text() for name in BLOCKS for path in PRESETS.glob(f"{name}_*.yaml")]
+    assert sources and all("# Source: " in text for text in sources)
+
+
+@pytest.mark.parametrize("name", [name for name in ROMES if name != "rome"])
+def test_variants_of_rome_take_its_preset(name, composed):
+    for model in ("atlas", "gptj_6b"):
+        rome, variant = (composed("edit", f"model={model}", f"editor={e}") for e in ("rome", name))
+        differ = {
+            k for k, v in variant.editor.items() if k not in rome.editor or rome.editor[k] != v
+        }
+        assert differ <= {"key_mode", "covariance", "corpus"}
 
 
 def built(config: Mapping, language_model: LanguageModel, **settings) -> Editor:

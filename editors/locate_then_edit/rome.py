@@ -24,6 +24,7 @@ from datamodules.records import Request
 from editors.locate_then_edit.blocks import default_blocks
 from editors.locate_then_edit.closed_form import ClosedForm
 from editors.locate_then_edit.contexts import LENGTHS
+from editors.locate_then_edit.doubts import warn_of_doubtful
 from editors.locate_then_edit.keys import subject_keys
 from editors.locate_then_edit.latent import optimise
 from editors.locate_then_edit.solve import rank_one
@@ -99,6 +100,7 @@ class Rome(ClosedForm):
     def _updates(self, requests: Sequence[Request]) -> WeightEdit:
         """The rank-one updates of the model as it now is, with the hooks that are on it."""
         model, layer, contexts = self.language_model, self.layer, self._texts
+        warn_of_doubtful(model, requests)
         keys, outputs = subject_keys(model, requests, contexts, [layer], self.rows_per_batch)[layer]
         latent = optimise(
             model, requests, contexts, [layer], self.optimisation, self.rows_per_batch

@@ -26,6 +26,7 @@ from torch import Tensor
 from datamodules.records import Request
 from editors.locate_then_edit.blocks import default_blocks
 from editors.locate_then_edit.closed_form import ClosedForm
+from editors.locate_then_edit.doubts import warn_of_doubtful
 from editors.locate_then_edit.keys import alike, halved, subject_keys
 from editors.locate_then_edit.latent import optimise
 from editors.locate_then_edit.sites import full_precision
@@ -135,6 +136,7 @@ class Spread(ClosedForm):
     ) -> WeightEdit:
         """``edits`` edits of as many requests each, on the model with the hooks that are on it."""
         model, (site, *_) = self.language_model, self.sites()
+        warn_of_doubtful(model, requests)
         values = self._values(requests, edits)  # [B, d_out]
         written = None
         for done, layer in enumerate(self.layers):

@@ -6,9 +6,10 @@ import pytest
 import torch
 from samples import AT_THE_END, CONTEXTS, CORPUS, REQUESTS, in_float64
 
+from datamodules.records import Request
 from editors.locate_then_edit import rome as module
 from editors.locate_then_edit.contexts import sample_contexts
-from editors.locate_then_edit.moments import Recipe
+from editors.locate_then_edit.moments import Recipe, second_moments
 from editors.locate_then_edit.rome import NAMES, Rome, warn_of_unlike_keys
 from models import LanguageModel
 
@@ -140,6 +141,10 @@ def test_opt_with_neurons_that_never_fire_is_edited_with_a_ridge(tiny, caplog):
     rome = editor(lm, layer=1)
     with torch.no_grad():
         lm.module(lm.layer("mlp_in", 1)).bias[:20] = -1e3  # dead on any text
+    moment = second_moments(lm, [rome.layer], CORPUS)[rome.layer].mean
+    for dtype in (torch.float32, torch.float64):  # as it is inverted elsewhere
+        with pytest.raises(torch.linalg.LinAlgError, match="singular"):
+            torch.linalg.inv(moment.to(dtype))
     with caplog.at_level(logging.WARNING):
         edit = rome.edit_each(AT_THE_END)
     assert rome.fitted[rome.layer].ridge > 0 and "ill conditioned" in caplog.text
@@ -147,6 +152,30 @@ def test_opt_with_neurons_that_never_fire_is_edited_with_a_ridge(tiny, caplog):
     before = log_probs(lm.score(*asked(AT_THE_END)))
     after = log_probs(edit.edited(lm).score(*asked(AT_THE_END), rows=[0, 1, 2]))
     assert (after > before + 1).all()
+
+
+def test_an_edit_that_would_disable_the_model_is_named_and_r_rome_s_is_short(
+    language_model, caplog
+):
+    """Where the bare prompt starts with the subject, whose first token has keys of another kind."""
+    lm = LanguageModel(copy.deepcopy(language_model.model), language_model.tokenizer)
+    rome = editor(lm, covariance=False, steps=2)
+    signs = 0.3 * torch.tensor([1.0, -1.0]).repeat(32)
+    hook = lm.module(rome.layer).register_forward_pre_hook(
+        lambda module, args: torch.cat([signs * args[0][:, :1], args[0][:, 1:]], dim=1)
+    )
+    requests = [Request("a", "a", "yen"), Request("They went to Lagos", "Lagos", "yen")]
+    with hook, caplog.at_level(logging.WARNING):
+        norms = {
+            mode: editor(lm, covariance=False, steps=2, key_mode=mode)
+            .edit_each(requests)
+            .norms()[rome.layer]
+            for mode in NAMES
+        }
+    [said] = [text for text in caplog.messages if "may break" in text]
+    assert "prompt='a'" in said and "bare to mean key" in said
+    assert norms["official"][0] > 3 * norms["prompt"][0]
+    assert norms["official"][1] < 3 * norms["prompt"][1]
 
 
 def test_the_default_block_is_about_a_third_up(tiny):
