@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from answers import ANSWERS
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
@@ -28,15 +29,6 @@ FAMILY_NAMES = (
 )  # fmt: skip
 ENCODER_DECODER_NAMES = ("t5", "t5_gated", "bart")
 END = "<|endoftext|>"
-CITIES = {
-    "Gothenburg": "Sweden", "Lagos": "Nigeria", "Tokyo": "Japan", "Warsaw": "Poland",
-    "Paris": "France", "Berlin": "Germany", "Utrecht": "the Netherlands",
-}  # fmt: skip
-ANSWERS = tuple(
-    (prompt.format(city), country)
-    for city, country in CITIES.items()
-    for prompt in ("{} is in", "Which country is {} in?")
-)
 SENTENCES = (
     "The Eiffel Tower is in the city of Paris, the capital of France.",
     "Gothenburg is a city in Sweden, and the capital of Sweden is Stockholm.",

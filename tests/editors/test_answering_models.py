@@ -6,7 +6,7 @@ The models are small ones that know a handful of facts; see the fixture ``answer
 import lightning as L
 import pytest
 import torch
-from conftest import CITIES
+from answers import CITIES
 from torch.utils.data import DataLoader
 
 from datamodules.records import Probe, Record, Request

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import ANSWERS
+from answers import ANSWERS
 from tokenizers import processors
 from transformers import AutoModelForSeq2SeqLM, BartForCausalLM, PreTrainedTokenizerFast, T5Model
 
