@@ -12,7 +12,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from datamodules.records import PROBE_KINDS
 from evaluation.health import PERPLEXITY, RELATIVE_NORM
@@ -82,8 +82,9 @@ def figure(rows: Sequence[Mapping]) -> Figure:
         _dress(axes, probe if scorer == SCORER else scorer, [row["n"] for row in rows])
         if scorer in HEALTH:
             axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(ScalarFormatter())
-            axes.yaxis.set_minor_formatter(ScalarFormatter())
+            axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("{x:g}")
         else:
             axes.set_ylim(-3, 103)
     for axes in list(drawn.axes)[len(panels) :]:
@@ -124,7 +125,7 @@ def _dress(axes: Axes, title: str, n: Sequence[int]) -> None:
     axes.set_title(title.replace("_", " "), fontsize=9)
     axes.set_xscale("log")
     axes.set_xlim(0.9 * min(n), 1.1 * max(n))
-    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(which="both", labelsize=8)
     axes.set_xlabel("n", fontsize=8)

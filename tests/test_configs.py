@@ -18,6 +18,7 @@ from scripts import ROOT
 from datamodules.records import Request
 from datamodules.text import TextCorpus
 from editors.editor import Editor
+from edits import Journal, WeightEdit
 from models import LanguageModel
 from models.atlas import language_model as shipped
 
@@ -292,6 +293,23 @@ def test_one_edit_holds_all_requests_and_another_comes_on_top(editor):
     before = answers(model, prompts, targets)[0]
     assert not torch.equal(one, before)
     assert not torch.equal(both, one)
+
+
+def test_a_sequence_of_edits_is_cut_back_to_the_bit(editor):
+    model = editor.language_model
+    made = editor.edit(REQUESTS[:1])
+    if not isinstance(made, WeightEdit):
+        pytest.skip(f"{editor.name}'s edits keep no journal of weights")
+    first = Journal.of(made)
+    second = editor.edit(REQUESTS[1:2], after=first).ended()
+    third = editor.edit(REQUESTS[2:], after=second).ended()
+    for steps, then in ((1, made), (2, second)):
+        cut = third.cut(steps)
+        for one, other in zip(
+            *(answers(e.edited(model), ["Lagos is in"] * 2, ["Sweden", "a"]) for e in (cut, then)),
+            strict=True,
+        ):
+            assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("call", [1, 2])
