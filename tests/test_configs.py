@@ -32,6 +32,7 @@ FAST = {
     "alphaedit": {**SOLVED, "threshold": 1.0},
     "mend": {"rank": 4},
     "ke": {"max_scale": 50.0},
+    "kn": {"blocks": [0, 1, 2]},
 }
 SENTENCES = [f"{what} is a city in {where}." for what in "ABCDEFGH" for where in "KLMNOPQ"]
 REQUESTS = [
