@@ -172,7 +172,7 @@ def locate(cfg: DictConfig, language_model: LanguageModel, folder: Path, console
         "role": role,
     }
     rows = locating.rows({kind: own.numpy() for kind, own in found.items()}, ROLES)
-    locating.write(folder, run, rows)
+    locating.write(folder, run, rows, [one.line() for one in traces])
     console.print(locating.table(run, rows))
 
 

@@ -61,8 +61,10 @@ def rows(effects: Mapping[str, NDArray], roles: Sequence[str]) -> list[dict]:
     return found
 
 
-def write(folder: Path, run: Mapping, found: Sequence[Mapping]) -> None:
-    """``locating.json``, ``.md`` and ``.png``, each whole or not at all.
+def write(
+    folder: Path, run: Mapping, found: Sequence[Mapping], facts: Sequence[Mapping] = ()
+) -> None:
+    """``locating.json``, ``.md``, ``.png`` and ``facts.jsonl``, each whole or not at all.
 
     Args:
         folder: where to.
@@ -70,7 +72,10 @@ def write(folder: Path, run: Mapping, found: Sequence[Mapping]) -> None:
             ``corrupted``, ``window``, and ``layer`` and ``role``, the recommended block and the
             role of token that says so, or None.
         found: `rows`.
+        facts: each fact's own map, a line of JSON each.
     """
+    lines = "".join(json.dumps(fact, ensure_ascii=False) + "\n" for fact in facts)
+    write_whole(folder / "facts.jsonl", lines)
     text = json.dumps({**run, "rows": list(found)}, indent=1, ensure_ascii=False)
     write_whole(folder / "locating.json", text + "\n")
     write_whole(folder / "locating.md", markdown(run, found))

@@ -40,6 +40,7 @@ FAST = {
     "mend": {"rank": 4},
     "malmen": {"rank": 4, "edit_lr": 0.01},
     "ke": {"max_scale": 50.0},
+    "kn": {"blocks": [0, 1, 2]},
 }
 SENTENCES = [f"{what} is a city in {where}." for what in "ABCDEFGH" for where in "KLMNOPQ"]
 REQUESTS = [

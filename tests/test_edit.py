@@ -215,6 +215,9 @@ def test_the_block_that_holds_the_facts_is_found(script, tmp_path):  # noqa: F81
     assert f"Recommended layer: {found['layer']}" in " ".join(run.out.split())
     assert {row["kind"] for row in found["rows"]} == {"hidden", "mlp", "attention"}
     assert {row["block"] for row in found["rows"]} == {0, 1, 2, 3}
+    facts = [json.loads(line) for line in (folder / "facts.jsonl").read_text().splitlines()]
+    assert sum(fact["clean"] for fact in facts) / 3 == pytest.approx(found["clean"])
+    assert all(len(fact["restored"]["mlp"][3]) == len(fact["tokens"]) for fact in facts)
     assert (folder / "locating.md").is_file()
     assert (folder / "locating.png").read_bytes().startswith(b"\x89PNG")
 

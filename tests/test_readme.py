@@ -27,6 +27,9 @@ RUN_BY = {
     ),
     "python edit.py": "tests/test_edit.py::test_the_newest_checkpoint_is_found",
     "python edit.py data.limit=500": "tests/test_edit.py::test_the_newest_checkpoint_is_found",
+    "python edit.py task=locate split=val data.limit=100": (
+        "tests/test_edit.py::test_the_block_that_holds_the_facts_is_found"
+    ),
     "python edit.py 'editors=[mend,rome]' data.limit=100 +settings.rome.layer=0": (
         "tests/test_edit.py::test_settings_reach_their_editor_and_are_kept"
     ),

@@ -139,6 +139,18 @@ class Trace:
         )
         return torch.stack([gain[:, a : b + 1].mean(1) for a, b in spans], 1)
 
+    def line(self) -> dict[str, object]:
+        """The same as JSON values."""
+        return {
+            "prompt": self.request.prompt,
+            "answer": self.request.target_true,
+            "tokens": self.tokens,
+            "subject": list(self.subject),
+            "clean": self.clean,
+            "corrupted": self.corrupted,
+            "restored": {kind: chances.tolist() for kind, chances in self.restored.items()},
+        }
+
 
 def effects(traces: Sequence[Trace]) -> dict[str, Tensor]:
     """Indirect effects of all facts, for each kind ``[F, L, roles]``."""

@@ -53,8 +53,10 @@ def test_there_is_no_row_for_a_role_that_no_fact_has(found):
 
 
 def test_files_are_written(found, tmp_path):
-    locating.write(tmp_path, RUN, found)
-    assert {p.name for p in tmp_path.iterdir()} == {"locating.json", "locating.md", "locating.png"}
+    locating.write(tmp_path, RUN, found, [{"prompt": "ä"}, {}])
+    names = {"facts.jsonl", "locating.json", "locating.md", "locating.png"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert (tmp_path / "facts.jsonl").read_text(encoding="utf-8") == '{"prompt": "ä"}\n{}\n'
     kept = json.loads((tmp_path / "locating.json").read_text())
     assert kept == {**RUN, "rows": found}
     text = (tmp_path / "locating.md").read_text()
