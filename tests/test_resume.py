@@ -7,7 +7,8 @@ from functools import cache
 import pytest
 import torch
 import yaml
-from scripts import call, script  # noqa: F401
+from scripts import call
+from scripts import script as script
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 pytestmark = pytest.mark.filterwarnings("ignore:You have overridden `transfer_batch_to_device`")
@@ -36,7 +37,7 @@ EDITORS = {
 def state(folder):
     """What the last checkpoint of a run holds that a resumed run must hold as well."""
     held = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
-    best = next(v for k, v in held["callbacks"].items() if k.startswith("ModelCheckpoint"))
+    best = next(v for k, v in held["callbacks"].items() if k.startswith("Best"))
     stop = next(v for k, v in held["callbacks"].items() if k.startswith("Patience"))
     return {
         **{name: held[name] for name in ("epoch", "global_step", "state_dict", "loops")},
@@ -133,14 +134,14 @@ def test_a_run_of_another_configuration_is_not_gone_on_with(
     error,
     straight,
     script,
-    tmp_path,  # noqa: F811
+    tmp_path,
 ):
     whole = straight("mend")
     run = script("train", f"resume={whole}", *arguments, f"hydra.run.dir={tmp_path}/more")
     assert re.search(error, run.error), run.error
 
 
-def test_a_folder_without_a_checkpoint_is_named(straight, script, tmp_path):  # noqa: F811
+def test_a_folder_without_a_checkpoint_is_named(straight, script, tmp_path):
     whole = straight("mend")
     (tmp_path / "run").mkdir()
     text = (whole / "config.yaml").read_text()
@@ -152,7 +153,7 @@ def test_a_folder_without_a_checkpoint_is_named(straight, script, tmp_path):  # 
     assert "this is no run of train.py" in run.error
 
 
-def test_a_finished_run_can_be_made_longer(straight, script, tmp_path):  # noqa: F811
+def test_a_finished_run_can_be_made_longer(straight, script, tmp_path):
     """In a copy of its folder, which is what is written to."""
     whole = straight("mend")
     before = (whole / "results.json").stat().st_mtime_ns
