@@ -198,7 +198,7 @@ def reached(
     """
     last = folder / "checkpoints" / "last.ckpt"
     if (saved(last) or {}).get("global_step") != trainer.global_step:
-        trainer.save_checkpoint(last)  # training ended between two validations
+        trainer.save_checkpoint(last, weights_only=False)  # training ended between two validations
     best = trainer.checkpoint_callback.best_model_path or last
     logger, trainer.logger = trainer.logger, None  # its curves end where training did
     [metrics] = trainer.validate(module, datamodule=data, ckpt_path=best, weights_only=True) or [{}]

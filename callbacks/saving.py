@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 
@@ -34,6 +34,20 @@ class WholeFiles(TorchCheckpointIO):
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
+
+
+class Best(ModelCheckpoint):
+    """Lightning's, for a single best file; it finds that again in a folder that was moved."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take what the checkpoint says, with the paths of this folder if the file is in it."""
+        here = Path(self.dirpath) / Path(state_dict["best_model_path"]).name
+        if here.is_file():
+            paths = {name: str(here) for name in ("best_model_path", "kth_best_model_path")}
+            score = {str(here): state_dict["best_model_score"]}
+            paths |= {"dirpath": self.dirpath, "best_k_models": score}
+            state_dict = {**state_dict, **paths}
+        super().load_state_dict(state_dict)
 
 
 class Last(Checkpoint):
@@ -84,7 +98,7 @@ class Last(Checkpoint):
     def _save(self, trainer: L.Trainer) -> None:
         for logger in trainer.loggers:
             logger.save()
-        trainer.save_checkpoint(self.path)
+        trainer.save_checkpoint(self.path, weights_only=False)
         self._saved = trainer.global_step
 
 

@@ -107,8 +107,8 @@ class EditingData(L.LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader:
         """Shuffled anew each epoch, from ``seed`` and the epoch only; resumed inside one."""
         records, share = self._shared("train")
-        order = Order(records, **share, shuffle=True, seed=self.seed, drop_last=True)
-        return ResumableLoader(records, self.batch_size, order, self._trained)
+        order = Order(records, self._trained, **share, seed=self.seed, drop_last=True)
+        return ResumableLoader(records, self.batch_size, sampler=order, collate_fn=list)
 
     def val_dataloader(self) -> DataLoader:
         """In order; uneven shares are evened by repeats, since DDP syncs each validation step."""
@@ -123,11 +123,10 @@ class EditingData(L.LightningDataModule, ABC):
         return batch
 
     def _trained(self) -> int:
-        """Batches of the running epoch that training has finished; 0 after the last of them."""
+        """Records of the epoch that this process has trained on; above 0 where a run goes on."""
         if not self.trainer:
             return 0
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
-        return progress.processed if progress.processed < self.trainer.num_training_batches else 0
+        return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready * self.batch_size
 
     def _loader(self, split: str, sampler: type[DistributedSampler]) -> DataLoader:
         records, share = self._shared(split)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -11,40 +12,29 @@ from datamodules.records import Record
 
 
 class Order(DistributedSampler):
-    """An order drawn from seed and epoch alone; its next pass leaves out the first ``start``."""
+    """A new order each epoch, drawn from seed and epoch alone.
 
-    start: int = 0
+    Args:
+        records: what is to be put in order.
+        trained: how many indices of the epoch have been used already; asked when a pass begins.
+        **options: as `DistributedSampler` takes them.
+    """
+
+    def __init__(self, records: Sequence[Record], trained: Callable[[], int], **options: Any):
+        super().__init__(records, **options)
+        self.trained = trained
 
     def __iter__(self) -> Iterator[int]:
-        """Indices of this process's records."""
-        start, self.start = self.start, 0
-        return islice(super().__iter__(), start, None)
+        """The rest of this process's indices in the epoch."""
+        yield from islice(super().__iter__(), self.trained(), None)
 
 
 class ResumableLoader(DataLoader):
-    """Batches of records as lists; its state is how many of the epoch have been trained on.
+    """Tells Lightning that a pass can begin inside an epoch; the trainer's counters say where."""
 
-    Args:
-        records: of the split.
-        batch_size: records a batch.
-        sampler: their order.
-        trained: batches of the running epoch, or of the one that ended, that were trained on.
-    """
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: see `Order`."""
+        return {}
 
-    def __init__(
-        self,
-        records: Sequence[Record],
-        batch_size: int,
-        sampler: Order,
-        trained: Callable[[], int],
-    ):
-        super().__init__(records, batch_size, sampler=sampler, collate_fn=list)
-        self._trained = trained
-
-    def state_dict(self) -> dict[str, int]:
-        """For the checkpoint."""
-        return {"batches": self._trained()}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Leave out what was trained on in the epoch that goes on."""
-        self.sampler.start = state["batches"] * self.batch_size
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing."""

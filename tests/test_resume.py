@@ -1,9 +1,14 @@
 """A run that was interrupted goes on as if it had never stopped: to the bit, logs included."""
 
+import re
+import shutil
+from functools import cache
+
 import pytest
 import torch
 import yaml
-from scripts import ROOT, call, script  # noqa: F401
+from scripts import call
+from scripts import script as script
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 pytestmark = pytest.mark.filterwarnings("ignore:You have overridden `transfer_batch_to_device`")
@@ -32,13 +37,13 @@ EDITORS = {
 def state(folder):
     """What the last checkpoint of a run holds that a resumed run must hold as well."""
     held = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
-    best = next(v for k, v in held["callbacks"].items() if k.startswith("ModelCheckpoint"))
+    best = next(v for k, v in held["callbacks"].items() if k.startswith("Best"))
     stop = next(v for k, v in held["callbacks"].items() if k.startswith("Patience"))
     return {
         **{name: held[name] for name in ("epoch", "global_step", "state_dict", "loops")},
         "optimizer": held["optimizer_states"],
         "rates": held["lr_schedulers"],
-        "best": (best["best_model_score"], best["current_score"]),
+        "best": best["best_model_score"],
         "stop": stop,
     }
 
@@ -57,7 +62,7 @@ def assert_same(ours, theirs, at="state"):
         for number, pair in enumerate(zip(ours, theirs, strict=True)):
             assert_same(*pair, f"{at}[{number}]")
     else:
-        assert ours == theirs, at
+        assert ours == theirs or (ours != ours and theirs != theirs), at  # nan
 
 
 def logged(folder):
@@ -81,18 +86,22 @@ def train(folder, *arguments):
     return call("train", *arguments, f"hydra.run.dir={folder}")
 
 
-@pytest.fixture(scope="module", params=EDITORS)
-def straight(request, tmp_path_factory):
-    """The settings of a run and the folder of one that was never stopped."""
-    settings = (*EDITORS[request.param], *SHORT)
-    folder = tmp_path_factory.mktemp(request.param) / "straight"
-    assert train(folder, *settings) == 0
-    return settings, folder
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """``straight(editor)``: the folder of a run that was never stopped."""
+
+    @cache
+    def run(editor):
+        folder = tmp_path_factory.mktemp(editor) / "straight"
+        assert train(folder, *EDITORS[editor], *SHORT) == 0
+        return folder
+
+    return run
 
 
-@pytest.mark.parametrize("at", [3, 10])
-def test_an_interruption_inside_an_epoch_changes_nothing(at, straight, tmp_path):
-    settings, whole = straight
+@pytest.mark.parametrize(("editor", "at"), [("mend", 3), ("ke", 10)])
+def test_an_interruption_inside_an_epoch_changes_nothing(editor, at, straight, tmp_path):
+    settings, whole = (*EDITORS[editor], *SHORT), straight(editor)
     broken = [
         "+callbacks.broken._target_=interruptions.Interruption",
         f"+callbacks.broken.at={at}",
@@ -109,3 +118,50 @@ def test_an_interruption_inside_an_epoch_changes_nothing(at, straight, tmp_path)
     assert_same(logged(folder), logged(whole))
     for name in ("results.json", "results.md"):
         assert (folder / name).read_text() == (whole / name).read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["editor.lr=0.5"], r"editor\.lr: 0\.0004 there, 0\.5 here; a run goes on as it was set"),
+        (["editor=ke"], r"editor\._target_: '.*Mend' there, '.*Ke' here"),
+        (["seed=4"], "seed: 0 there, 4 here"),
+        (["experiment=atlas_model"], "there, .* here"),
+    ],
+)
+def test_a_run_of_another_configuration_is_not_gone_on_with(
+    arguments,
+    error,
+    straight,
+    script,
+    tmp_path,
+):
+    whole = straight("mend")
+    run = script("train", f"resume={whole}", *arguments, f"hydra.run.dir={tmp_path}/more")
+    assert re.search(error, run.error), run.error
+
+
+def test_a_folder_without_a_checkpoint_is_named(straight, script, tmp_path):
+    whole = straight("mend")
+    (tmp_path / "run").mkdir()
+    text = (whole / "config.yaml").read_text()
+    (tmp_path / "run/config.yaml").write_text(text)
+    run = script("train", f"resume={tmp_path}/run", f"hydra.run.dir={tmp_path}/more")
+    assert re.search(r"run/checkpoints/last.ckpt: there is no such checkpoint", run.error)
+    (tmp_path / "run/config.yaml").write_text("editors: [rome]")
+    run = script("train", f"resume={tmp_path}/run", f"hydra.run.dir={tmp_path}/more")
+    assert "this is no run of train.py" in run.error
+
+
+def test_a_finished_run_can_be_made_longer(straight, script, tmp_path):
+    """In a copy of its folder, which is what is written to."""
+    whole = straight("mend")
+    before = (whole / "results.json").stat().st_mtime_ns
+    shutil.copytree(whole, tmp_path / "copy")
+    more = ["+trainer.max_epochs=3", f"hydra.run.dir={tmp_path}/more"]
+    assert script("train", f"resume={tmp_path}/copy", *more).code == 0
+    assert state(tmp_path / "copy")["global_step"] == 12
+    assert state(whole)["global_step"] == 8
+    assert (whole / "results.json").stat().st_mtime_ns == before
+    steps = [step for step, _ in logged(tmp_path / "copy")["train/loss"]]
+    assert steps == list(range(12))

@@ -78,7 +78,7 @@ def test_checkpoints_hold_the_editor_alone_and_load_safely(run):
 def test_results_are_those_of_the_best_checkpoint(run):
     [results] = json.loads((run / "results.json").read_text())
     saved = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
-    best = next(c for n, c in saved["callbacks"].items() if n.startswith("ModelCheckpoint"))
+    best = next(c for n, c in saved["callbacks"].items() if n.startswith("Best"))
     assert results["val/score"] == pytest.approx(float(best["best_model_score"]))
     assert 0 <= results["val/reliability"] <= 1
 
