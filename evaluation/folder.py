@@ -23,7 +23,8 @@ def write_whole(path: Path, content: str | bytes) -> None:
 class RunFolder:
     """``run.json``, ``answers/<editor>/<chunk>.jsonl`` and ``costs/<editor>/<chunk>.json``.
 
-    A chunk's answers are written last: where they are, the chunk is finished.
+    A chunk's answers are written last: where they are, the chunk is finished. A sequence keeps its
+    edits beside them, as ``edits/<editor>/<checkpoint>.safetensors``.
     """
 
     def __init__(self, path: str | Path):

@@ -117,6 +117,8 @@ class Sequential(Protocol):
         overruled = [pair for interval in self.intervals for _, lost in interval for pair in lost]
         if overruled and self.trainer.is_global_zero:
             log.warning("sequence: %s", told(overruled))
+        if not self.texts and self.trainer.is_global_zero:
+            log.info("no text whose perplexity would tell a broken model; text=FILE names some")
         numbers = range(len(self.checkpoints))
         names = (UNEDITED, *self.editors)
         return [(n, c) for n in names for c in numbers if not self.folder.has(n, c)]

@@ -6,6 +6,9 @@ import torch
 from datamodules.records import PROBE_KINDS, Probe, Record, Request
 from editors.editor import Editor
 from edits.weights import Dense, LowRank, WeightEdit
+from evaluation.batch import Batch
+from evaluation.protocol import Protocol
+from evaluation.sequential import Sequential
 from evaluation.single import Single
 
 CITIES = ("Paris", "Lagos", "Tokyo", "Warsaw", "Gothenburg", "Stockholm", "Nigeria")
@@ -98,17 +101,23 @@ def fakes(language_model, chunks: int | None = None) -> dict[str, Editor]:
     return {"nothing": Nothing(language_model), "noise": noise}
 
 
+ASKED = {"data": "fake", "generate": ("reliability", "unrelated"), "max_new_tokens": 4}
+
+
 def make_single(editors, records, folder) -> Single:
     """Chunks of three, some kinds generated."""
-    return Single(
-        editors,
-        records,
-        folder,
-        data="fake",
-        records_per_chunk=3,
-        generate=("reliability", "unrelated"),
-        max_new_tokens=4,
-    )
+    return Single(editors, records, folder, records_per_chunk=3, **ASKED)
+
+
+def make_protocol(name, language_model, records, folder) -> Protocol:
+    """Any protocol, of two editors that can do what it asks."""
+    if name == "single":
+        return make_single(fakes(language_model), records, folder)
+    weak = Adding(language_model, strength=0.5)
+    editors = {"adding": Adding(language_model), "weak": weak}
+    if name == "batch":
+        return Batch(editors, records, folder, sizes=[1, 3], records_per_chunk=3, **ASKED)
+    return Sequential(editors, records, folder, step=2, checkpoints=[4], **ASKED)
 
 
 def make_trainer(**options) -> L.Trainer:

@@ -8,7 +8,15 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from fake_editors import Noise, Nothing, fakes, make_records, make_single, make_trainer
+from fake_editors import (
+    Noise,
+    Nothing,
+    fakes,
+    make_protocol,
+    make_records,
+    make_single,
+    make_trainer,
+)
 from torch import nn
 
 from datamodules.records import LOCALITY, PROBE_KINDS
@@ -246,9 +254,9 @@ def two_processes(language_model, tmp_path):
     """Runs the evaluation of ``count`` records in two processes; returns the run's folder."""
     language_model.save(tmp_path / "model")
 
-    def start(count):
+    def start(count, name="single"):
         script = Path(__file__).with_name("two_processes.py")
-        command = [sys.executable, script, tmp_path / "model", tmp_path / "run", str(count)]
+        command = [sys.executable, script, tmp_path / "model", tmp_path / "run", str(count), name]
         paths = os.pathsep.join([str(script.parents[2]), os.environ.get("PYTHONPATH", "")])
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
@@ -263,6 +271,19 @@ def test_two_processes_give_the_results_of_one(finished, two_processes):
     folder = two_processes(len(RECORDS))
     for name in ("results.json", "results.csv"):
         assert (folder / name).read_bytes() == (finished[0] / name).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["batch", "sequential"])
+def test_two_processes_give_the_results_of_one_in_other_protocols(
+    name, two_processes, language_model, tmp_path
+):
+    trainer = make_trainer()
+    alone = make_protocol(name, language_model, make_records(7), tmp_path / "alone")
+    trainer.test(alone, verbose=False)
+    folder = two_processes(7, name)
+    for file in ("results.json", "results.csv"):
+        assert (folder / file).read_bytes() == (tmp_path / "alone" / file).read_bytes()
 
 
 @pytest.mark.slow

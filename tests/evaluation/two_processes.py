@@ -1,17 +1,17 @@
-"""Evaluates fake editors in two processes: ``two_processes.py MODEL FOLDER RECORDS``."""
+"""Fake editors in two processes: ``two_processes.py MODEL FOLDER RECORDS PROTOCOL``."""
 
 import sys
 
 import torch
-from fake_editors import fakes, make_records, make_single, make_trainer
+from fake_editors import make_protocol, make_records, make_trainer
 
 from models import LanguageModel
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    path, folder, count = sys.argv[1:]
+    path, folder, count, name = sys.argv[1:]
     language_model = LanguageModel.load(path)
     language_model.name = "tiny-gpt2"
     trainer = make_trainer(devices=2, strategy="ddp")
-    single = make_single(fakes(language_model), make_records(int(count)), folder)
-    trainer.test(single, verbose=False)
+    protocol = make_protocol(name, language_model, make_records(int(count)), folder)
+    trainer.test(protocol, verbose=False)
