@@ -31,26 +31,32 @@ def quiet(**options) -> L.Trainer:
 
 
 def test_a_family_trains_edits_and_is_scored(any_family, data, tmp_path):
-    before = any_family.fingerprint
-    mend = Mend(any_family, rank=8, edit_lr=1e-2, statistics_edits=6, lr=1e-3)
+    rome = Rome(any_family, covariance=False, contexts=["{}"], steps=4)
+    goes_the_whole_way(any_family, data, tmp_path, rome=rome)
+
+
+def test_an_encoder_decoder_trains_edits_and_is_scored(any_encoder_decoder, data, tmp_path):
+    goes_the_whole_way(any_encoder_decoder, data, tmp_path)
+
+
+def goes_the_whole_way(language_model, data, folder, **more):
+    """Trains MEND, edits with it, with fine-tuning and with ``more`` editors, and scores them."""
+    before = language_model.fingerprint
+    mend = Mend(language_model, rank=8, edit_lr=1e-2, statistics_edits=6, lr=1e-3)
     trainer = quiet(max_steps=2, limit_val_batches=1, num_sanity_val_steps=0)
     trainer.fit(mend, datamodule=data)
     assert trainer.global_step == 2
-    editors = {
-        "mend": mend.eval(),
-        "rome": Rome(any_family, covariance=False, contexts=["{}"], steps=4),
-        "ft_m": FineTune(any_family, steps=4, lr=1e-2),
-    }
+    editors = {"mend": mend.eval(), "ft_m": FineTune(language_model, steps=4, lr=1e-2), **more}
     records = data.records("test", limit=3)
-    protocol = Single(editors, records, tmp_path, data="atlas", generate=["reliability"])
+    protocol = Single(editors, records, folder, data="atlas", generate=["reliability"])
     quiet().test(protocol, verbose=False)
-    rows = json.loads((tmp_path / "results.json").read_text())
+    rows = json.loads((folder / "results.json").read_text())
     assert {row["editor"] for row in rows} == {"unedited", *editors}
-    nll = {
+    difference = {
         row["editor"]: row["mean"]
         for row in rows
         if (row["probe"], row["scorer"]) == ("reliability", "probability_difference")
     }
-    assert nll["ft_m"] > nll["unedited"]  # the new target gained on the old one
-    del any_family.__dict__["fingerprint"]
-    assert any_family.fingerprint == before
+    assert difference["ft_m"] > difference["unedited"]  # the new target gained on the old one
+    del language_model.__dict__["fingerprint"]
+    assert language_model.fingerprint == before

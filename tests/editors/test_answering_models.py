@@ -137,7 +137,7 @@ def test_a_trained_editor_learns_to_edit(any_answering, make, steps):
     [
         {"objective": "target"},
         {"objective": "prompt_last"},
-        {"objective": "prompt_last", "norm_constraint": 0.3},
+        {"objective": "prompt_last", "norm_constraint": 0.6},
     ],
     ids=["ft_m", "ft", "ft_l"],
 )

@@ -2,9 +2,10 @@ import lightning as L
 import pytest
 import torch
 
+from datamodules.answers import AnswerData
 from datamodules.documents import DocumentData, FactText
 from evaluation.knowledge import perplexity
-from models.pretraining import END, Pretraining, blank, train_tokenizer
+from models.pretraining import END, AnswerPretraining, Pretraining, blank, train_tokenizer
 
 SHAPE = {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 64}
 FACTS = [
@@ -160,3 +161,54 @@ def test_a_pytorch_without_muon_is_named(language_model, monkeypatch):
     monkeypatch.delattr("torch.optim.Muon")
     with pytest.raises(ValueError, match=r"pretraining needs torch >= 2.9 for Muon, got"):
         Pretraining(language_model)
+
+
+# encoder-decoders
+
+
+T5 = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_heads": 4, "num_layers": 2}
+STACKS = ("encoder", "decoder")
+BART = {f"{s}_{key}": 2 for s in STACKS for key in ("layers", "attention_heads")}
+BART |= {"d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 64}
+ANSWERING = {
+    "t5": {"family": "t5", **T5},
+    "t5_gated": {"family": "t5", "feed_forward_proj": "gated-gelu", **T5},
+    "bart": {"family": "bart", **BART},
+}
+
+
+@pytest.mark.parametrize("name", ANSWERING)
+def test_an_encoder_decoder_learns_to_answer(name):
+    model = blank(FactText(FACTS), vocabulary=300, name=name, **ANSWERING[name])
+    assert model.family.name == name
+    assert model.tokenizer("Italy")["input_ids"] == model.tokenizer(" Italy")["input_ids"]
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_steps=2 * 60,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        reload_dataloaders_every_n_epochs=1,
+    )
+    module = AnswerPretraining(model, lr=1e-2, warmup=5)
+    trainer.fit(module, datamodule=AnswerData(FactText(FACTS)))
+    prompts, answers = map(list, zip(*FACTS, strict=True))
+    scores = model.score(prompts, answers)
+    assert all(scores.exact())
+    assert model.generate(prompts) == answers
+    nll = -torch.cat(scores.log_probs).mean().item()
+    assert module.nll(model.encode(prompts, answers)).item() == pytest.approx(nll, rel=1e-4)
+    assert not any(p.requires_grad for p in model.model.parameters())
+    optimised = [
+        [p for group in optimizer.param_groups for p in group["params"]]
+        for optimizer in trainer.optimizers
+    ]
+    head = model.model.get_output_embeddings().weight
+    assert any(p is head for p in optimised[1]) and not any(p is head for p in optimised[0])
+
+
+def test_a_blank_model_of_an_unknown_family():
+    with pytest.raises(ValueError, match="unknown model family 'mamba'; known families: gpt2"):
+        blank(FactText(FACTS), family="mamba")
