@@ -38,13 +38,16 @@ def checkpoint_of(
 
 
 def load_trained(cls: type[Editor], language_model: LanguageModel, path: str | Path) -> Editor:
-    """The editor in a checkpoint.
+    """The editor in a checkpoint, or in a folder that ``save_pretrained`` wrote.
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: no such file or folder.
         ValueError: the checkpoint is of another editor or another language model.
     """
     path = Path(path)
+    if path.is_dir():
+        log.info("%s: %s", cls.name, path)
+        return cls.from_pretrained(path, language_model)
     if not path.is_file():
         raise FileNotFoundError(f"ckpt={path}: there is no such file")
     wanted = (cls.name, language_model.fingerprint)

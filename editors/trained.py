@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from datamodules.records import Record
 from datamodules.undisturbed import undisturbed
+from editors import pretrained
 from editors.editor import Editor
+from editors.sharding import averaged, same, shard
 from editors.validation import Validation
 from models.language_model import LanguageModel
 
@@ -46,13 +49,25 @@ class TrainedEditor(Editor, L.LightningModule):
 
     # training
 
+    def configure_model(self) -> None:
+        """Share out the language model where the strategy is `ModelParallelStrategy`."""
+        if self.device_mesh is not None:
+            shard(self.language_model, self.device_mesh["data_parallel"])
+            same(self._own())
+
+    def _own(self) -> list[nn.Parameter]:
+        """What is trained."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Leave the step out, optimiser state included, if a gradient is not finite.
 
         Raises:
             RuntimeError: too many steps in a row were left out.
         """
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self._own() if p.grad is not None]
+        if self.device_mesh is not None:  # DDP does it by itself
+            averaged(gradients)
         norm = torch.nn.utils.get_total_norm(gradients)
         self.log("train/grad_norm", norm)
         if norm.isfinite():
@@ -126,11 +141,8 @@ class TrainedEditor(Editor, L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note what the checkpoint holds, and which language model it belongs to."""
-        checkpoint["editor"] = self.name
-        checkpoint["language_model"] = {
-            "name": self.language_model.name,
-            "fingerprint": self.language_model.fingerprint,
-        }
+        checkpoint["skipped_in_a_row"] = self._skipped_in_a_row
+        checkpoint |= self._owner()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint is of this editor and belongs to this language model.
@@ -138,6 +150,7 @@ class TrainedEditor(Editor, L.LightningModule):
         Raises:
             ValueError: it is not, or does not.
         """
+        self._skipped_in_a_row = checkpoint.get("skipped_in_a_row", 0)
         known, ours = checkpoint.get("language_model"), self.language_model
         if known is None or checkpoint["editor"] != self.name:
             raise ValueError(f"this is no checkpoint of {self.name}")
@@ -146,3 +159,45 @@ class TrainedEditor(Editor, L.LightningModule):
                 f"the checkpoint belongs to the language model {known['name']!r} with fingerprint "
                 f"{known['fingerprint']}, not to {ours.name!r} with {ours.fingerprint}"
             )
+
+    def _owner(self) -> dict[str, Any]:
+        model = self.language_model
+        known = {"name": model.name, "fingerprint": model.fingerprint}
+        return {"editor": self.name, "language_model": known}
+
+    # folders
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the editor, without the language model, as a folder; see `pretrained.write`."""
+        config = {**self._owner(), "settings": dict(self.hparams)}
+        pretrained.write(folder, self.state_dict(), config)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, language_model: LanguageModel, any_model: bool = False
+    ) -> Self:
+        """The editor in a folder, or under an id of the Hugging Face hub.
+
+        Args:
+            source: what `save_pretrained` wrote.
+            language_model: the model it edits.
+            any_model: take a language model that the editor was not trained for, if only its
+                layers have the same shapes.
+
+        Raises:
+            FileNotFoundError: there is nothing.
+            ValueError: it is of another editor or another language model.
+        """
+        weights, config = pretrained.read(source)
+        known, ours = config["language_model"], language_model
+        if config["editor"] != cls.name:
+            raise ValueError(f"{source} holds {config['editor']!r}, not {cls.name!r}")
+        if known["fingerprint"] != ours.fingerprint and not any_model:
+            raise ValueError(
+                f"{source} was trained for the language model {known['name']!r} with fingerprint "
+                f"{known['fingerprint']}, not {ours.name!r} with {ours.fingerprint}; "
+                "any_model=True takes it all the same"
+            )
+        editor = cls(language_model, **config["settings"])
+        editor.load_state_dict(weights)
+        return editor.to(language_model.device).eval()

@@ -5,6 +5,7 @@ import time
 import lightning as L
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from editors.checkpoints import belongs_to, checkpoint_of, load_trained, newest
 from editors.meta_learning.mend import Mend
@@ -144,3 +145,57 @@ def test_code_in_a_checkpoint_is_not_run(language_model, tmp_path):
     with pytest.raises(ValueError, match="is no checkpoint of an editor"):
         load_trained(Mend, language_model, path)
     assert not (tmp_path / "trapped").exists()
+
+
+# folders
+
+
+@pytest.fixture
+def folder(settings, language_model, tmp_path):
+    """The folder of an untrained editor, and the editor."""
+    editor = Mend(language_model, edit_lr=0.5, **settings)
+    editor.save_pretrained(tmp_path / "editor")
+    return tmp_path / "editor", editor
+
+
+def test_a_folder_holds_the_editor_alone_and_gives_it_back(folder, language_model):
+    path, editor = folder
+    assert sorted(file.name for file in path.iterdir()) == ["config.json", "model.safetensors"]
+    assert load_file(path / "model.safetensors").keys() == editor.state_dict().keys()
+    for loaded in (
+        Mend.from_pretrained(path, language_model),
+        load_trained(Mend, language_model, path),
+    ):
+        assert loaded.hparams == editor.hparams
+        assert not loaded.training
+        for name, value in editor.state_dict().items():
+            assert torch.equal(loaded.state_dict()[name], value)
+
+
+def test_a_folder_is_for_its_language_model_unless_told_otherwise(folder, tiny):
+    path, editor = folder
+    other = tiny("gpt2", seed=1)
+    with pytest.raises(ValueError, match=r"was trained for the language model 'tiny-gpt2' with"):
+        Mend.from_pretrained(path, other)
+    taken = Mend.from_pretrained(path, other, any_model=True)
+    assert taken.language_model is other
+    assert torch.equal(taken.alpha, editor.alpha)
+    with pytest.raises(ValueError, match="holds 'mend', not 'other'"):
+        Other.from_pretrained(path, other)
+
+
+def test_what_is_no_folder_of_an_editor_is_refused(folder, language_model, tmp_path):
+    path, editor = folder
+    with pytest.raises(ValueError, match="holds something already; name another folder"):
+        editor.save_pretrained(path)
+    with pytest.raises(FileNotFoundError, match="no trained editor 'gone/editor': there is no"):
+        Mend.from_pretrained("gone/editor", language_model)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"model.safetensors is not there"):
+        Mend.from_pretrained(tmp_path / "empty", language_model)
+    (path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"config.json does not say whose it is"):
+        Mend.from_pretrained(path, language_model)
+    (path / "model.safetensors").write_text("nothing")
+    with pytest.raises(ValueError, match="is no trained editor"):
+        Mend.from_pretrained(path, language_model)

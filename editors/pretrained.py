@@ -1,0 +1,73 @@
+"""Trained editors as folders, as on the Hugging Face hub: weights and configuration."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+def write(folder: str | Path, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Write the folder, whole or not at all.
+
+    Raises:
+        ValueError: it holds something already.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ValueError(f"{folder} holds something already; name another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = folder.with_name(f".{folder.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.mkdir()
+        copies = {
+            name: value.detach().cpu().contiguous().clone() for name, value in weights.items()
+        }
+        save_file(copies, draft / WEIGHTS, metadata={"format": "pt"})
+        (draft / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        if folder.is_dir():
+            folder.rmdir()
+        os.replace(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def read(source: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and configuration in a folder, or under an id of the Hugging Face hub.
+
+    Raises:
+        FileNotFoundError: neither of them, or a file is missing.
+        ValueError: it is no trained editor.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        try:
+            folder = Path(snapshot_download(str(source), allow_patterns=[WEIGHTS, CONFIG]))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+            raise FileNotFoundError(
+                f"no trained editor {str(source)!r}: there is no such folder, and the Hugging Face "
+                "hub has no such id or cannot be reached"
+            ) from error
+    for name in (WEIGHTS, CONFIG):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"no trained editor in {source}: {name} is not there")
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        weights = load_file(folder / WEIGHTS)
+    except (ValueError, SafetensorError) as error:
+        raise ValueError(f"{source} is no trained editor: {error}") from error
+    if not {"editor", "language_model", "settings"} <= set(config):
+        raise ValueError(f"{source} is no trained editor: {CONFIG} does not say whose it is")
+    return weights, config

@@ -1,0 +1,68 @@
+"""Trains in several processes: ``processes.py MODEL FOLDER STRATEGY EDITOR``.
+
+Batches, and what is asked, are the same however many processes share them.
+"""
+
+import sys
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
+
+from datamodules.editing import EditingData
+from datamodules.records import Probe, Record, Request
+from editors.meta_learning.ke import Ke
+from editors.meta_learning.mend import Mend
+from models import LanguageModel
+
+CITIES = "Gothenburg Lagos Tokyo Warsaw Paris Berlin Stockholm Kano".split()
+EDITORS = {
+    "mend": (Mend, {"rank": 8, "statistics": "online", "lr": 1e-3}),
+    "ke": (Ke, {"lstm_width": 4, "condition_width": 4, "gate_width": 4, "max_scale": 20.0}),
+}
+
+
+class Data(EditingData):
+    def load(self):
+        records = []
+        for city in CITIES:
+            target = f"the land of {city}"
+            probes = (
+                Probe("generalization", f"Which country is {city} in? It is in", target),
+                Probe("unrelated", f"People in {city} speak", "German"),
+            )
+            records.append(Record(city, Request(f"{city} is in", city, target, "Japan"), probes))
+        return {"train": records}
+
+
+def train(language_model, folder, strategy="auto", editor="mend", start=None, steps=3):
+    """The editor after some steps; ``folder/end.ckpt`` has it too."""
+    devices = 1 if strategy == "auto" else 2
+    if strategy == "fsdp":
+        strategy = ModelParallelStrategy(devices, 1, save_distributed_checkpoint=False)
+    L.seed_everything(0, verbose=False)
+    cls, settings = EDITORS[editor]
+    module = cls(language_model, **settings)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=devices,
+        strategy=strategy,
+        max_steps=steps,
+        limit_val_batches=0,
+        gradient_clip_val=1.0,
+        inference_mode=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, Data(batch_size=4 // devices), ckpt_path=start, weights_only=True)
+    trainer.save_checkpoint(Path(folder) / "end.ckpt")
+    return module
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    path, folder, strategy, editor = sys.argv[1:]
+    train(LanguageModel.load(path), folder, strategy, editor)
