@@ -95,7 +95,7 @@ def test_no_command_is_listed_that_the_readme_lacks():
 
 
 def test_configurations_that_are_named_are_there():
-    for group, name in re.findall(r"`?\b(model|data|editor|experiment)=([a-z_]+)\b", README):
+    for group, name in re.findall(r"`?\b(model|data|editor|experiment)=([a-z0-9_]+)\b", README):
         assert (ROOT / "configs" / group / f"{name}.yaml").is_file(), f"{group}={name}"
 
 

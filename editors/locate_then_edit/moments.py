@@ -37,6 +37,8 @@ from models.language_model import LanguageModel
 
 logger = logging.getLogger(__name__)
 
+STRIPES = 4
+"""Horizontal parts in which a symmetric product is taken."""
 ENOUGH = 20
 """Tokens for each input of a layer that its second moment takes to be of use."""
 
@@ -121,7 +123,8 @@ def gathered(
         count = summed(totals, count)
     if not count:
         raise ValueError("second moments: the corpus has no token that counts")
-    return {layer: SecondMoment(total, count) for layer, total in zip(layers, totals, strict=True)}
+    wholes = map(mirrored, totals)
+    return {layer: SecondMoment(total, count) for layer, total in zip(layers, wholes, strict=True)}
 
 
 def zeros(language_model: LanguageModel, layers: Sequence[str]) -> list[Tensor]:
@@ -145,9 +148,24 @@ def add_products(
     asked = Batch(input_ids, attention_mask, torch.full_like(input_ids, IGNORED))
     seen = activations(language_model, asked.to(language_model.device), layers, rows, at)
     for layer, total in zip(layers, totals, strict=True):
-        keys = seen[layer][0]  # [n, d_in]
-        total += keys.mT @ keys
+        add_square(total, seen[layer][0])
     return len(rows)
+
+
+def add_square(total: Tensor, keys: Tensor) -> None:
+    """Adds ``k^T k`` of keys ``[n, d]`` to ``[d, d]``, where it is not above the diagonal blocks.
+
+    It is symmetric: so five eighths of the products will do. `mirrored` makes the rest of it.
+    """
+    size = -(-len(total) // STRIPES)
+    for start in range(0, len(total), size):
+        end = start + size
+        total[start:end, :end] += keys[:, start:end].mT @ keys[:, :end]
+
+
+def mirrored(total: Tensor) -> Tensor:
+    """The whole of a symmetric matrix, of the lower triangle."""
+    return total.tril() + total.tril(-1).mT
 
 
 def process() -> tuple[int, int]:

@@ -58,11 +58,16 @@ def started(
 
 
 def _first_block(language_model: LanguageModel, sites: Sequence[str]) -> int:
-    """The lowest block that holds one of the sites."""
+    """The lowest block that has to be run to see the sites shifted.
+
+    That is the first that holds one, or the next, if the site is what a whole block says.
+    """
     for index in range(language_model.blocks):
         name = language_model.block(index)
-        if any(site == name or site.startswith(f"{name}.") for site in sites):
+        if any(site.startswith(f"{name}.") for site in sites):
             return index
+        if name in sites:
+            return index + 1
     raise ValueError(f"sites {list(sites)} are in no block of the language model")
 
 
