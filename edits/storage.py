@@ -53,7 +53,7 @@ def write(
         for name, tensor in found.items()
         if tensor is not None
     }
-    with _written_whole(path) as temporary:
+    with written_whole(path) as temporary:
         save_file(tensors, temporary, metadata={HEADER: json.dumps(header)})
 
 
@@ -99,7 +99,7 @@ def merge(
     state = language_model.model.state_dict()
     for name, update in updates.items():
         state |= _merged(language_model.module(name), name, update)
-    with _written_whole(folder) as temporary:
+    with written_whole(folder) as temporary:
         language_model.model.save_pretrained(temporary, state_dict=state)
         language_model.tokenizer.save_pretrained(temporary)
 
@@ -131,7 +131,7 @@ def _sum(name: str, weight: Tensor, delta: Tensor) -> Tensor:
 
 
 @contextmanager
-def _written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path) -> Iterator[Path]:
     """A place to write to, beside ``path``, that becomes ``path`` if all goes well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:

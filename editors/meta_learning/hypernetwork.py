@@ -41,14 +41,14 @@ class Hypernetwork(TrainedEditor):
         **training: see `Training`.
     """
 
+    Settings = Training
+
     def __init__(
         self, language_model: LanguageModel, *, layers: Sequence[str] | None = None, **training: Any
     ):
-        super().__init__(language_model)
+        super().__init__(language_model, **training)
         self.save_hyperparameters(ignore=["language_model"])
         self.layers = _last_blocks(language_model, 3) if layers is None else named(layers)
-        self.training_settings = Training(**training)
-        self.max_skipped = self.training_settings.max_skipped
         self.objective = objective(self.training_settings)
 
     # what a method is

@@ -13,8 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from editors.editor import one_of
 from editors.meta_learning.normaliser import Normaliser
-from editors.meta_learning.training import one_of
 
 SIDES = ("both", "separate", "keys", "deltas", "smaller")
 INITS = ("identity", "xavier")
