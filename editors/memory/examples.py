@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -65,7 +66,8 @@ def examples(
             found = drawn(record.of_kind(kind), settings.negatives, generator)
             outside += [(index, p) for p in found]
     if generator.random() < settings.hard_share:
-        outside += list(enumerate(hard.draw(records, generator)))
+        drawn_hard = enumerate(hard.draw(records, generator))
+        outside += [(index, p) for index, p in drawn_hard if p is not None]
     record, probes = zip(*inside, *outside, strict=True)
     pairs = [(at, record[at]) for at in range(len(inside), len(probes))]
     if settings.all_negatives:
@@ -78,12 +80,13 @@ def _others(
 ) -> list[tuple[int, int]]:
     """Pairs of a question and another record's request whose subject it does not mention."""
     subjects = [record.request.subject.casefold() for record in records]
+    texts = [probe.prompt.casefold() for probe in probes]
     return [
         (at, other)
-        for at, probe in enumerate(probes)
+        for at, text in enumerate(texts)
         for other, subject in enumerate(subjects)
         if other != own[at]
-        and subject not in probe.prompt.casefold()
+        and subject not in text
         and (at >= inside or subject != subjects[own[at]])
     ]
 
@@ -117,6 +120,7 @@ class HardNegatives:
         pool = {record.request.prompt: record.request for record in records[: settings.pool]}
         self.requests = list(pool.values())
         self.subjects = [request.subject.casefold() for request in self.requests]
+        self.texts = [request.prompt.casefold() for request in self.requests]
         if len(set(self.subjects)) < 2:
             raise ValueError(
                 f"the training records are about {len(set(self.subjects))} subject; SERAC needs 2 "
@@ -128,25 +132,27 @@ class HardNegatives:
         self.mean = states.mean(0)
         self.states = torch.nn.functional.normalize(states - self.mean, dim=1)  # [pool, d]
 
-    def draw(self, records: Sequence[Record], generator: np.random.Generator) -> list[Probe]:
-        """One question for each record: of the most alike, one in proportion to e^(cos / t)."""
+    def draw(self, records: Sequence[Record], generator: np.random.Generator) -> list[Probe | None]:
+        """One question for each record: of the most alike, one in proportion to e^(cos / t).
+
+        None for a record whose subject all of the pool mention.
+        """
         prompts = [record.request.prompt for record in records]
         states = _states(self.language_model, prompts) - self.mean
         cosines = torch.nn.functional.normalize(states, dim=1) @ self.states.T  # [B, pool]
         return [self._one(*pair, generator) for pair in zip(records, cosines, strict=True)]
 
-    def _one(self, record: Record, cosines: Tensor, generator: np.random.Generator) -> Probe:
+    def _one(self, record: Record, cosines: Tensor, generator: np.random.Generator) -> Probe | None:
         own, settings = record.request.subject.casefold(), self.settings
         ranked = cosines.argsort(descending=True).tolist()
-        others = [at for at in ranked if self._apart(at, own)]
-        near = others[settings.hard_skipped :][: settings.hard_among] or others[-1:]
+        others = (at for at in ranked if self.subjects[at] != own and own not in self.texts[at])
+        found = list(islice(others, settings.hard_skipped + settings.hard_among))
+        near = found[settings.hard_skipped :] or found[-1:]
+        if not near:
+            return None
         weights = (cosines[near] / settings.hard_temperature).double().softmax(0).numpy()
         request = self.requests[near[generator.choice(len(near), p=weights)]]
         return Probe("unrelated", request.prompt, request.target)
-
-    def _apart(self, at: int, own: str) -> bool:
-        """Whether a request of the pool is about another subject."""
-        return self.subjects[at] != own and own not in self.requests[at].prompt.casefold()
 
 
 @torch.no_grad()
