@@ -55,6 +55,7 @@ class Models(Protocol):
         ...
 
 
+AT_ONCE = 1024  # questions compared with a cache at once
 THRESHOLD = 0.5  # a question is in scope if its best similarity is more than this
 
 
@@ -146,12 +147,13 @@ class RoutedEdit:
         parts = self.embedded.split([len(cache) for cache in self.caches])
         for row in dict.fromkeys(rows[n] for n in asked):
             own = [n for n in asked if rows[n] == row]
-            texts = [prompts[n] for n in own]
-            vectors = queries[[place[text] for text in texts]]
-            similarity = self.models.log_similarity(texts, vectors, self.caches[row], parts[row])
-            best, at = similarity.exp().max(1)
-            for n, value, index in zip(own, best.tolist(), at.tolist(), strict=True):
-                found[n] = self.caches[row][index] if value > THRESHOLD else None
+            cache, keys = self.caches[row], parts[row]
+            for some in (own[at : at + AT_ONCE] for at in range(0, len(own), AT_ONCE)):
+                texts = [prompts[n] for n in some]
+                vectors = queries[[place[text] for text in texts]]
+                best, at = self.models.log_similarity(texts, vectors, cache, keys).exp().max(1)
+                for n, value, index in zip(some, best.tolist(), at.tolist(), strict=True):
+                    found[n] = cache[index] if value > THRESHOLD else None
         return found
 
     def edited(self, language_model: LanguageModel) -> RoutedModel:

@@ -20,7 +20,7 @@ from editors.memory.similarity import log_similarity
 from edits.routing import Entry
 
 KEYS = ("prompt", "prompt_and_target")
-QUERIES_AT_ONCE, PAIRS_AT_ONCE = 1024, 256
+PAIRS_AT_ONCE = 256
 
 
 class Scope(nn.Module, ABC):
@@ -107,9 +107,7 @@ class EmbeddingScope(Scope):
         self, prompts: Sequence[str], queries: Tensor, entries: Sequence[Entry], keys: Tensor
     ) -> Tensor:
         """``log s`` ``[Q, M]``; of the embeddings alone."""
-        keys = keys.to(queries)
-        parts = queries.split(QUERIES_AT_ONCE)
-        return torch.cat([log_similarity(part, keys, **self.distance) for part in parts])
+        return log_similarity(queries, keys.to(queries), **self.distance)
 
     def of_pairs(self, prompts: Sequence[str], entries: Sequence[Entry], pairs: Tensor) -> Tensor:
         """``log s`` ``[P]``; a text is embedded once, in however many pairs it is."""
