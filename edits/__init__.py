@@ -2,14 +2,17 @@
 
 from edits.capture import Seen, captured
 from edits.edit import Edit, EditedModel, HookedModel
+from edits.routing import Entry, RoutedEdit
 from edits.weights import Dense, LowRank, WeightEdit
 
 __all__ = [
     "Dense",
     "Edit",
     "EditedModel",
+    "Entry",
     "HookedModel",
     "LowRank",
+    "RoutedEdit",
     "Seen",
     "WeightEdit",
     "captured",

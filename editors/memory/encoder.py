@@ -111,6 +111,8 @@ class Pooled(Texts):
         super().__init__(*texts, **named)
         one_of("pooling", pooling, POOLINGS)
         self.pooling = pooling
+        if pooling != "pooler" and "pooler" in dict(self.model.named_children()):
+            self.model.pooler = None  # it would be trained by nothing
 
     def pooled(self, texts: Sequence[str]) -> Tensor:
         """The states; differentiable."""

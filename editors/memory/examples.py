@@ -39,7 +39,7 @@ class Examples:
     @property
     def positives(self) -> Tensor:
         """Pairs ``[inside, 2]`` of a question and the record whose request it is about."""
-        return torch.tensor([(at, self.record[at]) for at in range(self.inside)]).reshape(-1, 2)
+        return _pairs([(at, self.record[at]) for at in range(self.inside)])
 
     def some_inside(self, count: int, generator: np.random.Generator) -> list[int]:
         """At most ``count`` of each record's questions in scope, drawn."""
@@ -72,7 +72,11 @@ def examples(
     pairs = [(at, record[at]) for at in range(len(inside), len(probes))]
     if settings.all_negatives:
         pairs += _others(records, probes, record, len(inside))
-    return Examples(probes, record, len(inside), torch.tensor(pairs).reshape(-1, 2))
+    return Examples(probes, record, len(inside), _pairs(pairs))
+
+
+def _pairs(pairs: Sequence[tuple[int, int]]) -> Tensor:
+    return torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)
 
 
 def _others(

@@ -306,6 +306,8 @@ def test_an_encoder_of_hugging_face(pooling, language_model, requests, tmp_path)
     editor = Serac(language_model, encoder=encoder, pooling=pooling, key="prompt_and_target")
     edit = editor.edit(requests)
     assert edit.embedded.shape == (7, 16)
+    pooler = [name for name, _ in editor.named_parameters() if ".pooler." in name]
+    assert bool(pooler) == (pooling == "pooler")
     assert editor.models.scope.text(edit.caches[0][0], "[SEP]") == "Gothenburg is in[SEP]Japan[SEP]"
     with pytest.raises(ValueError, match=r"the encoder '.*bert' takes at most 12"):
         edit.routes(["Lagos is in " * 5], None)
