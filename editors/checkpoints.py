@@ -48,6 +48,22 @@ def load_trained(cls: type[Editor], language_model: LanguageModel, path: str | P
     if path.is_dir():
         log.info("%s: %s", cls.name, path)
         return cls.from_pretrained(path, language_model)
+    check(cls, language_model, path)
+    log.info("%s: %s", cls.name, path)
+    editor = cls.load_from_checkpoint(
+        path, language_model=language_model, map_location="cpu", weights_only=True
+    )
+    return editor.to(language_model.device).eval()
+
+
+def state_of(cls: type[Editor], language_model: LanguageModel, path: str | Path) -> dict:
+    """The tensors in a checkpoint of this editor and model; errors as of `load_trained`."""
+    check(cls, language_model, path := Path(path))
+    return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+
+
+def check(cls: type[Editor], language_model: LanguageModel, path: Path) -> None:
+    """Refuse a file that is no checkpoint of this editor for this model; see `load_trained`."""
     if not path.is_file():
         raise FileNotFoundError(f"ckpt={path}: there is no such file")
     wanted = (cls.name, language_model.fingerprint)
@@ -59,11 +75,6 @@ def load_trained(cls: type[Editor], language_model: LanguageModel, path: str | P
             f"{path} holds {owner[0]!r} for the model with fingerprint {owner[1]}; "
             f"wanted {wanted[0]!r} for {wanted[1]} ({language_model.name!r})"
         )
-    log.info("%s: %s", wanted[0], path)
-    editor = cls.load_from_checkpoint(
-        path, language_model=language_model, map_location="cpu", weights_only=True
-    )
-    return editor.to(language_model.device).eval()
 
 
 def newest(cls: type[Editor], language_model: LanguageModel, runs: Path) -> Path | None:

@@ -57,3 +57,13 @@ def named(layers: Sequence[str]) -> list[str]:
     if not layers or isinstance(layers, str):
         raise ValueError(f"layers: expected a list of names, got {layers!r}")
     return list(layers)
+
+
+def one_of(name: str, value: str, known: Sequence[str]) -> None:
+    """Refuse a setting that is none of ``known``.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    if value not in known:
+        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(known)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import lightning as L
 import torch
@@ -27,20 +27,26 @@ class TrainedEditor(Editor, L.LightningModule):
 
     Args:
         language_model: the model to edit.
-        joint: whether it is judged by one edit of many requests as well, all of a batch.
+        **training: as the family's `Settings` takes them.
     """
 
+    Settings: ClassVar[type]
+    """How the family is trained; a dataclass that has ``max_skipped`` among other things."""
     skipped_steps: Tensor  # [], optimiser steps left out for a non-finite gradient
-    max_skipped: int = 10
-    """Successive steps with a non-finite gradient after which training stops."""
 
-    def __init__(self, language_model: LanguageModel, joint: bool = False):
+    def __init__(self, language_model: LanguageModel, **training: Any):
         super().__init__()
         self.language_model = language_model
+        self.training_settings = self.Settings(**training)
         self.validation = Validation()
-        self.joint_validation = Validation() if joint else None
+        self.joint_validation = Validation() if self.joins else None
         self.register_buffer("skipped_steps", torch.zeros((), dtype=torch.int64))
         self._skipped_in_a_row = 0
+
+    @property
+    def joins(self) -> bool:
+        """Whether it is judged by one edit of many requests as well, all those of a batch."""
+        return False
 
     @property
     def observed(self) -> bool:
@@ -76,7 +82,7 @@ class TrainedEditor(Editor, L.LightningModule):
         optimizer.zero_grad(set_to_none=True)  # a parameter without a gradient is not stepped
         self.skipped_steps += 1
         self._skipped_in_a_row += 1
-        if self._skipped_in_a_row >= self.max_skipped:
+        if self._skipped_in_a_row >= self.training_settings.max_skipped:
             raise RuntimeError(
                 f"the gradient was not finite in {self._skipped_in_a_row} steps in a row (up to "
                 f"step {self.global_step}): try a smaller lr or edit_lr, or float32"

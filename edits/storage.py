@@ -60,7 +60,7 @@ def write(
     tensors = {
         name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in found.items()
     }
-    with _written_whole(path) as temporary:
+    with written_whole(path) as temporary:
         save_file(tensors, temporary, metadata={HEADER: json.dumps(header)})
 
 
@@ -175,7 +175,7 @@ def merge(
     state = language_model.model.state_dict()
     for name, update in updates.items():
         state |= _merged(language_model.module(name), name, update)
-    with _written_whole(folder) as temporary:
+    with written_whole(folder) as temporary:
         language_model.model.save_pretrained(temporary, state_dict=state)
         language_model.tokenizer.save_pretrained(temporary)
 
@@ -207,7 +207,7 @@ def _sum(name: str, weight: Tensor, delta: Tensor) -> Tensor:
 
 
 @contextmanager
-def _written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path) -> Iterator[Path]:
     """A place to write to, beside ``path``, that becomes ``path`` if all goes well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:

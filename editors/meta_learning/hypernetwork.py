@@ -42,16 +42,20 @@ class Hypernetwork(TrainedEditor):
         **training: see `Training`.
     """
 
+    Settings = Training
+
     def __init__(
         self, language_model: LanguageModel, *, layers: Sequence[str] | None = None, **training: Any
     ):
-        settings = Training(**training)
-        super().__init__(language_model, joint=max(settings.joint_edits) > 1)
+        super().__init__(language_model, **training)
         self.save_hyperparameters(ignore=["language_model"])
         self.layers = _default_layers(language_model) if layers is None else named(layers)
-        self.training_settings = settings
-        self.max_skipped = settings.max_skipped
         self.objective = objective(self.training_settings)
+
+    @property
+    def joins(self) -> bool:
+        """Whether requests are edited together in training, so in validation too."""
+        return max(self.training_settings.joint_edits) > 1
 
     # what a method is
 

@@ -26,10 +26,10 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from datamodules.records import Request
+from editors.editor import one_of
 from editors.meta_learning.conditioner import Conditioner, Gates
 from editors.meta_learning.factors import Factors
 from editors.meta_learning.hypernetwork import Hypernetwork
-from editors.meta_learning.training import one_of
 from edits.rows import compute_dtype
 from edits.weights import Dense, LowRank, WeightEdit
 from models.encoding import Batch

@@ -23,9 +23,9 @@ import torch
 from torch import nn
 
 from datamodules.records import Request
+from editors.editor import one_of
 from editors.meta_learning.factors import Factors
 from editors.meta_learning.hypernetwork import Hypernetwork
-from editors.meta_learning.training import one_of
 from editors.meta_learning.transform import STD_FLOOR, Transforms
 from edits.weights import Dense, LowRank, WeightEdit
 from models.language_model import LanguageModel

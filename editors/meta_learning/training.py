@@ -9,6 +9,8 @@ import numpy as np
 
 from datamodules.records import LOCALITY, Probe, Record
 from datamodules.undisturbed import undisturbed
+from editors.editor import one_of
+from editors.schedule import rate
 
 OUTER = ("paraphrase", "both")
 KL_POSITIONS = ("all", "target")
@@ -131,9 +133,7 @@ class Training:
 
     def rate(self, step: int, total: float) -> float:
         """The step sizes' share of their full value at a step of ``total``."""
-        risen = (step + 1) / self.warmup if self.warmup else 1.0
-        left = (total - step) / (self.decay * total) if self.decay else 1.0
-        return max(0.0, min(1.0, risen, left))
+        return rate(step, total, self.warmup, self.decay)
 
 
 @dataclass(frozen=True)
@@ -180,13 +180,3 @@ def _draw(probes: Sequence[Probe], count: int, generator: np.random.Generator) -
     if len(probes) <= count:
         return list(probes)
     return [probes[i] for i in generator.choice(len(probes), count, replace=False)]
-
-
-def one_of(name: str, value: str, known: Sequence[str]) -> None:
-    """Refuse a setting that is none of ``known``.
-
-    Raises:
-        ValueError: it is none of them.
-    """
-    if value not in known:
-        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(known)}")

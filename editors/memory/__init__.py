@@ -1,0 +1,1 @@
+"""Editors that remember requests and look them up when they are asked."""

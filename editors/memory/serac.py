@@ -1,0 +1,216 @@
+"""SERAC: edits stay as text; a classifier sends questions about them to a second model.
+
+Mitchell, Lin, Bosselut, Manning, Finn: "Memory-Based Model Editing at Scale", ICML 2022,
+https://arxiv.org/abs/2206.06520. Departures from the authors' code, with the reason:
+
+- a remembered edit is embedded once, when it is made; theirs embeds all of them at each question;
+- the classifier never sees an answer: the key of an edit is its prompt, the query the bare
+  question, in training as in use (theirs, for decoders, takes one word off the edit's text and
+  leaves the answer in the query);
+- hard negatives are likened by the unedited model's states, which needs no further model, and
+  are never about the request's own subject, so that the nearest need not be left out;
+- the default encoder is a copy of the language model's first blocks, the default counterfactual
+  model a copy of the whole, so that nothing is to be fetched.
+"""
+
+# B records, P pairs of question and request
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from datamodules.records import Record, Request
+from editors.checkpoints import state_of
+from editors.memory.examples import Examples, HardNegatives, examples
+from editors.memory.models import Pair, counterfactual_of, scope_of
+from editors.memory.settings import Training
+from editors.memory.similarity import balanced_bce
+from editors.schedule import rate
+from editors.trained import TrainedEditor
+from edits.edit import Edit
+from edits.routing import THRESHOLD, Entry, RoutedEdit
+from models.language_model import LanguageModel
+
+
+@final
+class Serac(TrainedEditor):
+    """Remembers requests; answers what is in their scope by a model that reads them first.
+
+    Args:
+        language_model: the model to edit; it is never changed.
+        classifier: ``"embedding"`` compares embeddings of question and edit, ``"cross_attention"``
+            reads every pair of them.
+        encoder: folder or hub id of the classifier's model; None: a copy of the language model.
+        encoder_blocks: of such a copy, the first so many blocks; None: all.
+        pooling: what of the encoder's states is a text's embedding; see `Pooled`.
+        key: what the classifier reads of an edit; see `Scope`.
+        separator: what stands between texts; None: the encoder's own.
+        distance: of embeddings; what `log_similarity` takes by name.
+        counterfactual: folder or hub id of the counterfactual model; None: a copy of the language
+            model.
+        template: how an edit stands in front of a question; see `Pair`.
+        start: checkpoint whose two models training starts from, as when one is trained after the
+            other.
+        **training: see `Training`.
+    """
+
+    Settings = Training
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        *,
+        classifier: str = "embedding",
+        encoder: str | None = None,
+        encoder_blocks: int | None = None,
+        pooling: str = "first",
+        key: str = "prompt",
+        separator: str | None = None,
+        distance: Mapping[str, Any] | None = None,
+        counterfactual: str | None = None,
+        template: str = "{prompt} {target} {question}",
+        start: str | None = None,
+        **training: Any,
+    ):
+        super().__init__(language_model, **training)
+        self.save_hyperparameters(ignore=["language_model", "start"])
+        scope = scope_of(
+            language_model,
+            classifier,
+            encoder,
+            encoder_blocks,
+            pooling,
+            key,
+            separator,
+            **(distance or {}),
+        )
+        self.models = Pair(scope, counterfactual_of(language_model, counterfactual), template)
+        for part, model in self._parts().items():
+            model.requires_grad_(self.training_settings.train in ("both", part))
+        self.hard: HardNegatives | None = None
+        if start is not None:
+            self.load_state_dict(state_of(type(self), language_model, start))
+
+    def _parts(self) -> dict[str, torch.nn.Module]:
+        return {"classifier": self.models.scope, "counterfactual": self.models.counterfactual}
+
+    # edits
+
+    def edit(self, requests: Sequence[Request], after: RoutedEdit | None = None) -> RoutedEdit:
+        """One edit that remembers all the requests; see `Editor.edit`.
+
+        The order makes no difference, except that of requests with one prompt the last one counts.
+
+        Raises:
+            ValueError: no requests, one too long to stand in front of a question, or ``after`` is
+                no edit of this editor.
+        """
+        entries, embedded = self._remembered(requests)
+        if after is None:
+            after = self._routed(((),), embedded[:0])
+        self._check_ours(after)
+        return after.with_entries(entries, embedded)
+
+    def edit_each(self, requests: Sequence[Request]) -> RoutedEdit:
+        """One independent edit for each request; see `Editor.edit_each`."""
+        entries, embedded = self._remembered(requests)
+        return self._routed(tuple((entry,) for entry in entries), embedded)
+
+    def load_edit(self, path: str) -> RoutedEdit:
+        """An edit that was saved, to be used with this editor's models; see `RoutedEdit.load`."""
+        return RoutedEdit.load(path, self.models, self.language_model)
+
+    @torch.no_grad()
+    def _remembered(self, requests: Sequence[Request]) -> tuple[list[Entry], Tensor]:
+        if not requests:
+            raise ValueError("there are no requests to edit for")
+        entries = [Entry(request.prompt, request.target) for request in requests]
+        self.models.check(entries)
+        return entries, self.models.keys(entries)
+
+    def _routed(self, caches: tuple[tuple[Entry, ...], ...], embedded: Tensor) -> RoutedEdit:
+        return RoutedEdit(caches, embedded, self.models, self.name, self.language_model.fingerprint)
+
+    def _check_ours(self, after: Edit) -> None:
+        if not isinstance(after, RoutedEdit) or after.models is not self.models:
+            raise ValueError(f"after: {self.name} goes on from its own edits only")
+
+    # training
+
+    def on_fit_start(self) -> None:
+        """Make the pool of hard negatives."""
+        self.trainer.fit_loop.setup_data()
+        records = self.trainer.train_dataloader.dataset
+        count = min(self.training_settings.pool, len(records))
+        pool = [records[at] for at in range(count)]
+        self.hard = HardNegatives(self.language_model, pool, self.training_settings)
+
+    def training_step(self, records: Sequence[Record], batch_index: int) -> Tensor:
+        """The classifier's loss, and the counterfactual model's given the right edit."""
+        settings = self.training_settings
+        seed = (settings.seed, self.global_rank, self.global_step, batch_index)
+        generator = np.random.default_rng(seed)
+        asked = examples(records, settings, self.hard, generator)
+        entries = [Entry(record.request.prompt, record.request.target) for record in records]
+        losses, values = [], {}
+        if settings.train != "counterfactual":
+            loss, accuracy = self.classifier_loss(asked, entries)
+            values = {"train/classifier_loss": loss, "train/classifier_accuracy": accuracy}
+            losses.append(loss)
+        if settings.train != "classifier":
+            loss = self.counterfactual_loss(asked, entries, generator)
+            values["train/counterfactual_loss"] = loss
+            losses.append(settings.counterfactual_weight * loss)
+        total = sum(losses)
+        values |= {"train/loss": total, "train/skipped_steps": self.skipped_steps}
+        self.log_dict({name: value.detach().float() for name, value in values.items()})
+        return total
+
+    def classifier_loss(self, asked: Examples, entries: Sequence[Entry]) -> tuple[Tensor, Tensor]:
+        """Balanced cross-entropy, and the mean of the shares (0 to 1) of both sides got right."""
+        prompts = [probe.prompt for probe in asked.probes]
+        pairs = torch.cat([asked.positives, asked.negatives])
+        found = self.models.scope.of_pairs(prompts, entries, pairs)
+        inside, outside = found.split([len(asked.positives), len(asked.negatives)])
+        loss = balanced_bce(inside, outside, self.training_settings.negative_weight)
+        right = inside > math.log(THRESHOLD), outside <= math.log(THRESHOLD)
+        return loss, torch.stack([side.float().mean() for side in right if len(side)]).mean()
+
+    def counterfactual_loss(
+        self, asked: Examples, entries: Sequence[Entry], generator: np.random.Generator
+    ) -> Tensor:
+        """Mean negative log-likelihood (nats per token) of answers behind the right edit."""
+        chosen = asked.some_inside(self.training_settings.conditioned, generator)
+        model = self.models.counterfactual
+        prompts = [
+            self.models.condition(entries[asked.record[at]], asked.probes[at].prompt)
+            for at in chosen
+        ]
+        batch = model.encode(prompts, [asked.probes[at].target for at in chosen])
+        logits, targets, _ = model.target_logits(batch)
+        return F.cross_entropy(logits, targets)
+
+    def configure_optimizers(self) -> Any:
+        """Adam with a step size for each model."""
+        settings = self.training_settings
+        rates = {"classifier": settings.lr, "counterfactual": settings.counterfactual_lr}
+        groups = [
+            {"params": list(model.parameters()), "lr": rates[part]}
+            for part, model in self._parts().items()
+            if settings.train in ("both", part)
+        ]
+        optimizer = torch.optim.Adam(groups)
+        if not settings.warmup and not settings.decay:
+            return optimizer
+        total = self.trainer.estimated_stepping_batches if settings.decay else math.inf
+        share = partial(rate, total=total, warmup=settings.warmup, decay=settings.decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,78 @@
+"""How SERAC is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from datamodules.records import LOCALITY, PROBE_KINDS
+from editors.editor import one_of
+
+PARTS = ("both", "classifier", "counterfactual")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """The settings of the training; each is an argument of `Serac`.
+
+    Attributes:
+        train: Which of the two models: ``"both"``, or only the ``"classifier"`` or the
+            ``"counterfactual"`` one.
+        lr: Step size of the classifier.
+        counterfactual_lr: Step size of the counterfactual model.
+        warmup: Optimiser steps over which they rise linearly from 0.
+        decay: Share of the run, at its end, over which they fall linearly to 0.
+        counterfactual_weight: Weight of the counterfactual model's loss.
+        negative_weight: Weight of the pairs out of scope in the classifier's loss.
+        positive_kinds: Probe kinds that are in the scope of a record's request.
+        positives: How many such questions are drawn for a record at a step.
+        negative_kinds: Probe kinds that are out of its scope.
+        negatives: How many of each such kind are drawn for a record at a step.
+        all_negatives: Compare questions also with the other requests of the step.
+        conditioned: How many of the questions in scope the counterfactual model learns from, for a
+            record at a step.
+        pool: First so many training requests are candidates for hard negatives.
+        hard_share: Share of the steps that have a hard negative for each record.
+        hard_skipped: So many of the most alike are left out.
+        hard_among: Of the next so many, one is drawn,
+        hard_temperature: in proportion to e to the power of cosine / temperature.
+        max_skipped: Successive steps with a non-finite gradient after which training stops.
+        seed: Of the draws; a step's draws depend on it, the step and the process alone.
+
+    Raises:
+        ValueError: a setting that is none of the above.
+    """
+
+    train: str = "both"
+    lr: float = 1e-5
+    counterfactual_lr: float = 1e-5
+    warmup: int = 0
+    decay: float = 0.0
+    counterfactual_weight: float = 0.1
+    negative_weight: float = 1.0
+    positive_kinds: Sequence[str] = ("reliability", "generalization")
+    positives: int = 1
+    negative_kinds: Sequence[str] = ("unrelated",)
+    negatives: int = 1
+    all_negatives: bool = False
+    conditioned: int = 1
+    pool: int = 4096
+    hard_share: float = 0.5
+    hard_skipped: int = 25
+    hard_among: int = 75
+    hard_temperature: float = 0.1
+    max_skipped: int = 10
+    seed: int = 0
+
+    def __post_init__(self):
+        one_of("train", self.train, PARTS)
+        for kind in self.positive_kinds:
+            one_of("positive_kinds", kind, [k for k in PROBE_KINDS if k not in LOCALITY])
+        for kind in self.negative_kinds:
+            one_of("negative_kinds", kind, LOCALITY)
+        for name in ("decay", "hard_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be a share from 0 to 1, got {getattr(self, name)}")
+        for name in ("positives", "negatives", "conditioned", "pool", "hard_among", "max_skipped"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
