@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from datamodules.records import Request
 from edits.edit import Edit
+from edits.loading import load
 from edits.weights import WeightEdit
 from models.language_model import LanguageModel
 
@@ -46,6 +48,10 @@ class Editor(ABC):
     @abstractmethod
     def edit_each(self, requests: Sequence[Request]) -> Edit:
         """N independent edits of the clean model, computed together: edit n is for request n."""
+
+    def load(self, path: str | Path) -> Edit:
+        """An edit of this editor that was saved; errors as of `edits.loading.load`."""
+        return load(path, self.language_model)
 
 
 def named(layers: Sequence[str]) -> list[str]:

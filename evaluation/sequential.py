@@ -13,7 +13,6 @@ from datamodules.text import TextCorpus
 from editors.editor import Editor
 from edits.edit import Edit
 from edits.journal import Journal
-from edits.loading import load
 from edits.weights import WeightEdit
 from evaluation import health
 from evaluation.conflicts import Overruled, settled, told
@@ -259,7 +258,7 @@ class Sequential(Protocol):
         for interval in self.intervals[:number]:
             chain.made += [r for kept, _ in interval for r in kept if r.id not in lost]
         if chain.made:
-            chain.edit = load(self._path(name, number - 1), self.language_model)
+            chain.edit = self.editors[name].load(self._path(name, number - 1))
         return chain
 
     def _path(self, name: str, number: int) -> Path:
