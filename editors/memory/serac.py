@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, final
 
 import numpy as np
@@ -124,7 +125,7 @@ class Serac(TrainedEditor):
         entries, embedded = self._remembered(requests)
         return self._routed(tuple((entry,) for entry in entries), embedded)
 
-    def load_edit(self, path: str) -> RoutedEdit:
+    def load(self, path: str | Path) -> RoutedEdit:
         """An edit that was saved, to be used with this editor's models; see `RoutedEdit.load`."""
         return RoutedEdit.load(path, self.models, self.language_model)
 

@@ -104,14 +104,14 @@ def test_remembered_embeddings_are_those_computed_anew(editor, requests):
 def test_an_edit_is_saved_and_loaded_with_its_editor(editor, requests, language_model, tmp_path):
     edit = editor.edit(requests)
     edit.save(tmp_path / "edit.safetensors", language_model.name)
-    loaded = editor.load_edit(tmp_path / "edit.safetensors")
+    loaded = editor.load(tmp_path / "edit.safetensors")
     questions = asked([Record("0", requests[0])])
     assert_same_answers(
         scores(loaded, language_model, questions), scores(edit, language_model, questions)
     )
     other = Serac(language_model, **SMALL, template="{target} {prompt} {question}")
     with pytest.raises(ValueError, match="made with models of fingerprint"):
-        other.load_edit(tmp_path / "edit.safetensors")
+        other.load(tmp_path / "edit.safetensors")
 
 
 def test_it_goes_on_from_its_own_edits_only(editor, requests, language_model):
