@@ -19,6 +19,7 @@ from datamodules.records import Request
 from datamodules.text import TextCorpus
 from editors.editor import Editor
 from editors.meta_learning.hypernetwork import Hypernetwork
+from editors.meta_learning.training import Training
 from edits import Journal, WeightEdit
 from models import LanguageModel
 from models.atlas import language_model as shipped
@@ -91,6 +92,8 @@ def arguments(target: object) -> set[str] | None:
     for call in calls(target):  # up the bases, as long as each passes on what it does not know
         parameters = inspect.signature(call).parameters
         known |= set(parameters)
+        if "training" in parameters:  # what all hypernetworks pass on
+            known |= set(inspect.signature(Training).parameters)
         if all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
             return known
     return None
@@ -118,12 +121,14 @@ def test_each_file_composes_and_names_what_is_there(file, composed):
 
 @pytest.mark.parametrize("file", [f for f in FILES if f.parent.name == "preset"], ids=str)
 def test_a_preset_changes_its_editor(file, composed):
-    """Its editor and, where it sets one, the training of it."""
-    own = OmegaConf.load(CONFIGS / file)
-    config = composed(*overrides_of(file))
-    for group, settings in (own if "editor" in own else {"editor": own}).items():
-        for key, value in settings.items():
-            assert config[group][key] == value
+    """And, where it is about more than the editor, the data and the trainer."""
+    _, model, editor = overrides_of(file)
+    given = OmegaConf.load(CONFIGS / file)
+    for script in ("edit", "train"):
+        config = composed(script, model, editor)
+        for group, settings in (given if "editor" in given else {"editor": given}).items():
+            for key, value in settings.items():
+                assert config[group][key] == value
 
 
 BLOCKS = {

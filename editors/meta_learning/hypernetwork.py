@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -59,6 +59,10 @@ class Hypernetwork(TrainedEditor):
 
     # what a method is
 
+    holds: ClassVar[bool] = False
+    """Whether a further round of a joint edit is for all its requests, not those that fail alone:
+    where rows without much of a gradient hold what is true already."""
+
     @abstractmethod
     def updates(
         self,
@@ -90,7 +94,8 @@ class Hypernetwork(TrainedEditor):
             failed = failing(self.language_model, edit, requests)
             if not failed:
                 break
-            edit = edit.plus(self._made([requests[n] for n in failed], edit, joint=True))
+            again = requests if self.holds else [requests[n] for n in failed]
+            edit = edit.plus(self._made(again, edit, joint=True))
         return edit
 
     def edit_each(self, requests: Sequence[Request]) -> WeightEdit:

@@ -9,6 +9,8 @@ https://arxiv.org/abs/2311.04661, section 3 and the authors' code
 - the smaller of the two equal systems is solved, in float64, so that one request's edit is cheap;
 - losses are means over the requests, theirs sums over chunks of them, so that the gradient's size
   depends on how many are edited;
+- a further round of a joint edit (``rounds``, none in theirs) is for all its requests, made anew
+  on the edited model;
 - training can mix edits of one request with edits of many (``joint_edits``), so that one editor
   serves both.
 """
@@ -85,6 +87,8 @@ class Malmen(Hypernetwork):
             film="after",
             floor=STD_FLOOR if self.training_settings.statistics == "frozen" else 0.0,
         )
+
+    holds = True  # a row that proposes little is one at which the layer is to stay as it is
 
     def updates(
         self,

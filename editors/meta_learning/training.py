@@ -61,7 +61,8 @@ class Training:
         max_skipped: Successive steps with a non-finite gradient after which training stops.
         edits_per_batch: Requests that go through the language model at once outside training.
         rounds: How often a request is edited at most: again, on the edited model, as long as its
-            target is not the answer. Training makes one round.
+            target is not the answer (or, where a method holds, that of one edited with it is not).
+            Training makes one round.
         seed: Of the draws; a step's draws depend on it, the step and the process alone.
 
     Raises:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from editors.meta_learning.malmen import Malmen
+from editors.meta_learning.rounds import failing
 
 
 def scattered(editor, seed=0):
@@ -118,6 +119,21 @@ def test_an_edit_after_another_starts_from_the_edited_model(exact, malmen, reque
     for layer, update in dense(first.plus(fresh)).items():
         if layer != editor.layers[0]:
             assert (dense(both)[layer] - update).norm() > 1e-6 * update.norm()
+
+
+def test_a_further_round_is_for_all_requests_as_long_as_one_fails(exact, malmen, requests):
+    settings = {"edit_lr": 0.02, "tokens": "all"}
+    once = malmen(exact, **settings).double()
+    often = malmen(exact, rounds=6, **settings).double()
+    for editor in (once, often):
+        editor.collect(requests)
+    expected, failures = once.edit(requests), []
+    for _ in range(5):
+        failures.append(len(failing(exact, expected, requests)))
+        if failures[-1]:
+            expected = once.edit(requests, after=expected)
+    assert failures[0] > failures[-1]
+    assert_same(often.edit(requests), expected)
 
 
 def test_the_default_layers_are_the_outputs_of_the_last_six_blocks(tiny, malmen):
