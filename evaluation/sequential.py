@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from edits.edit import Edit
 from edits.journal import Journal
 from edits.weights import WeightEdit
 from evaluation import health
-from evaluation.conflicts import Overruled, settled, told
+from evaluation.chain import Chain, Done, checkpoints_of, intervals_of
+from evaluation.conflicts import told
 from evaluation.efficiency import Cost, chunk_costs, measured, total
 from evaluation.lines import IMMEDIATE, RETENTION, UNEDITED
 from evaluation.protocol import Protocol
@@ -85,20 +85,13 @@ class Sequential(Protocol):
         if step < 1 or texts < 1:
             raise ValueError(f"step and texts must be at least 1, got {step} and {texts}")
         self.step = step
-        self.checkpoints = _checkpoints(checkpoints, self.length, step)
+        self.checkpoints = checkpoints_of(checkpoints, self.length, step)
         self.texts = [] if text is None else list(TextCorpus(text)[:texts])
         self.journal = journal
         self.conflicts = conflicts
         self.chains: dict[str, Chain] = {}
         self.answers: dict[str, list[Answer]] = {}
-        starts = [0, *self.checkpoints]
-        self.intervals = [
-            [
-                settled(records[at : min(at + step, end)], conflicts)
-                for at in range(start, end, step)
-            ]
-            for start, end in zip(starts, self.checkpoints, strict=False)
-        ]
+        self.intervals = intervals_of(records, step, self.checkpoints, conflicts)
 
     def settings(self) -> dict[str, object]:
         """What is edited in which steps, and when it is asked."""
@@ -263,38 +256,3 @@ class Sequential(Protocol):
 
     def _path(self, name: str, number: int) -> Path:
         return self.folder.path / "edits" / name / f"{number:06d}.safetensors"
-
-
-@dataclass
-class Chain:
-    """What one editor has made so far."""
-
-    name: str
-    edit: Edit | None = None
-    made: list[Record] = field(default_factory=list)
-
-
-@dataclass
-class Done:
-    """What happened up to a checkpoint."""
-
-    lines: list[dict] = field(default_factory=list)
-    editing: list[Cost] = field(default_factory=list)
-    asking: list[Cost] = field(default_factory=list)
-    failures: list[tuple[str, Sequence[Record]]] = field(default_factory=list)
-    overruled: list[Overruled] = field(default_factory=list)
-
-
-def _checkpoints(given: Sequence[int] | None, length: int, step: int) -> list[int]:
-    if given is None:
-        given, at = [], step
-        while at < length:
-            given.append(at)
-            at *= 10
-    whole = not isinstance(given, str | int) and all(type(n) is int for n in given)
-    if not whole or any(not 1 <= n <= length or (n % step and n < length) for n in given):
-        raise ValueError(
-            f"checkpoints={given}: expected numbers of edits from {step:,} to {length:,}, each at "
-            f"the end of a step of {step:,}"
-        )
-    return sorted({*given, length})
