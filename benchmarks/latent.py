@@ -8,8 +8,8 @@ and 27 ms for each of the two calls that evaluate a record. Targets are random t
 no search ends early.
 
 The search is set against a plain loop over the same requests: one edit at a time, whole texts, all
-blocks, logits at every token. Second moments of all layers are set against one forward pass over the
-text; both split it into tokens first.
+blocks, logits at every token. Second moments of all layers are set against one forward pass over
+the text; both split it into tokens first.
 """
 
 from __future__ import annotations
