@@ -8,7 +8,8 @@ and 27 ms for each of the two calls that evaluate a record. Targets are random t
 no search ends early.
 
 The search is set against a plain loop over the same requests: one edit at a time, whole texts, all
-blocks, logits at every token. Second moments of all layers are set against one forward pass.
+blocks, logits at every token. Second moments of all layers are set against one forward pass over
+the text; both split it into tokens first.
 """
 
 from __future__ import annotations
@@ -120,11 +121,10 @@ def single(lm: LanguageModel, count: int, texts: int) -> None:
 def moments(lm: LanguageModel, texts: int) -> None:
     layers = [lm.layer("mlp_out", block) for block in range(lm.blocks)]
     text = corpus(texts)
-    batches = [*text.token_batches(lm.tokenizer, 4096, lm.max_length)]
 
     @torch.no_grad()
     def forward():
-        for ids, mask in batches:
+        for ids, mask in text.token_batches(lm.tokenizer, 4096, lm.max_length):
             lm.model(ids, attention_mask=mask, use_cache=False)
 
     forward()
