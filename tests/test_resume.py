@@ -1,13 +1,18 @@
 """A run that was interrupted goes on as if it had never stopped: to the bit, logs included."""
 
+import os
+import random
 import re
 import shutil
+import subprocess
+import sys
+import time
 from functools import cache
 
 import pytest
 import torch
 import yaml
-from scripts import call
+from scripts import ROOT, call
 from scripts import script as script
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -165,3 +170,41 @@ def test_a_finished_run_can_be_made_longer(straight, script, tmp_path):
     assert (whole / "results.json").stat().st_mtime_ns == before
     steps = [step for step, _ in logged(tmp_path / "copy")["train/loss"]]
     assert steps == list(range(12))
+
+
+@pytest.mark.slow
+def test_ten_kills_change_nothing(tmp_path):
+    """SIGKILL at random moments after something was saved, each time in a process of its own."""
+    length = ["+trainer.max_epochs=20", "trainer.val_check_interval=16"]
+    given = [s for s in SHORT if "max_epochs" not in s and "val_check" not in s]
+    settings = [*EDITORS["mend"], *given, *length]
+    moments = random.Random(0)
+
+    def start(*arguments):
+        command = [sys.executable, str(ROOT / "train.py"), *arguments]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(command, cwd=tmp_path, env=environment, **quiet)
+
+    assert start(*settings, f"hydra.run.dir={tmp_path}/whole").wait() == 0
+    folder, kills = tmp_path / "run", 0
+    last = folder / "checkpoints/last.ckpt"
+    arguments = [*settings, f"hydra.run.dir={folder}"]
+
+    def written():
+        return last.stat().st_mtime_ns if last.exists() else 0
+
+    while kills < 10:
+        before = written()
+        process = start(*arguments)
+        while process.poll() is None and before == written():
+            time.sleep(0.05)
+        time.sleep(moments.uniform(0, 0.3))
+        assert process.poll() is None
+        process.kill()
+        process.wait()
+        kills += 1
+        arguments = [f"resume={folder}", f"hydra.run.dir={tmp_path}/more"]
+    assert start(*arguments).wait() == 0
+    assert_same(state(folder), state(tmp_path / "whole"))
+    assert_same(logged(folder), logged(tmp_path / "whole"))

@@ -1,4 +1,4 @@
-"""Trains in several processes: ``processes.py MODEL FOLDER STRATEGY EDITOR``.
+"""Trains in several processes: ``processes.py MODEL FOLDER STRATEGY``.
 
 Batches, and what is asked, are the same however many processes share them.
 """
@@ -9,18 +9,14 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.tensor import DTensor
 
 from datamodules.editing import EditingData
 from datamodules.records import Probe, Record, Request
-from editors.meta_learning.ke import Ke
 from editors.meta_learning.mend import Mend
 from models import LanguageModel
 
 CITIES = "Gothenburg Lagos Tokyo Warsaw Paris Berlin Stockholm Kano".split()
-EDITORS = {
-    "mend": (Mend, {"rank": 8, "statistics": "online", "lr": 1e-3}),
-    "ke": (Ke, {"lstm_width": 4, "condition_width": 4, "gate_width": 4, "max_scale": 20.0}),
-}
 
 
 class Data(EditingData):
@@ -36,19 +32,18 @@ class Data(EditingData):
         return {"train": records}
 
 
-def train(language_model, folder, strategy="auto", editor="mend", start=None, steps=3):
+def train(language_model, folder, strategy="auto"):
     """The editor after some steps; ``folder/end.ckpt`` has it too."""
     devices = 1 if strategy == "auto" else 2
     if strategy == "fsdp":
         strategy = ModelParallelStrategy(devices, 1, save_distributed_checkpoint=False)
     L.seed_everything(0, verbose=False)
-    cls, settings = EDITORS[editor]
-    module = cls(language_model, **settings)
+    module = Mend(language_model, rank=8, statistics="online", lr=1e-3)
     trainer = L.Trainer(
         accelerator="cpu",
         devices=devices,
         strategy=strategy,
-        max_steps=steps,
+        max_steps=3,
         limit_val_batches=0,
         gradient_clip_val=1.0,
         inference_mode=False,
@@ -57,12 +52,18 @@ def train(language_model, folder, strategy="auto", editor="mend", start=None, st
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, Data(batch_size=4 // devices), ckpt_path=start, weights_only=True)
-    trainer.save_checkpoint(Path(folder) / "end.ckpt")
+    trainer.fit(module, Data(batch_size=4 // devices))
+    trainer.save_checkpoint(Path(folder) / "end.ckpt", weights_only=False)
     return module
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    path, folder, strategy, editor = sys.argv[1:]
-    train(LanguageModel.load(path), folder, strategy, editor)
+    path, folder, strategy = sys.argv[1:]
+    language_model = LanguageModel.load(path)
+    train(language_model, folder, strategy)
+    parts = [
+        isinstance(weight, DTensor)
+        for weight in language_model.module("transformer.h").parameters()
+    ]
+    assert parts == [strategy == "fsdp"] * len(parts)

@@ -1,5 +1,6 @@
 """Training under Lightning: what is learned, logged, saved, resumed and refused."""
 
+import copy
 import csv
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
+from callbacks.stopping import Patience
 from datamodules.records import Record
 from editors.meta_learning.mend import Mend
 from editors.meta_learning.objective import outer_losses
@@ -262,3 +264,42 @@ def test_step_sizes_rise_and_fall():
     assert Training().rate(99, 100) == 1.0
     with pytest.raises(ValueError, match="decay must be a share"):
         Training(decay=2.0)
+
+
+def test_an_editor_of_a_bfloat16_model_is_trained_in_float32(
+    language_model, records, mend, trainer, data
+):
+    model = copy.deepcopy(language_model.model).to(torch.bfloat16)
+    half = LanguageModel(model, language_model.tokenizer, "half")
+    editor = mend(half)
+    before = LanguageModel(model, language_model.tokenizer).fingerprint
+    trainer(max_steps=3).fit(editor, data(records))
+    assert {p.dtype for p in editor.parameters() if p.requires_grad} == {torch.float32}
+    assert editor.skipped_steps == 0
+    assert any((p != 0).any() for name, p in editor.named_parameters() if name.endswith(".a"))
+    assert LanguageModel(model, language_model.tokenizer).fingerprint == before
+
+
+def test_training_stops_when_the_score_stays_and_stays_stopped(
+    language_model, records, mend, trainer, data, tmp_path
+):
+    def fit(start=None):
+        editor = mend(language_model, edit_lr=0.0, lr=0.0, edit_lr_lr=0.0)
+        stop = Patience(monitor="val/score", mode="max", patience=1)
+        one = trainer(max_epochs=9, callbacks=[stop])
+        one.fit(editor, data(records), ckpt_path=start, weights_only=True)
+        return one
+
+    first = fit()
+    assert first.global_step == 4  # epochs of two steps: the second is no better than the first
+    first.save_checkpoint(tmp_path / "stopped.ckpt", weights_only=False)
+    assert fit(tmp_path / "stopped.ckpt").global_step == 4
+
+
+def test_steps_left_out_in_a_row_are_counted_across_an_interruption(language_model, mend):
+    editor, held = mend(language_model), {"state_dict": {}}
+    editor._skipped_in_a_row = 3
+    editor.on_save_checkpoint(held)
+    other = mend(language_model)
+    other.on_load_checkpoint(held)
+    assert other._skipped_in_a_row == 3
