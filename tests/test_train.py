@@ -190,9 +190,8 @@ def test_the_language_model_is_made_by_the_same_script(script, tmp_path):  # noq
     assert "holds something already; name another" in again.error
 
 
-def test_another_model_is_trained_on_files_of_records(script, tmp_path, tiny):  # noqa: F811
-    """Of zsRE's own format, with a tiny model in a folder; the corpus is not needed."""
-    tiny("gpt2").save(tmp_path / "tiny")
+def write_zsre(path):
+    """18 records in zsRE's own format."""
     rows = [
         {
             "input": f"Which country is {name} in?",
@@ -212,7 +211,13 @@ def test_another_model_is_trained_on_files_of_records(script, tmp_path, tiny):  
         }
         for name in (f"{first}{rest}" for first in "LKMPRS" for rest in ("agos", "ano", "uto"))
     ]
-    (tmp_path / "zsre.json").write_text(json.dumps(rows))
+    path.write_text(json.dumps(rows))
+
+
+def test_another_model_is_trained_on_files_of_records(script, tmp_path, tiny):  # noqa: F811
+    """Of zsRE's own format, with a tiny model in a folder; the corpus is not needed."""
+    tiny("gpt2").save(tmp_path / "tiny")
+    write_zsre(tmp_path / "zsre.json")
     arguments = [a for a in SHORT if not a.startswith("++data")]
     run = script(
         *("train", "editor=mend", "model=pretrained", f"model.path={tmp_path}/tiny", *arguments),
@@ -220,6 +225,29 @@ def test_another_model_is_trained_on_files_of_records(script, tmp_path, tiny):  
     )
     assert run.code == 0, run.err
     assert "18 of 18 records" in run.out
+    assert (tmp_path / "run/checkpoints/best.ckpt").is_file()
+
+
+def test_an_encoder_decoder_learns_facts_and_an_editor_is_trained_on_it(script, tmp_path):  # noqa: F811
+    """The experiment, much smaller; its folder is a model that MEND is then trained for."""
+    write_zsre(tmp_path / "zsre.json")
+    shape = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_heads": 2, "num_layers": 2}
+    run = script(
+        *("train", "experiment=facts_t5", "~data.text.counterfact", "trainer.max_epochs=2"),
+        *(f"model.{name}={size}" for name, size in shape.items()),
+        *(f"data.text.zsre.{split}={tmp_path}/zsre.json" for split in ("train", "val", "test")),
+        *("++trainer.enable_progress_bar=false", "++trainer.enable_model_summary=false"),
+        *("model.vocabulary=300", "trainer.precision=32", f"hydra.run.dir={tmp_path}/facts"),
+    )
+    assert run.code == 0, run.err
+    assert LanguageModel.load(str(tmp_path / "facts/model")).family.name == "t5"
+    arguments = [a for a in SHORT if not a.startswith("++data")]
+    run = script(
+        *("train", "editor=mend", "model=pretrained", f"model.path={tmp_path}/facts/model"),
+        *("data=zsre", f"data.train={tmp_path}/zsre.json", f"hydra.run.dir={tmp_path}/run"),
+        *arguments,
+    )
+    assert run.code == 0, run.err
     assert (tmp_path / "run/checkpoints/best.ckpt").is_file()
 
 
