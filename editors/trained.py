@@ -10,8 +10,8 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from datamodules.disturbance import undisturbed
 from datamodules.records import Record
-from datamodules.undisturbed import undisturbed
 from editors import pretrained
 from editors.editor import Editor
 from editors.sharding import averaged, same, shard

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from datamodules.records import Record
+from datamodules.records import Record, Request
 from evaluation.conflicts import Overruled, told
 from evaluation.efficiency import chunk_costs, measured
 from evaluation.lines import IMMEDIATE, UNEDITED
@@ -28,6 +28,11 @@ class Chunk:
     records: Sequence[Record]
     n: int
     overruled: Sequence[Overruled] = ()
+
+    @property
+    def together(self) -> list[Request]:
+        """The requests of an edit that the probes of other records meet too."""
+        return [] if self.n == 1 else [record.request for record in self.records]
 
 
 class Independent(Protocol):
@@ -62,7 +67,7 @@ class Independent(Protocol):
             before = questions.ask(self.language_model)
         if not self.folder.has(UNEDITED, unit):
             run = self.run(UNEDITED, part.n, part.n, IMMEDIATE)
-            lines = self.lines(run, questions, before, before)
+            lines = self.lines(run, questions, before, before, part.together)
             costs = chunk_costs(run, self.device, asking, len(questions.probes))
             self.folder.add(UNEDITED, unit, lines, costs)
         for name in self.editors:
@@ -84,7 +89,7 @@ class Independent(Protocol):
                 log.warning("%s: no edit of %s: %s", name, f"{part.n:,} requests", made.reason)
             else:
                 after = questions.ask(made.edit.edited(self.language_model), each=each)
-                lines = self.lines(run, questions, before, after)
+                lines = self.lines(run, questions, before, after, part.together)
         costs = chunk_costs(
             *(run, self.device, asking, len(lines), part.records, made.cost, preparing),
             failures=failures,

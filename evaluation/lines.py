@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from datamodules.disturbance import changes, disturbed
+from datamodules.records import Request
 from evaluation.questions import Questions
 from evaluation.scorers import SCORERS, Answer
 
@@ -21,12 +23,14 @@ def answer_lines(
     before: Sequence[Answer],
     after: Sequence[Answer],
     tokenizer: PreTrainedTokenizerBase,
+    requests: Iterable[Request] = (),
 ) -> Iterator[dict[str, object]]:
     """The lines of one editor's answers to ``questions``.
 
     ``answer`` and ``before`` are the most likely tokens, edited and not, each given the target up
     to it; ``generated`` and ``generated_before`` the free continuations, if any; ``nll`` and
-    ``contrast_nll`` are in nats per token; then each scorer's value, null where it does not apply.
+    ``contrast_nll`` are in nats per token; ``disturbed`` says that another request changes what is
+    to be kept, so that nothing is judged; then each scorer's value, null where it does not apply.
 
     Args:
         run: What stands in every line: editor, model, data, split, protocol, n, step,
@@ -35,11 +39,14 @@ def answer_lines(
         before: The unedited model's answers.
         after: The edited model's.
         tokenizer: Writes token ids as text.
+        requests: All that the edited model has been edited for, if it is one model for all.
     """
+    changed = changes(requests)
     answers = iter(zip(before, after, strict=True))
     for record in questions.records:
         for index, probe in enumerate(record.questions):
             old, new = next(answers)
+            other = disturbed(probe, record, changed)
             yield {
                 **run,
                 "record": record.id,
@@ -54,5 +61,6 @@ def answer_lines(
                 "generated_before": old.text,
                 "nll": new.nll,
                 "contrast_nll": new.contrast_nll,
-                **{scorer.__name__: scorer(probe, new, old) for scorer in SCORERS},
+                "disturbed": other,
+                **{s.__name__: None if other else s(probe, new, old) for s in SCORERS},
             }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
-from datamodules.records import PROBE_KINDS, Record
+from datamodules.records import PROBE_KINDS, Record, Request
 from editors.editor import Editor
 from edits.edit import Edit
 from evaluation import curves, identity, report
@@ -206,10 +206,11 @@ class Protocol(L.LightningModule, ABC):
         questions: Questions,
         before: Sequence[Answer],
         after: Sequence[Answer],
+        requests: Iterable[Request] = (),
     ) -> list[dict[str, object]]:
         """The lines of one editor's answers; see ``answer_lines``."""
         tokenizer = self.language_model.tokenizer
-        return list(answer_lines(run, questions, before, after, tokenizer))
+        return list(answer_lines(run, questions, before, after, tokenizer, requests))
 
 
 def _check(

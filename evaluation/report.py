@@ -12,7 +12,7 @@ from types import MappingProxyType
 import numpy as np
 import pandas as pd
 
-from datamodules.records import PROBE_KINDS
+from datamodules.records import LOCALITY, PROBE_KINDS
 from evaluation.efficiency import efficiency
 from evaluation.folder import RunFolder, write_whole
 from evaluation.health import PERPLEXITY, RELATIVE_NORM, UPDATE_NORM
@@ -24,13 +24,14 @@ RUN = ("editor", "model", "data", "split", "protocol", "n", "step", "phase")
 SCORER_NAMES = tuple(scorer.__name__ for scorer in SCORERS)
 ALL, SCORE = "all", "harmonic_score"
 SCORED = ("reliability", "generalization", "neighborhood")
-NOT_MADE, OVERRULED = "not_made", "overruled"
+NOT_MADE, OVERRULED, DISTURBED = "not_made", "overruled", "disturbed"
 MEANINGS = MappingProxyType(
     {scorer.__name__: scorer.__doc__.split("\n", 1)[0] for scorer in SCORERS}
     | {
         SCORE: "Harmonic mean of probability_success on reliability, generalization, neighborhood.",
         NOT_MADE: "Share of the requests of which the editor made no edit, and why.",
         OVERRULED: "Share of the requests that a later one of the same step contradicts.",
+        DISTURBED: "Share of the locality probes whose answer another request changes: not judged.",
         PERPLEXITY: "Perplexity per token of text about something else.",
         UPDATE_NORM: "Frobenius norm of the change of weights.",
         RELATIVE_NORM: "Frobenius norm of the change over that of the changed layers' weights.",
@@ -69,22 +70,38 @@ def rows(lines: Iterable[Mapping]) -> list[dict]:
     ``records`` that of records. ``harmonic_score`` (probe ``all``) is the harmonic mean of
     ``probability_success`` on reliability, generalization and neighborhood, ROME's S.
 
+    ``disturbed`` (probe ``all``) counts locality probes (``count`` of ``records``) that were asked
+    but not judged; there is no such row if there are none.
+
     In a sequence the records that were asked right after their edits count at each later n too, so
     that both phases of an n are about the same records.
     """
     values: dict[Run, dict[tuple, dict[str, list[float]]]] = defaultdict(
         lambda: defaultdict(lambda: defaultdict(list))
     )
+    judged: dict[Run, Counter[bool]] = defaultdict(Counter)
     for line in lines:
-        run = values[tuple(line[name] for name in RUN)]
+        key = tuple(line[name] for name in RUN)
+        if line["probe"] in LOCALITY:
+            judged[key][not line["disturbed"]] += 1
         for name in SCORER_NAMES:
             if line[name] is not None:
-                run[line["probe"], name][line["record"]].append(line[name])
-    return [
-        {**dict(zip(RUN, run, strict=True)), **row}
-        for run, cells in values.items()
-        for row in _run_rows(_merged(values[earlier] for earlier in _so_far(values, run)))
-    ]
+                values[key][line["probe"], name][line["record"]].append(line[name])
+    found = []
+    for run in values:
+        met = _so_far(values, run)
+        own = [*_run_rows(_merged(values[earlier] for earlier in met))]
+        own += _disturbed(sum((judged[earlier] for earlier in met), Counter()))
+        found += [{**dict(zip(RUN, run, strict=True)), **row} for row in own]
+    return found
+
+
+def _disturbed(judged: Mapping[bool, int]) -> list[dict]:
+    if not judged[False]:
+        return []
+    size = {"count": judged[False], "records": judged[False] + judged[True]}
+    share = dict.fromkeys(("mean", "low", "high"), round(size["count"] / size["records"], DIGITS))
+    return [{"probe": ALL, "scorer": DISTURBED, **share, **size}]
 
 
 def event_rows(costs: Sequence[Mapping]) -> list[dict]:
@@ -230,6 +247,8 @@ def caption(found: Sequence[Mapping]) -> str:
 def _cell(row: Mapping) -> str:
     if row["scorer"] in HEALTH:
         return f"{row['mean']:.4g} ({row['low']:.4g} to {row['high']:.4g})"
+    if row["scorer"] == DISTURBED:
+        return f"{row['count']:,} of {row['records']:,}"
     if row["scorer"] in (NOT_MADE, OVERRULED):
         return f"{row['count']:,} of {row['records']:,}: {row['reason']}".replace("|", "\\|")
     mean, low, high = (100 * row[name] for name in ("mean", "low", "high"))

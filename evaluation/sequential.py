@@ -154,7 +154,10 @@ class Sequential(Protocol):
         run = self.run(UNEDITED, self.checkpoints[number], self.step, IMMEDIATE)
         records = [record for kept, _ in self.intervals[number] for record in kept]
         before = self._before(records)
-        lines = self.lines(run, self.questions(records), before, before)
+        so_far = [
+            r.request for part in self.intervals[: number + 1] for kept, _ in part for r in kept
+        ]
+        lines = self.lines(run, self.questions(records), before, before, so_far)
         found = health.measured(self.language_model, None, self.texts)
         costs = chunk_costs(run, self.device, asking, len(lines), health=found)
         self.folder.add(UNEDITED, number, lines, costs)
@@ -221,7 +224,8 @@ class Sequential(Protocol):
         with measured(self.device) as cost:
             after = questions.ask(chain.edit.edited(self.language_model))
         done.asking.append(cost)
-        done.lines += self.lines(run, questions, self._before(records), after)
+        so_far = [record.request for record in chain.made]
+        done.lines += self.lines(run, questions, self._before(records), after, so_far)
 
     def _alarm(self, name: str, n: int, found: Mapping[str, Mapping[str, float]]) -> None:
         """Warn of a model that edits have broken."""

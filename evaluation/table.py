@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from datamodules.records import LOCALITY, PORTABILITY, PROBE_KINDS
-from evaluation.report import ALL, HEALTH, NOT_MADE, OVERRULED, caption
+from evaluation.report import ALL, DISTURBED, HEALTH, NOT_MADE, OVERRULED, caption
 
 HEADINGS = MappingProxyType(
     {
@@ -63,11 +63,11 @@ def table(
 
 
 def events(rows: Sequence[Mapping]) -> Table | None:
-    """Editors by what else happened: perplexity, norms, requests not made or overruled, and why.
+    """Editors by what else happened: perplexity, norms, what was not judged, made or kept, and why.
 
     None if there is nothing to tell.
     """
-    names = [*HEALTH, NOT_MADE, OVERRULED]
+    names = [*HEALTH, DISTURBED, NOT_MADE, OVERRULED]
     found = [row for row in rows if row["scorer"] in names]
     if not found:
         return None

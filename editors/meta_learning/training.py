@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from datamodules.disturbance import undisturbed
 from datamodules.records import LOCALITY, Probe, Record
-from datamodules.undisturbed import undisturbed
 from editors.editor import one_of
 from editors.schedule import rate
 
@@ -157,9 +157,7 @@ def questions(
 ) -> Questions:
     """Draw the questions of one step, in which ``joint`` records after another are one edit's."""
     groups = (records[start : start + joint] for start in range(0, len(records), joint))
-    records = [
-        record for group in groups for record in undisturbed(group, [r.request for r in group])
-    ]
+    records = [record for group in groups for record in undisturbed(group)]
     outer, locality = [], []
     for index, record in enumerate(records):
         outer += [(index, probe) for probe in _outer(record, settings.outer, generator)]

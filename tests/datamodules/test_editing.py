@@ -199,7 +199,10 @@ def test_loaders_yield_lists_of_records(splits):
 def of_processes(splits, loader, processes):
     data = [GivenData(splits) for _ in range(processes)]
     for rank, module in enumerate(data):
-        module.trainer = SimpleNamespace(world_size=processes, global_rank=rank)
+        trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+        module.trainer = SimpleNamespace(
+            world_size=processes, global_rank=rank, fit_loop=trainer.fit_loop
+        )
     return [ids(flat(getattr(module, loader)())) for module in data]
 
 

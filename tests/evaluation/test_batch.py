@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 from fake_editors import Adding, make_records, make_trainer
 
+from datamodules.records import Probe
 from evaluation.batch import Batch
 from evaluation.lines import UNEDITED
 from evaluation.questions import Questions
@@ -133,6 +134,20 @@ def test_requests_that_contradict_each_other_are_settled_and_told(language_model
     assert "batch of 4: 1 request contradicts a later one" in caplog.text
     with pytest.raises(ValueError, match=r"conflicts=refuse: 1 request contradicts"):
         batch(language_model, tmp_path, records, conflicts="refuse", sizes=[4])
+
+
+def test_what_another_request_changes_is_asked_but_not_judged(language_model, tmp_path):
+    first, second, *others = RECORDS
+    changed = Probe("unrelated", first.request.prompt, first.request.target_true)
+    records = [first, replace(second, probes=(changed,)), *others[:2]]
+    run(batch(language_model, tmp_path, records, sizes=[1, 4]))
+    for n, value in ((1, {0.0, 1.0}), (4, {None})):
+        lines = lines_of(tmp_path, "adding", n)
+        [line] = [line for line in lines if line["prompt"] == changed.prompt and line["index"]]
+        assert (line["exact_match"] in value, line["disturbed"]) == (True, n == 4)
+    rows = rows_of(tmp_path)
+    assert rows["adding", 4, "all", "disturbed"]["count"] == 1
+    assert ("adding", 1, "all", "disturbed") not in rows
 
 
 def test_sizes_go_as_far_as_the_records(language_model, tmp_path):

@@ -33,7 +33,8 @@ COST = {
 def line(record, kind, exact, success=None, editor="mend"):
     values = dict.fromkeys(report.SCORER_NAMES)
     values |= {"exact_match": exact, "token_accuracy": exact, "probability_success": success}
-    return {**RUN, "editor": editor, "record": record, "probe": kind, **values}
+    own = {"record": record, "probe": kind, "disturbed": False}
+    return {**RUN, "editor": editor, **own, **values}
 
 
 def found(lines, kind, scorer):
@@ -52,6 +53,15 @@ def test_means_are_over_records_of_means_over_probes():
 def test_there_is_no_row_where_nothing_was_judged():
     names = {row["scorer"] for row in report.rows([line("a", "one_hop", 1.0)])}
     assert names == {"exact_match", "token_accuracy"}
+
+
+def test_probes_that_were_not_judged_are_counted():
+    lines = [line("a", "unrelated", 1.0), line("a", "one_hop", 1.0)]
+    lines += [{**line("b", "unrelated", None), "disturbed": True}]
+    row = found(lines, "all", "disturbed")
+    assert (row["mean"], row["count"], row["records"]) == (0.5, 1, 2)
+    assert found(lines, "unrelated", "exact_match")["count"] == 1
+    assert "1 of 2" in report.markdown(report.rows(lines))
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 1 / 3])

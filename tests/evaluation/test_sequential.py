@@ -6,7 +6,7 @@ import pytest
 import torch
 from fake_editors import Adding, Alone, Nothing, make_records, make_trainer
 
-from datamodules.records import LOCALITY
+from datamodules.records import LOCALITY, Probe
 from edits import Journal, load
 from edits.weights import WeightEdit
 from evaluation import sequential
@@ -103,6 +103,19 @@ def test_both_phases_of_an_n_are_about_the_same_records(finished):
         for phase in ("immediate", "retention")
     )
     assert one == other
+
+
+def test_what_requests_so_far_change_is_not_judged(language_model, tmp_path):
+    first, second, third = RECORDS[:3]
+    changed = Probe("unrelated", third.request.prompt, third.request.target_true)
+    records = [first, replace(second, probes=(changed,)), third]
+    run(sequence(language_model, tmp_path, records, length=3, step=1, checkpoints=[2]))
+    found = {
+        key: [line["disturbed"] for line in lines if line["prompt"] == changed.prompt][0]
+        for key, lines in lines_of(tmp_path).items()
+        if any(line["prompt"] == changed.prompt and line["index"] for line in lines)
+    }
+    assert found == {(2, "immediate"): False, (2, "retention"): False, (3, "retention"): True}
 
 
 def test_the_size_of_the_change_and_the_perplexity_are_told(finished, language_model):

@@ -1,5 +1,5 @@
+from datamodules.disturbance import changes, disturbed, undisturbed
 from datamodules.records import Probe, Record, Request
-from datamodules.undisturbed import undisturbed
 
 
 def record(subject, country, target, *probes, known=True):
@@ -29,7 +29,15 @@ def test_probes_that_another_request_changes_are_not_asked():
     ]
 
 
-def test_requests_of_other_records_count_too():
-    lagos = record("Lagos", "Nigeria", "Peru")
-    paris = record("Paris", "France", "Japan", ("unrelated", "Lagos is in", "Nigeria"))
-    assert undisturbed([paris], [lagos.request])[0].probes == ()
+def test_only_locality_probes_of_other_records_are_disturbed():
+    lagos = record("Lagos", "Nigeria", "Peru", ("neighborhood", "Lagos is in", "Nigeria"))
+    paris = record("Paris", "France", "Japan")
+    kept, asked = (
+        Probe("unrelated", "Lagos is in", "Nigeria"),
+        Probe("one_hop", "Lagos is in", "Peru"),
+    )
+    changed = changes([lagos.request])
+    assert disturbed(kept, paris, changed)
+    assert not disturbed(asked, paris, changed)
+    assert not disturbed(lagos.probes[0], lagos, changed)
+    assert not disturbed(kept, paris, changes([]))

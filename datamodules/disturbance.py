@@ -1,0 +1,43 @@
+"""Probes whose right answer another request changes, where a model has the edits of many."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from datamodules.records import LOCALITY, Probe, Record, Request
+
+Changes = Mapping[str | None, Sequence[Request]]
+"""Requests by the answer that they change; None: where that is not known."""
+
+
+def changes(requests: Iterable[Request]) -> Changes:
+    """What the requests change, for `disturbed`."""
+    found = defaultdict(list)
+    for request in requests:
+        found[request.target_true].append(request)
+    return found
+
+
+def disturbed(probe: Probe, record: Record, changed: Changes) -> bool:
+    """Whether a locality probe's right answer is one that another record's request changes.
+
+    That is a probe in which the request's subject stands, and whose target is the answer that the
+    request is to change (or any, where that is not known): to keep it would be the mistake.
+    """
+    return probe.kind in LOCALITY and any(
+        request.subject in probe.prompt and request is not record.request
+        for request in (*changed.get(probe.target, ()), *changed.get(None, ()))
+    )
+
+
+def undisturbed(records: Sequence[Record]) -> list[Record]:
+    """The records without the probes that the request of another one of them disturbs."""
+    changed = changes(record.request for record in records)
+    return [_without_disturbed(record, changed) for record in records]
+
+
+def _without_disturbed(record: Record, changed: Changes) -> Record:
+    probes = tuple(probe for probe in record.probes if not disturbed(probe, record, changed))
+    return record if len(probes) == len(record.probes) else replace(record, probes=probes)
