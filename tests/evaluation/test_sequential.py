@@ -111,7 +111,7 @@ def test_what_requests_so_far_change_is_not_judged(language_model, tmp_path):
     records = [first, replace(second, probes=(changed,)), third]
     run(sequence(language_model, tmp_path, records, length=3, step=1, checkpoints=[2]))
     found = {
-        key: [line["disturbed"] for line in lines if line["prompt"] == changed.prompt][0]
+        key: next(line["disturbed"] for line in lines if line["prompt"] == changed.prompt)
         for key, lines in lines_of(tmp_path).items()
         if any(line["prompt"] == changed.prompt and line["index"] for line in lines)
     }
