@@ -39,17 +39,15 @@ def main() -> None:
     ]
     one_more = Request("Oslo is a city in", "Oslo", "Peru")
     whole = editor.edit(requests)
-    print("| edits | one question | 256 questions | its matrix product | one more edit |")
-    print("|---|---|---|---|---|")
+    print("| edits | one question | its matrix product | one more edit |")
+    print("|---|---|---|---|")
     with torch.no_grad():
         query = editor.models.queries([QUESTION])
         for size in SIZES:
             edit = whole.without([request.prompt for request in requests[size:]])
             cache = edit.caches[0]
-            many = [f"{QUESTION} {number}" for number in range(256)]
             times = [
                 milliseconds(lambda edit=edit: edit.routes([QUESTION], None)),
-                milliseconds(lambda edit=edit, many=many: edit.routes(many, None)),
                 milliseconds(
                     lambda edit=edit, cache=cache: editor.models.log_similarity(
                         [QUESTION], query, cache, edit.embedded
