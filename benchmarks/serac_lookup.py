@@ -1,7 +1,7 @@
 """How long SERAC takes to look a question up, and to remember one more edit, by what it holds.
 
-``python benchmarks/serac_lookup.py``: milliseconds, the least of several rounds, one thread.
-Time does not depend on what the classifier has learned, so that it has learned nothing here.
+``python benchmarks/serac_lookup.py``: milliseconds of one thread's CPU time, the least of several
+rounds. It does not depend on what the classifier has learned, so that it has learned nothing here.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def milliseconds(call: Callable[[], object]) -> float:
     """The least time of a call."""
     found = []
     for _ in range(ROUNDS):
-        start = time.perf_counter()
+        start = time.thread_time()
         call()
-        found.append(time.perf_counter() - start)
+        found.append(time.thread_time() - start)
     return 1e3 * min(found)
 
 
@@ -39,17 +39,15 @@ def main() -> None:
     ]
     one_more = Request("Oslo is a city in", "Oslo", "Peru")
     whole = editor.edit(requests)
-    print("| edits | one question | 256 questions | its matrix product | one more edit |")
-    print("|---|---|---|---|---|")
+    print("| edits | one question | its matrix product | one more edit |")
+    print("|---|---|---|---|")
     with torch.no_grad():
         query = editor.models.queries([QUESTION])
         for size in SIZES:
             edit = whole.without([request.prompt for request in requests[size:]])
             cache = edit.caches[0]
-            many = [f"{QUESTION} {number}" for number in range(256)]
             times = [
                 milliseconds(lambda edit=edit: edit.routes([QUESTION], None)),
-                milliseconds(lambda edit=edit, many=many: edit.routes(many, None)),
                 milliseconds(
                     lambda edit=edit, cache=cache: editor.models.log_similarity(
                         [QUESTION], query, cache, edit.embedded

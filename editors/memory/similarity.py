@@ -41,7 +41,8 @@ def log_similarity(
         queries, keys = (torch.nn.functional.normalize(x, dim=-1) for x in (queries, keys))
         distance = (1 - queries @ keys.mT).clamp(min=0)
     else:
-        norms = queries.square().sum(-1)[..., None] + keys.square().sum(-1)[:, None]
+        squares = (torch.linalg.vector_norm(x, dim=-1).square() for x in (queries, keys))
+        norms = next(squares)[..., None] + next(squares)[:, None]
         distance = torch.baddbmm(norms, queries, keys.mT, alpha=-2).clamp(min=0)
         if not squared:
             distance = torch.where(distance > 0, distance, 1).sqrt() * (distance > 0)
