@@ -71,7 +71,7 @@ def halved(keys: Tensor) -> Tensor:
     return keys[:, 0] if keys.shape[1] == 1 else (keys[:, 0] + keys[:, 1:].mean(1)) / 2
 
 
-def alike(keys: Tensor, cosine: float = 0.99) -> list[int]:
+def alike(keys: Tensor, cosine: float) -> list[int]:
     """For each key of ``[B, d]`` the first that it is nearly parallel to, through others or not."""
     units = torch.nn.functional.normalize(keys, dim=-1)
     near = (units @ units.mT > cosine).fill_diagonal_(True)  # also a key of zeros is like itself

@@ -46,8 +46,9 @@ class Spread(ClosedForm):
         language_model: the model to edit.
         layers: the edited blocks, from the lowest up; None: as many as the method takes by default,
             the last of them a third up.
-        merge_same_key: whether requests of one edit whose keys have a cosine above .99, as those of
-            one subject do, get one value for all of them; otherwise least squares finds a mean.
+        same_key: requests of one edit whose keys have a cosine above this, as those of one subject
+            do, get one value for all of them (.99 where subjects open the prompts); None: each has
+            its own, and where keys are nearly equal least squares finds a mean of them.
         shared: what else `ClosedForm` takes; the defaults are MEMIT's for GPT-J.
 
     Raises:
@@ -66,7 +67,7 @@ class Spread(ClosedForm):
         layers: Sequence[int] | None = None,
         steps: int = 25,
         clamp: float = 0.75,
-        merge_same_key: bool = False,
+        same_key: float | None = None,
         context_lengths: Sequence[tuple[int, int]] = LENGTHS,
         **shared,
     ):
@@ -74,7 +75,9 @@ class Spread(ClosedForm):
             layers = default_blocks(language_model.blocks, self.blocks_by_default)
         own = {"steps": steps, "clamp": clamp, "context_lengths": context_lengths}
         super().__init__(language_model, blocks=layers, **own, **shared)
-        self.merge_same_key = merge_same_key
+        if same_key is not None and not 0 < same_key < 1:
+            raise ValueError(f"same_key: expected a cosine between 0 and 1, got {same_key}")
+        self.same_key = same_key
 
     # what methods differ in
 
@@ -161,9 +164,10 @@ class Spread(ClosedForm):
     def _values(self, requests: Sequence[Request], edits: int) -> Tensor:
         """``z`` of each request, ``[B, d_out]``."""
         model, sites, shared = self.language_model, self.sites(), None
-        if self.merge_same_key and edits == 1:
+        if self.same_key is not None and edits == 1:
             last = self.layers[-1]
-            shared = alike(halved(self._seen(requests, [last], 1, None)[last][0]))
+            keys = halved(self._seen(requests, [last], 1, None)[last][0])
+            shared = alike(keys, self.same_key)
         latent = optimise(
             model, requests, self._texts, sites, self.optimisation, self.rows_per_batch, shared
         )

@@ -102,7 +102,7 @@ def test_requests_of_one_subject_can_share_a_value(language_model):
         Request("Lagos is in", "Lagos", "yen"),
         Request("Sweden has the currency", "Sweden", "Japan, the country"),
     ]
-    apart, merged = (editor(lm, merge_same_key=on) for on in (False, True))
+    apart, merged = (editor(lm, same_key=cosine) for cosine in (None, 0.99))
     for memit in (apart, merged):
         memit.prepare()
     alone, shared = apart._values(requests, 1), merged._values(requests, 1)
@@ -133,8 +133,8 @@ def test_keys_count_the_bare_prompt_as_much_as_all_contexts():
 def test_keys_alike_are_found_through_others():
     angles = torch.tensor([0.0, 2.0, 0.1, 0.2, 0.05, 2.05])
     keys = torch.stack([angles.cos(), angles.sin()], dim=1) * torch.arange(1.0, 7.0)[:, None]
-    assert alike(keys) == [0, 1, 0, 0, 0, 1]
-    assert alike(torch.zeros(2, 3)) == [0, 1]
+    assert alike(keys, 0.99) == [0, 1, 0, 0, 0, 1]
+    assert alike(torch.zeros(2, 3), 0.99) == [0, 1]
 
 
 def test_the_default_layers_end_a_third_up(tiny):

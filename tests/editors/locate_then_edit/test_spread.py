@@ -254,6 +254,7 @@ def test_pmet_shifts_attention_too_but_writes_only_the_feed_forward_part(languag
         (Emmet, {"epsilon": -1}, "epsilon: expected 0 or more, got -1"),
         (AlphaEdit, {"threshold": 0}, "threshold: expected more than 0, got 0"),
         (AlphaEdit, {"ridge": -1}, "ridge: expected more than 0, got -1"),
+        (Pmet, {"same_key": 1.0}, "same_key: expected a cosine between 0 and 1, got 1.0"),
         (Pmet, {"layers": [0, 7]}, "no block 7 in 'tiny-gpt2'; it has 0 to 2"),
     ],
 )
