@@ -18,9 +18,11 @@ from editors.locate_then_edit.memit import Memit
 from editors.locate_then_edit.moments import second_moments
 from editors.locate_then_edit.pmet import Pmet
 from editors.locate_then_edit.rome import Rome
+from editors.memory.serac import Serac
 from editors.meta_learning.factors import factors
 from editors.meta_learning.ke import Ke
 from editors.meta_learning.losses import kl
+from editors.meta_learning.malmen import Malmen
 from editors.meta_learning.mend import Mend
 from editors.meta_learning.objective import outer_losses
 from edits.weights import WeightEdit
@@ -112,10 +114,24 @@ def ke(lm, **settings):
         return Ke(lm, **widths, **loss, max_scale=100.0, optimiser="adam", lr=1e-2, **settings)
 
 
+def malmen(lm, **settings):
+    settings = {"rank": 16, "lr": 1e-3, "edit_lr": 1e-2, "ridge": 1.0} | settings
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Malmen(lm, **settings, statistics_edits=COUNT, kl_positions="target", rounds=5)
+
+
+def serac(lm, **settings):
+    settings = {"lr": 3e-3, "counterfactual_lr": 3e-3, "encoder_blocks": 1} | settings
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Serac(lm, **settings, conditioned=16, warmup=0)
+
+
 # editing
 
 
-@pytest.mark.parametrize(("make", "steps"), [(mend, 12), (ke, 25)])
+@pytest.mark.parametrize(("make", "steps"), [(mend, 12), (ke, 25), (malmen, 12), (serac, 60)])
 def test_a_trained_editor_learns_to_edit(any_answering, make, steps):
     lm, before = any_answering, digest(any_answering)
     editor = make(lm)
