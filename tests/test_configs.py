@@ -44,6 +44,7 @@ FAST = {
     "ke": {"max_scale": 50.0},
     "kn": {"blocks": [0, 1, 2]},
 }
+OF_EDIT = (("trainer", "edit"), ("experiment", "atlas_batch"))
 SENTENCES = [f"{what} is a city in {where}." for what in "ABCDEFGH" for where in "KLMNOPQ"]
 REQUESTS = [
     Request("Lagos is in", "Lagos", "Sweden", "Nigeria"),
@@ -72,7 +73,7 @@ def overrides_of(file: Path) -> tuple[str, ...]:
     if group == "preset":
         model = max((m for m in MODELS if name.startswith(f"{m}_")), key=len)
         return ("edit", f"model={model}", f"editor={name.removeprefix(f'{model}_')}")
-    of_edit = group in ("protocol", "held_out") or (group, name) == ("trainer", "edit")
+    of_edit = group in ("protocol", "held_out") or (group, name) in OF_EDIT
     script = "edit" if of_edit else "train"
     return (script, f"{group}={name}")
 
