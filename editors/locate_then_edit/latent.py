@@ -29,7 +29,7 @@ from torch import Tensor
 from datamodules.records import Request
 from editors.locate_then_edit.rows import Rows, started
 from editors.locate_then_edit.shifts import Shifts
-from editors.locate_then_edit.sites import full_precision, shifted
+from editors.locate_then_edit.sites import full_precision, place_of, shifted
 from models.encoding import IGNORED
 from models.language_model import LanguageModel
 
@@ -119,11 +119,13 @@ def optimise(
     batches = _batches(requests, owners, max(1, rows_per_batch // (len(contexts) + 1)))
     parts = []
     with full_precision(language_model.device), torch.enable_grad():
+        places = _places(language_model, requests, sites)
         for batch in batches:
-            rows, initial = started(language_model, [requests[i] for i in batch], contexts, sites)
+            some = [requests[i] for i in batch]
+            rows, initial = started(language_model, some, contexts, sites, list(places.values()))
             _, owner = torch.tensor([owners[i] for i in batch]).unique(return_inverse=True)
             owner = owner.to(language_model.device)
-            parts.append(_optimised(language_model, rows, initial, settings, owner))
+            parts.append(_optimised(language_model, rows, initial, settings, owner, places))
     back = torch.tensor([i for batch in batches for i in batch]).argsort().to(language_model.device)
     latent = Latent(
         {site: torch.cat([part.initial[site] for part in parts])[back] for site in sites},
@@ -134,6 +136,16 @@ def optimise(
     for index in (~latent.finite).nonzero().flatten().tolist():
         logger.warning("%r: the loss or its gradient is not finite; stopped", requests[index])
     return latent
+
+
+def _places(
+    language_model: LanguageModel, requests: Sequence[Request], sites: Sequence[str]
+) -> dict[str, str]:
+    """Each site's module to shift; of several, a later one may see what an earlier one says."""
+    if len(sites) > 1:
+        return {site: site for site in sites}
+    batch = language_model.encode([requests[0].prompt], None)
+    return {site: place_of(language_model, site, batch) for site in sites}
 
 
 def _batches(requests: Sequence[Request], owners: Sequence[int], size: int) -> list[list[int]]:
@@ -160,8 +172,9 @@ def _optimised(
     initial: dict[str, Tensor],
     settings: Optimisation,
     owner: Tensor,
+    places: dict[str, str],
 ) -> Latent:
-    """Edit i has shift ``owner[i]``, ``[B]``."""
+    """Edit i has shift ``owner[i]``, ``[B]``, added at its site's place."""
     shifts = Shifts(initial, owner, settings.lr, settings.clamp)
     device, edits = owner.device, len(owner)
     losses = torch.full((edits, settings.steps, 4), torch.nan, dtype=torch.float64, device=device)
@@ -174,7 +187,8 @@ def _optimised(
         if len(index) * rows.per_edit < len(current.targets):
             current = rows.of(index)
         delta = shifts.of(index)
-        nll, log_p, told = _said(language_model, current, delta)
+        at_places = {places[site]: shift for site, shift in delta.items()}
+        nll, log_p, told = _said(language_model, current, at_places)
         if step == 0:
             reference = log_p.detach()
         kl = settings.kl_factor * (log_p.exp() * (log_p - reference[index])).sum(1)
@@ -205,7 +219,7 @@ def _optimised(
 def _said(
     language_model: LanguageModel, rows: Rows, delta: dict[str, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the model with shifts ``[b, d]``: the target's NLL and the log-probabilities to keep.
+    """With modules shifted by ``[b, d]``: the target's NLL and the log-probabilities to keep.
 
     Returns:
         Mean over contexts of the mean over target tokens, nats ``[b]``; the distribution of the
@@ -214,9 +228,9 @@ def _said(
     """
     targets, per_edit = rows.targets, rows.per_edit
     with ExitStack() as stack:
-        for site, shift in delta.items():
+        for name, shift in delta.items():
             each = shift.repeat_interleave(per_edit, dim=0)
-            stack.enter_context(shifted(language_model.module(site), each, *targets.shape))
+            stack.enter_context(shifted(language_model.module(name), each, *targets.shape))
         hidden = rows.suffixes.hidden(language_model)  # [N, S, d]
     row, place = (targets != IGNORED).nonzero(as_tuple=True)
     states = torch.cat([hidden[row, place], hidden[per_edit - 1 :: per_edit, 0]])

@@ -44,9 +44,13 @@ def started(
     requests: Sequence[Request],
     contexts: Sequence[str],
     sites: Sequence[str],
+    places: Sequence[str] | None = None,
 ) -> tuple[Rows, dict[str, Tensor]]:
-    """The edits' rows, and each site's output ``[B, d]`` at the subject of the bare prompt."""
-    first, per_edit = _first_block(language_model, sites), len(contexts) + 1
+    """The edits' rows, and each site's output ``[B, d]`` at the subject of the bare prompt.
+
+    ``places`` are the modules that are to be shifted, if they are not the sites; see `place_of`.
+    """
+    first, per_edit = _first_block(language_model, places or sites), len(contexts) + 1
     batch, at = _texts(language_model, requests, contexts)
     bare = [x[::per_edit] for x in (batch.input_ids, batch.attention_mask, batch.labels)]
     edits = torch.arange(len(requests), device=at.device)

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from models.language_model import Batch, LanguageModel
 
+ADDED = 1e-3
+"""Largest relative error with which a site's output counts as added to the residual stream."""
+
 
 class _AllSeenError(Exception):
     """Ends a forward pass whose remaining layers are not needed."""
@@ -88,3 +91,27 @@ def shifted(module: nn.Module, delta: Tensor, rows: int, tokens: int) -> Iterato
         yield
     finally:
         hook.remove()
+
+
+@torch.no_grad()
+def place_of(language_model: LanguageModel, site: str, batch: Batch) -> str:
+    """Where a shift of ``site`` can be added with the same effect: its block, or itself.
+
+    If all that a block does with a site's output is to add it to the residual stream, shifting what
+    the block says is the same, and the block need not be run again. Whether it does is tried on the
+    first token of a batch, since norms behind the addition (OPT-350m's) or factors of it differ.
+    """
+    block = next((name for name in _blocks(language_model) if site.startswith(f"{name}.")), None)
+    if block is None:
+        return site
+    one, first = batch.rows([0]), torch.zeros(1, dtype=torch.long, device=batch.input_ids.device)
+    before = activations(language_model, one, [site, block], first, first)
+    shift = before[site][1]
+    with shifted(language_model.module(site), shift, *one.input_ids.shape):
+        after = activations(language_model, one, [block], first, first)[block][1]
+    apart = (after - before[block][1] - shift).norm()
+    return block if apart <= ADDED * shift.norm() else site
+
+
+def _blocks(language_model: LanguageModel) -> list[str]:
+    return [language_model.block(index) for index in range(language_model.blocks)]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from editors.locate_then_edit.sites import activations, shifted
+from editors.locate_then_edit.sites import activations, place_of, shifted
 
 PROMPTS = ["The capital of Sweden is", "Paris", "What is the mother tongue of Angela Merkel?"]
 
@@ -61,3 +61,22 @@ def test_a_layer_outside_the_forward_pass_is_named(language_model):
     batch = language_model.encode(PROMPTS, None)
     with pytest.raises(ValueError, match=r"layers \['lm_head'\] take no part"):
         activations(language_model, batch, ["lm_head"], torch.tensor([0]), torch.tensor([0]))
+
+
+def test_what_is_only_added_to_the_residual_stream_is_shifted_behind_its_block(any_family, batch):
+    own, other, block = sites_of(any_family, 1)
+    assert place_of(any_family, own, batch) == block
+    assert place_of(any_family, block, batch) == block
+    parallel = any_family.family.name in ("gptj", "gpt_neox")  # attention beside the feed-forward
+    assert (place_of(any_family, other, batch) == block) == parallel
+    delta, shape = torch.randn(3, 32), batch.input_ids.shape
+    with shifted(any_family.module(own), delta, *shape):
+        expected = any_family.hidden(batch)
+    with shifted(any_family.module(block), delta, *shape):
+        torch.testing.assert_close(any_family.hidden(batch), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_norm_behind_the_addition_keeps_the_shift_where_it_is(tiny):
+    lm = tiny("opt", do_layer_norm_before=False)  # as OPT-350m's
+    site = lm.layer("mlp_out", 1)
+    assert place_of(lm, site, lm.encode(PROMPTS, None)) == site
