@@ -36,15 +36,17 @@ class Examples(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, editor: Editor) -> None:
         """Edit, ask, write; one process does, and only where there is a TensorBoard logger.
 
-        As the scores beside it, it belongs to the step before.
+        As the scores beside it, it belongs to the step before. Where processes share the language
+        model's parts, all of them ask.
         """
         loggers = [one for one in trainer.loggers if isinstance(one, TensorBoardLogger)]
-        if trainer.sanity_checking or not trainer.is_global_zero or not loggers:
+        asks = trainer.is_global_zero or editor.language_model.sharded
+        if trainer.sanity_checking or not asks or not loggers:
             return
         dataset = trainer.val_dataloaders.dataset
         records = [dataset[at] for at in range(min(self.count, len(dataset)))]
         text = markdown(editor, records, self.max_new_tokens)
-        for logger in loggers:
+        for logger in loggers if trainer.is_global_zero else ():
             logger.experiment.add_text("val/examples", text, trainer.global_step - 1)
 
 

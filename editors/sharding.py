@@ -17,11 +17,13 @@ def shard(language_model: LanguageModel, mesh: DeviceMesh) -> None:
     """Leave each process a part of every transformer block, gathered while the block runs.
 
     Embeddings and head stay whole: they are asked outside the model's own forward pass. The
-    fingerprint is taken before, while the weights are whole.
+    fingerprint is taken before, while the weights are whole. Since all processes gather a block
+    together, each has to make as many passes as the others, whatever it is asked.
     """
     assert language_model.fingerprint
     for block in range(language_model.blocks):
         fully_shard(language_model.module(language_model.block(block)), mesh=mesh)
+    language_model.sharded = True
 
 
 @torch.no_grad()

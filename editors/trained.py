@@ -49,6 +49,11 @@ class TrainedEditor(Editor, L.LightningModule):
         return False
 
     @property
+    def in_step(self) -> bool:
+        """Whether all processes make as many passes in training and validation."""
+        return True
+
+    @property
     def observed(self) -> bool:
         """Whether the method has all the statistics it needs."""
         return True
@@ -56,8 +61,18 @@ class TrainedEditor(Editor, L.LightningModule):
     # training
 
     def configure_model(self) -> None:
-        """Share out the language model where the strategy is `ModelParallelStrategy`."""
-        if self.device_mesh is not None:
+        """Share out the language model, once, where the strategy is `ModelParallelStrategy`.
+
+        Raises:
+            ValueError: how often the method asks the language model depends on its answers.
+        """
+        if self.device_mesh is not None and not self.language_model.sharded:
+            if not self.in_step:
+                raise ValueError(
+                    f"a language model in parts (trainer=fsdp) is asked by all processes alike; "
+                    f"{self.name} as it is set asks as its answers say: use trainer=ddp"
+                )
+            self.strict_loading = False  # the strategy misses the language model in checkpoints
             shard(self.language_model, self.device_mesh["data_parallel"])
             same(self._own())
 

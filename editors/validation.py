@@ -33,8 +33,9 @@ class Validation(nn.Module):
         for kind in KINDS:
             asked = [(n, probe) for n, r in enumerate(records) for probe in r.of_kind(kind)]
             mean = torch.zeros(())
-            if asked:
-                mean = _right(language_model, edit, asked, local=kind in LOCAL).mean()
+            if asked or language_model.sharded:
+                right = _right(language_model, edit, asked, local=kind in LOCAL)
+                mean = right.mean() if asked else mean
             for name in (kind, "locality") if kind in LOCAL else (kind,):
                 metric = self.metrics[name]
                 metric.update(mean.to(metric.device), weight=len(asked))

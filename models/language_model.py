@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from models.encoder_decoder import EncoderDecoder
@@ -75,6 +75,7 @@ class LanguageModel(nn.Module):
         self._ids = TokenIds(tokenizer)
         form = DecoderOnly if self.family.encoder is None else EncoderDecoder
         self.form: Form = form(model, tokenizer, self._ids)
+        self.sharded = False  # whether processes hold a part of each block, and pass in step
 
     @classmethod
     def load(
@@ -291,7 +292,8 @@ class LanguageModel(nn.Module):
         prompt_ids, target_ids, lengths = self._ids_of(prompts, targets)
         self._check_lengths(prompts, lengths)
         answers: dict[int, tuple[Tensor, ...]] = {}
-        for rows in micro_batches(lengths, tokens_per_batch // self.form.stacks):
+        batches = list(micro_batches(lengths, tokens_per_batch // self.form.stacks))
+        for rows in batches:
             batch = self.form.batch([prompt_ids[i] for i in rows], [target_ids[i] for i in rows])
             with _surrounded(around, rows):
                 logits, ids, _ = self.target_logits(batch.to(self.device))
@@ -299,6 +301,8 @@ class LanguageModel(nn.Module):
             sizes = [len(target_ids[i]) for i in rows]
             parts = [x.cpu().split(sizes) for x in (log_probs, logits.argmax(1), ids)]
             answers.update(zip(rows, zip(*parts, strict=True), strict=True))
+        if self.sharded:
+            self._keep_step(len(batches))
         ordered = [answers[i] for i in range(len(prompts))]
         return Scores(*([answer[i] for answer in ordered] for i in range(3)))
 
@@ -342,6 +346,13 @@ class LanguageModel(nn.Module):
             target_ids = self.form.target_ids(prompts, targets)
         pairs = zip(prompt_ids, target_ids, strict=True)
         return prompt_ids, target_ids, [self.form.length(len(p), len(t) + more) for p, t in pairs]
+
+    def _keep_step(self, passes: int) -> None:
+        """Pass as often as the process that has most to ask: all of them gather each block."""
+        most = torch.tensor(passes, device=self.device)
+        distributed.all_reduce(most, distributed.ReduceOp.MAX)
+        for _ in range(int(most) - passes):
+            self.hidden(self.encode(["a"], None).to(self.device))
 
     def _check_lengths(self, prompts: Sequence[str], lengths: Sequence[int]) -> None:
         for prompt, length in zip(prompts, lengths, strict=True):

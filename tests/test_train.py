@@ -1,6 +1,7 @@
 """``python train.py``: what a run leaves behind, and what it says when it cannot run."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -258,3 +259,38 @@ def test_help_says_what_can_be_set():
     assert done.returncode == 0, done.stderr
     assert "mend" in done.stdout
     assert "counterfact" in done.stdout
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_train_on_records_of_all_lengths(tmp_path, strategy):
+    """With fsdp each has to make as many passes as the other, or both wait for ever."""
+    settings = [*SHORT, f"trainer={strategy}", "trainer.devices=2", f"hydra.run.dir={tmp_path}"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", "editor=mend", *settings, "data.batch_size=5"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {
+        "best.ckpt",
+        "last.ckpt",
+    }
+    assert (tmp_path / "results.md").is_file()
+
+
+@pytest.mark.parametrize("editor", ["serac", "malmen"])
+def test_editors_that_ask_as_answers_say_refuse_a_model_in_parts(tmp_path, editor):
+    settings = ["trainer=fsdp", "trainer.devices=2", f"hydra.run.dir={tmp_path}"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", f"editor={editor}", *settings],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert f"{editor} as it is set asks as its answers say: use trainer=ddp" in done.stderr

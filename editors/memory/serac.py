@@ -146,6 +146,11 @@ class Serac(TrainedEditor):
 
     # training
 
+    @property
+    def in_step(self) -> bool:
+        """No: questions in scope are another model's."""
+        return False
+
     def on_fit_start(self) -> None:
         """Make the pool of hard negatives."""
         self.trainer.fit_loop.setup_data()

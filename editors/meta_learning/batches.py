@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from models.encoding import IGNORED, Batch
@@ -11,11 +12,14 @@ from models.encoding import IGNORED, Batch
 FILLED = 0.65  # a part's shortest row is at least this share of its longest
 
 
-def parts_by_length(batch: Batch) -> list[tuple[Tensor, Batch]]:
+def parts_by_length(batch: Batch, whole: bool = False) -> list[tuple[Tensor, Batch]]:
     """The rows of each part (indices into ``batch``), and the part without the padding it shares.
 
-    Together the parts hold every row once, the longest first.
+    Together the parts hold every row once, the longest first. ``whole``: there is one part only, as
+    where processes have to make equally many passes.
     """
+    if whole:
+        return [(torch.arange(len(batch.input_ids), device=batch.input_ids.device), batch)]
     lengths = batch.lengths
     order = lengths.argsort(descending=True, stable=True)
     starts, longest = [], 0.0

@@ -109,7 +109,7 @@ def factors(
     """
     parts = [
         (rows, _part(language_model, layers, part, _of(after, rows), tokens))
-        for rows, part in parts_by_length(batch)
+        for rows, part in parts_by_length(batch, whole=language_model.sharded)
     ]
     return {
         layer: _merged([(rows, part[layer]) for rows, part in parts], len(batch.input_ids))

@@ -53,6 +53,11 @@ class Hypernetwork(TrainedEditor):
         self.objective = objective(self.training_settings)
 
     @property
+    def in_step(self) -> bool:
+        """Whether a request is edited once, whatever comes of it."""
+        return self.training_settings.rounds == 1
+
+    @property
     def joins(self) -> bool:
         """Whether requests are edited together in training, so in validation too."""
         return max(self.training_settings.joint_edits) > 1

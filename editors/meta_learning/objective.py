@@ -45,7 +45,7 @@ def outer_losses(
     """
     record = torch.as_tensor(record, device=batch.input_ids.device)
     rows, values = [], []
-    for part_rows, part in parts_by_length(batch):
+    for part_rows, part in parts_by_length(batch, whole=language_model.sharded):
         first = int((part_rows < outer).sum())
         part_rows, order = part_rows.sort()  # outer questions first
         rows.append(part_rows)
@@ -100,7 +100,7 @@ def outer_parts(
             weights[rows],
         )
 
-    size = settings.questions_per_batch
+    size = len(owner) if language_model.sharded else settings.questions_per_batch
     ends = [*range(0, len(owner), size), len(owner)]
     return [part(slice(start, stop)) for start, stop in pairwise(ends)]
 
