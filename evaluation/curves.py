@@ -21,6 +21,7 @@ from evaluation.report import ALL, HEALTH, SCORE, caption
 
 SCORER = "exact_match"
 COLUMNS, WIDTH, HEIGHT = 4, 3.2, 2.6  # of panels; inches
+DECADES = 30  # from this ratio on only powers of 10 are written
 
 
 def final(rows: Sequence[Mapping], split: str) -> dict[str, float]:
@@ -84,7 +85,8 @@ def figure(rows: Sequence[Mapping]) -> Figure:
             axes.set_yscale("log")
             axes.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
             axes.yaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_minor_formatter("{x:g}")
+            low, high = axes.get_ylim()
+            axes.yaxis.set_minor_formatter("{x:g}" if high < DECADES * low else NullFormatter())
         else:
             axes.set_ylim(-3, 103)
     for axes in list(drawn.axes)[len(panels) :]:
