@@ -266,14 +266,12 @@ def two_processes(language_model, tmp_path):
     return start
 
 
-@pytest.mark.slow
 def test_two_processes_give_the_results_of_one(finished, two_processes):
     folder = two_processes(len(RECORDS))
     for name in ("results.json", "results.csv"):
         assert (folder / name).read_bytes() == (finished[0] / name).read_bytes()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["batch", "sequential"])
 def test_two_processes_give_the_results_of_one_in_other_protocols(
     name, two_processes, language_model, tmp_path
@@ -286,7 +284,6 @@ def test_two_processes_give_the_results_of_one_in_other_protocols(
         assert (folder / file).read_bytes() == (tmp_path / "alone" / file).read_bytes()
 
 
-@pytest.mark.slow
 def test_a_process_without_a_share_waits_for_the_others(two_processes):
     rows = rows_of(two_processes(2))
     assert rows["nothing", "unrelated", "exact_match"]["records"] == 2
