@@ -71,7 +71,11 @@ def assert_same(ours, theirs, at="state"):
 
 
 def logged(folder):
-    """Every number and text in TensorBoard's files but those that measure time."""
+    """Every number and text in TensorBoard's files but those that measure time.
+
+    Beyond the step at which a run goes on TensorBoard's reader drops the numbers of before, but not
+    the texts: of those of one step the last counts.
+    """
     events = EventAccumulator(str(folder))
     events.Reload()
     scalars = {
@@ -80,7 +84,7 @@ def logged(folder):
         if tag != "train/edits_per_second"
     }
     texts = {
-        tag: [(event.step, event.tensor_proto.string_val[0]) for event in events.Tensors(tag)]
+        tag: sorted({e.step: e.tensor_proto.string_val[0] for e in events.Tensors(tag)}.items())
         for tag in events.Tags()["tensors"]
         if "text_summary" in tag
     }
