@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from datamodules.records import PROBE_KINDS
+from evaluation.folder import write_whole
 from evaluation.health import PERPLEXITY, RELATIVE_NORM
 from evaluation.lines import IMMEDIATE, UNEDITED
 from evaluation.report import ALL, HEALTH, SCORE, caption
@@ -52,12 +51,7 @@ def write(rows: Sequence[Mapping], path: Path) -> None:
         return
     image = io.BytesIO()
     FigureCanvasAgg(figure(rows)).print_png(image)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        draft.write_bytes(image.getvalue())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_whole(path, image.getvalue())
 
 
 def figure(rows: Sequence[Mapping]) -> Figure:

@@ -6,7 +6,6 @@ and does one after another; answers of finished units lie in the run's folder.
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,8 +27,6 @@ from evaluation.folder import RunFolder
 from evaluation.lines import UNEDITED, answer_lines
 from evaluation.questions import Questions
 from evaluation.scorers import Answer
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
