@@ -21,7 +21,8 @@ from rich.console import Console
 from datamodules.records import Request
 from editors.checkpoints import checkpoint_of, load_trained
 from editors.editor import Editor
-from editors.locate_then_edit.tracing import ROLES, Tracing, effects, recommended, trace
+from editors.locate_then_edit.traces import ROLES, effects, recommended
+from editors.locate_then_edit.tracing import Tracing, trace
 from evaluation import locating
 from evaluation.known import fitting, known
 from evaluation.request import before_and_after

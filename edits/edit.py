@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from edits.rows import check_one_each
 from models.language_model import Around, LanguageModel, Scores
 
 
@@ -105,6 +106,5 @@ class HookedModel:
     def _around(self, prompts: Sequence[str], rows: Tensor | Sequence[int] | None) -> Around:
         if rows is None:
             return self.edit.around(self.language_model, None)
-        if len(rows) != len(prompts):
-            raise ValueError(f"{len(prompts)} prompts but {len(rows)} rows; one row a prompt")
+        check_one_each(prompts, rows)
         return self.edit.around(self.language_model, torch.as_tensor(rows))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from edits import routing_file
-from edits.rows import checked_rows
+from edits.rows import check_one_each, checked_rows
 from models.language_model import LanguageModel, Scores
 
 
@@ -226,8 +226,7 @@ class RoutedEdit:
             if len(self) != 1:
                 raise ValueError(f"{len(self)} edits: rows must say which of them each row sees")
             return [0] * len(prompts)
-        if len(rows) != len(prompts):
-            raise ValueError(f"{len(prompts)} prompts but {len(rows)} rows; one row a prompt")
+        check_one_each(prompts, rows)
         return checked_rows(rows, len(self)).tolist()
 
 

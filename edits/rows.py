@@ -72,6 +72,16 @@ def checked_rows(rows: Tensor | Sequence[int], edits: int) -> Tensor:
     return rows.long()
 
 
+def check_one_each(prompts: Sequence[str], rows: Sequence[int] | Tensor) -> None:
+    """Whether there is one row for each prompt.
+
+    Raises:
+        ValueError: there are more, or fewer.
+    """
+    if len(rows) != len(prompts):
+        raise ValueError(f"{len(prompts)} prompts but {len(rows)} rows; one row a prompt")
+
+
 def _in_precision(
     apply: Callable[[Tensor], Tensor], dtype: torch.dtype
 ) -> Callable[[Tensor], Tensor]:

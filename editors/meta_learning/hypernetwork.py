@@ -26,6 +26,7 @@ from editors.meta_learning.objective import outer_parts
 from editors.meta_learning.optimiser import configured
 from editors.meta_learning.rounds import failing, spread
 from editors.meta_learning.training import Training, questions
+from editors.meta_learning.transform import Transforms
 from editors.trained import TrainedEditor
 from edits.updates import Dense, LowRank
 from edits.weights import WeightEdit
@@ -51,6 +52,7 @@ class Hypernetwork(TrainedEditor):
         self.save_hyperparameters(ignore=["language_model"])
         self.layers = _default_layers(language_model) if layers is None else named(layers)
         self.objective = objective(self.training_settings)
+        self.transforms: Transforms | None = None  # set by a method that has them
 
     @property
     def in_step(self) -> bool:
@@ -84,6 +86,13 @@ class Hypernetwork(TrainedEditor):
 
     def observe(self, factors: Mapping[str, Factors], gather: bool) -> None:
         """Take rows into the statistics, if the method has any; see `Normaliser.update`."""
+        if self.transforms is not None:
+            self.transforms.observe(factors, gather)
+
+    @property
+    def observed(self) -> bool:
+        """Whether there are statistics, where the method has some."""
+        return self.transforms is None or self.transforms.observed
 
     def edit_lrs(self) -> dict[str, nn.Parameter]:
         """Learned step sizes ``[layers]`` by name; their own outer step size is `edit_lr_lr`."""

@@ -125,15 +125,6 @@ class Malmen(Hypernetwork):
         pseudo_keys, pseudo_deltas = self.transforms(layer, keys, deltas)
         return -(keys * pseudo_keys).sum(1, keepdim=True) * pseudo_deltas
 
-    def observe(self, factors: Mapping[str, Factors], gather: bool) -> None:
-        """Take all layers' rows into the statistics of their groups."""
-        self.transforms.observe(factors, gather)
-
-    @property
-    def observed(self) -> bool:
-        """Whether there are statistics."""
-        return self.transforms.observed
-
     def edit_lrs(self) -> dict[str, nn.Parameter]:
         """Eta, and theta, the logarithm of the ridge."""
         return {"edit_lr": self.eta, "log_ridge": self.theta}

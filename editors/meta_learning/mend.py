@@ -100,15 +100,6 @@ class Mend(Hypernetwork):
             updates[layer] = replace(rows, keys=keys, deltas=deltas).update(joint)
         return updates
 
-    def observe(self, factors: Mapping[str, Factors], gather: bool) -> None:
-        """Take all layers' rows into the statistics of their groups."""
-        self.transforms.observe(factors, gather)
-
-    @property
-    def observed(self) -> bool:
-        """Whether there are statistics, where the method has some."""
-        return self.transforms.observed
-
     def edit_lrs(self) -> dict[str, nn.Parameter]:
         """Alpha."""
         return {"edit_lr": self.alpha}
