@@ -1,14 +1,45 @@
-"""How step sizes rise and fall in the training of an editor."""
+"""What the settings of all training have in common: how step sizes rise and fall, steps, draws."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
 
-def rate(step: int, total: float, warmup: int, decay: float) -> float:
-    """The step sizes' share of their full value at a step of ``total``.
 
-    They rise linearly over the first ``warmup`` steps, and fall linearly to 0 over the share
-    ``decay`` of the run at its end.
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """The settings that trained editors share; each is an argument of theirs.
+
+    Attributes:
+        warmup: Optimiser steps over which step sizes rise linearly from 0.
+        decay: Share of the run, at its end, over which they fall linearly to 0.
+        max_skipped: Successive steps with a non-finite gradient after which training stops.
+        seed: Of the draws; a step's draws depend on it, the step and the process alone.
+
+    Raises:
+        ValueError: a setting that is none of the above.
     """
-    risen = (step + 1) / warmup if warmup else 1.0
-    left = (total - step) / (decay * total) if decay else 1.0
-    return max(0.0, min(1.0, risen, left))
+
+    warmup: int = 0
+    decay: float = 0.0
+    max_skipped: int = 10
+    seed: int = 0
+
+    SHARES: ClassVar[tuple[str, ...]] = ("decay",)
+    """Settings from 0 to 1; a family adds its own."""
+    AT_LEAST_ONE: ClassVar[tuple[str, ...]] = ("max_skipped",)
+    """Settings from 1; a family adds its own."""
+
+    def __post_init__(self):
+        for name in self.SHARES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be a share from 0 to 1, got {getattr(self, name)}")
+        for name in self.AT_LEAST_ONE:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def rate(self, step: int, total: float) -> float:
+        """The step sizes' share of their full value at a step of ``total``."""
+        risen = (step + 1) / self.warmup if self.warmup else 1.0
+        left = (total - step) / (self.decay * total) if self.decay else 1.0
+        return max(0.0, min(1.0, risen, left))

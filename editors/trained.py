@@ -14,6 +14,7 @@ from datamodules.disturbance import undisturbed
 from datamodules.records import Record
 from editors import pretrained
 from editors.editor import Editor
+from editors.schedule import Schedule
 from editors.sharding import averaged, same, shard
 from editors.validation import Validation
 from models.language_model import LanguageModel
@@ -30,8 +31,8 @@ class TrainedEditor(Editor, L.LightningModule):
         **training: as the family's `Settings` takes them.
     """
 
-    Settings: ClassVar[type]
-    """How the family is trained; a dataclass that has ``max_skipped`` among other things."""
+    Settings: ClassVar[type[Schedule]]
+    """How the family is trained."""
     skipped_steps: Tensor  # [], optimiser steps left out for a non-finite gradient
 
     def __init__(self, language_model: LanguageModel, **training: Any):

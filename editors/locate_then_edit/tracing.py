@@ -36,6 +36,7 @@ from models.language_model import Batch, LanguageModel
 KINDS = ("hidden", "mlp", "attention")
 """What is restored: what a block says, or what its feed-forward or attention part adds to it."""
 
+
 @dataclass(frozen=True)
 class Tracing:
     """How facts are traced.

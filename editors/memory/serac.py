@@ -34,7 +34,6 @@ from editors.memory.examples import Examples, HardNegatives, examples
 from editors.memory.models import Pair, counterfactual_of, scope_of
 from editors.memory.settings import Training
 from editors.memory.similarity import balanced_bce
-from editors.schedule import rate
 from editors.trained import TrainedEditor
 from edits.edit import Edit
 from edits.routing import THRESHOLD, Entry, RoutedEdit
@@ -217,6 +216,6 @@ class Serac(TrainedEditor):
         if not settings.warmup and not settings.decay:
             return optimizer
         total = self.trainer.estimated_stepping_batches if settings.decay else math.inf
-        share = partial(rate, total=total, warmup=settings.warmup, decay=settings.decay)
+        share = partial(settings.rate, total=total)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

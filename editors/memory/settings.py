@@ -7,21 +7,20 @@ from dataclasses import dataclass
 
 from datamodules.records import LOCALITY, PROBE_KINDS
 from editors.editor import one_of
+from editors.schedule import Schedule
 
 PARTS = ("both", "classifier", "counterfactual")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
-    """The settings of the training; each is an argument of `Serac`.
+class Training(Schedule):
+    """The settings of the training, with those of `Schedule`; each is an argument of `Serac`.
 
     Attributes:
         train: Which of the two models: ``"both"``, or only the ``"classifier"`` or the
             ``"counterfactual"`` one.
         lr: Step size of the classifier.
         counterfactual_lr: Step size of the counterfactual model.
-        warmup: Optimiser steps over which they rise linearly from 0.
-        decay: Share of the run, at its end, over which they fall linearly to 0.
         counterfactual_weight: Weight of the counterfactual model's loss.
         negative_weight: Weight of the pairs out of scope in the classifier's loss.
         positive_kinds: Probe kinds that are in the scope of a record's request.
@@ -36,8 +35,6 @@ class Training:
         hard_skipped: So many of the most alike are left out.
         hard_among: Of the next so many, one is drawn,
         hard_temperature: in proportion to e to the power of cosine / temperature.
-        max_skipped: Successive steps with a non-finite gradient after which training stops.
-        seed: Of the draws; a step's draws depend on it, the step and the process alone.
 
     Raises:
         ValueError: a setting that is none of the above.
@@ -46,8 +43,6 @@ class Training:
     train: str = "both"
     lr: float = 1e-5
     counterfactual_lr: float = 1e-5
-    warmup: int = 0
-    decay: float = 0.0
     counterfactual_weight: float = 0.1
     negative_weight: float = 1.0
     positive_kinds: Sequence[str] = ("reliability", "generalization")
@@ -61,18 +56,21 @@ class Training:
     hard_skipped: int = 25
     hard_among: int = 75
     hard_temperature: float = 0.1
-    max_skipped: int = 10
-    seed: int = 0
+
+    SHARES = (*Schedule.SHARES, "hard_share")
+    AT_LEAST_ONE = (
+        *Schedule.AT_LEAST_ONE,
+        "positives",
+        "negatives",
+        "conditioned",
+        "pool",
+        "hard_among",
+    )
 
     def __post_init__(self):
+        super().__post_init__()
         one_of("train", self.train, PARTS)
         for kind in self.positive_kinds:
             one_of("positive_kinds", kind, [k for k in PROBE_KINDS if k not in LOCALITY])
         for kind in self.negative_kinds:
             one_of("negative_kinds", kind, LOCALITY)
-        for name in ("decay", "hard_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be a share from 0 to 1, got {getattr(self, name)}")
-        for name in ("positives", "negatives", "conditioned", "pool", "hard_among", "max_skipped"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -10,7 +10,7 @@ import numpy as np
 from datamodules.disturbance import undisturbed
 from datamodules.records import LOCALITY, Probe, Record
 from editors.editor import one_of
-from editors.schedule import rate
+from editors.schedule import Schedule
 
 OUTER = ("paraphrase", "both")
 KL_POSITIONS = ("all", "target")
@@ -18,22 +18,17 @@ STATISTICS = ("frozen", "online")
 OBJECTIVES = ("weighted", "constrained")
 OPTIMISERS = ("adam", "rmsprop")
 TOKENS = ("all", "target")
-LEAST_ONE = (
-    "statistics_edits", "questions_per_batch", "max_skipped", "edits_per_batch", "rounds"
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
-    """The settings that all hypernetworks share; each is an argument of the editors.
+class Training(Schedule):
+    """What all hypernetworks share, with `Schedule`; each is an argument of the editors.
 
     Attributes:
         optimiser: ``"adam"``, or centred ``"rmsprop"``.
         lr: Step size of the networks.
         edit_lr_lr: Step size of the learned edit step sizes.
         multiplier_lr: Step size of the multiplier of a constrained objective.
-        warmup: Optimiser steps over which all of them rise linearly from 0.
-        decay: Share of the run, at its end, over which they fall linearly to 0.
         objective: ``"weighted"`` sum of the edit loss, which is the target's negative
             log-likelihood, and the locality loss, which is the KL divergence from the unedited
             model; or the edit loss ``"constrained"`` to a locality loss below a margin.
@@ -58,12 +53,10 @@ class Training:
             epoch, makes a smaller one.
         questions_per_batch: Outer questions and locality probes that go through the language model
             at once in training; the gradient is that of all of them, whatever this is.
-        max_skipped: Successive steps with a non-finite gradient after which training stops.
         edits_per_batch: Requests that go through the language model at once outside training.
         rounds: How often a request is edited at most: again, on the edited model, as long as its
             target is not the answer (or, where a method holds, that of one edited with it is not).
             Training makes one round.
-        seed: Of the draws; a step's draws depend on it, the step and the process alone.
 
     Raises:
         ValueError: a setting that is none of the above.
@@ -73,8 +66,6 @@ class Training:
     lr: float = 1e-6
     edit_lr_lr: float = 1e-4
     multiplier_lr: float = 0.1
-    warmup: int = 0
-    decay: float = 0.0
     objective: str = "weighted"
     edit_weight: float = 0.1
     locality_weight: float = 1.0
@@ -90,12 +81,17 @@ class Training:
     statistics_edits: int = 1024
     joint_edits: Sequence[int] = (1,)
     questions_per_batch: int = 256
-    max_skipped: int = 10
     edits_per_batch: int = 64
     rounds: int = 1
-    seed: int = 0
+
+    SHARES = (*Schedule.SHARES, "smoothing")
+    AT_LEAST_ONE = (
+        *Schedule.AT_LEAST_ONE,
+        *("statistics_edits", "questions_per_batch", "edits_per_batch", "rounds"),
+    )
 
     def __post_init__(self):
+        super().__post_init__()
         one_of("optimiser", self.optimiser, OPTIMISERS)
         one_of("objective", self.objective, OBJECTIVES)
         one_of("outer", self.outer, OUTER)
@@ -108,12 +104,6 @@ class Training:
             raise ValueError(
                 f"margin_floor must be from 0 to margin={self.margin}, got {self.margin_floor}"
             )
-        for name in ("decay", "smoothing"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be a share from 0 to 1, got {getattr(self, name)}")
-        for name in LEAST_ONE:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         sizes = self.joint_edits
         if isinstance(sizes, int | str) or not sizes or not all(size >= 1 for size in sizes):
             raise ValueError(f"joint_edits must be a list of numbers from 1, got {sizes}")
@@ -131,10 +121,6 @@ class Training:
                 "set batch_size of the data to at least as many"
             )
         return self.joint_edits[batch_index % len(self.joint_edits)]
-
-    def rate(self, step: int, total: float) -> float:
-        """The step sizes' share of their full value at a step of ``total``."""
-        return rate(step, total, self.warmup, self.decay)
 
 
 @dataclass(frozen=True)
