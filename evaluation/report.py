@@ -17,7 +17,7 @@ from evaluation.efficiency import efficiency
 from evaluation.folder import RunFolder, write_whole
 from evaluation.health import PERPLEXITY, RELATIVE_NORM, UPDATE_NORM
 from evaluation.intervals import harmonic_mean, interval, resampled_means
-from evaluation.lines import IMMEDIATE
+from evaluation.lines import IMMEDIATE, UNEDITED
 from evaluation.scorers import SCORERS
 
 RUN = ("editor", "model", "data", "split", "protocol", "n", "step", "phase")
@@ -25,12 +25,15 @@ SCORER_NAMES = tuple(scorer.__name__ for scorer in SCORERS)
 ALL, SCORE = "all", "harmonic_score"
 SCORED = ("reliability", "generalization", "neighborhood")
 NOT_MADE, OVERRULED, DISTURBED = "not_made", "overruled", "disturbed"
+ALREADY_TRUE, REPEATED = "already_true", "subject_repeated"
 MEANINGS = MappingProxyType(
     {scorer.__name__: scorer.__doc__.split("\n", 1)[0] for scorer in SCORERS}
     | {
         SCORE: "Harmonic mean of probability_success on reliability, generalization, neighborhood.",
         NOT_MADE: "Share of the requests of which the editor made no edit, and why.",
         OVERRULED: "Share of the requests that a later one of the same step contradicts.",
+        ALREADY_TRUE: "Share of the requests whose target the unedited model says.",
+        REPEATED: "Share of the requests that mention their subject twice: the last one is edited.",
         DISTURBED: "Share of the locality probes whose answer another request changes: not judged.",
         PERPLEXITY: "Perplexity per token of text about something else.",
         UPDATE_NORM: "Frobenius norm of the change of weights.",
@@ -40,6 +43,8 @@ MEANINGS = MappingProxyType(
 HEALTH = (PERPLEXITY, UPDATE_NORM, RELATIVE_NORM)
 """What is no share: these rows' means are shown as they are."""
 DIGITS = 6
+NAMED = 5
+"""Records that a row names."""
 Run = tuple
 Cells = Mapping[tuple[str, str], Mapping[str, list[float]]]
 
@@ -71,7 +76,8 @@ def rows(lines: Iterable[Mapping]) -> list[dict]:
     ``probability_success`` on reliability, generalization and neighborhood, ROME's S.
 
     ``disturbed`` (probe ``all``) counts locality probes (``count`` of ``records``) that were asked
-    but not judged; there is no such row if there are none.
+    but not judged; ``already_true`` and ``subject_repeated`` count requests and name them as
+    ``reason``, in the rows of ``unedited``. Where there are none there is no such row.
 
     In a sequence the records that were asked right after their edits count at each later n too, so
     that both phases of an n are about the same records.
@@ -80,8 +86,11 @@ def rows(lines: Iterable[Mapping]) -> list[dict]:
         lambda: defaultdict(lambda: defaultdict(list))
     )
     judged: dict[Run, Counter[bool]] = defaultdict(Counter)
+    asked: dict[Run, list[Mapping]] = defaultdict(list)
     for line in lines:
         key = tuple(line[name] for name in RUN)
+        if line["editor"] == UNEDITED and line["probe"] == "reliability":
+            asked[key].append(line)
         if line["probe"] in LOCALITY:
             judged[key][not line["disturbed"]] += 1
         for name in SCORER_NAMES:
@@ -92,6 +101,7 @@ def rows(lines: Iterable[Mapping]) -> list[dict]:
         met = _so_far(values, run)
         own = [*_run_rows(_merged(values[earlier] for earlier in met))]
         own += _disturbed(sum((judged[earlier] for earlier in met), Counter()))
+        own += _doubtful([line for earlier in met for line in asked[earlier]])
         found += [{**dict(zip(RUN, run, strict=True)), **row} for row in own]
     return found
 
@@ -99,9 +109,23 @@ def rows(lines: Iterable[Mapping]) -> list[dict]:
 def _disturbed(judged: Mapping[bool, int]) -> list[dict]:
     if not judged[False]:
         return []
-    size = {"count": judged[False], "records": judged[False] + judged[True]}
-    share = dict.fromkeys(("mean", "low", "high"), round(size["count"] / size["records"], DIGITS))
-    return [{"probe": ALL, "scorer": DISTURBED, **share, **size}]
+    return [_count_row(DISTURBED, judged[False], judged[False] + judged[True])]
+
+
+def _doubtful(asked: Sequence[Mapping]) -> Iterator[dict]:
+    """Rows of requests whose edit may not be what was meant, of the lines that ask for them."""
+    true = [line["record"] for line in asked if line["exact_match"] == 1]
+    repeated = [line["record"] for line in asked if line["mentions"] > 1]
+    for name, records in ((ALREADY_TRUE, true), (REPEATED, repeated)):
+        if records:
+            more = [f"{len(records) - NAMED:,} more"] if len(records) > NAMED else []
+            yield _count_row(name, len(records), len(asked), ", ".join(records[:NAMED] + more))
+
+
+def _count_row(name: str, count: int, among: int, reason: str | None = None) -> dict:
+    share = dict.fromkeys(("mean", "low", "high"), round(count / among, DIGITS))
+    size = {"count": count, "records": among}
+    return {"probe": ALL, "scorer": name, **share, **size} | ({"reason": reason} if reason else {})
 
 
 def event_rows(costs: Sequence[Mapping]) -> list[dict]:
@@ -126,9 +150,7 @@ def event_rows(costs: Sequence[Mapping]) -> list[dict]:
         named = dict(zip(RUN, run, strict=True))
         for name, count, reason in events:
             if count and asked:
-                share = dict.fromkeys(("mean", "low", "high"), round(count / asked, DIGITS))
-                size = {"count": count, "records": asked, "reason": reason}
-                found.append({**named, "probe": ALL, "scorer": name, **share, **size})
+                found.append({**named, **_count_row(name, count, asked, reason)})
         for name, value in own[-1]["health"].items():
             bounds = {key: round(value[key], DIGITS) for key in ("mean", "low", "high")}
             size = dict.fromkeys(("count", "records"), value["count"])
@@ -249,7 +271,7 @@ def _cell(row: Mapping) -> str:
         return f"{row['mean']:.4g} ({row['low']:.4g} to {row['high']:.4g})"
     if row["scorer"] == DISTURBED:
         return f"{row['count']:,} of {row['records']:,}"
-    if row["scorer"] in (NOT_MADE, OVERRULED):
+    if isinstance(row.get("reason"), str):
         return f"{row['count']:,} of {row['records']:,}: {row['reason']}".replace("|", "\\|")
     mean, low, high = (100 * row[name] for name in ("mean", "low", "high"))
     return f"{mean:z.1f} ({low:z.1f} to {high:z.1f})"

@@ -33,7 +33,7 @@ COST = {
 def line(record, kind, exact, success=None, editor="mend"):
     values = dict.fromkeys(report.SCORER_NAMES)
     values |= {"exact_match": exact, "token_accuracy": exact, "probability_success": success}
-    own = {"record": record, "probe": kind, "disturbed": False}
+    own = {"record": record, "probe": kind, "disturbed": False, "mentions": 1}
     return {**RUN, "editor": editor, **own, **values}
 
 
@@ -62,6 +62,18 @@ def test_probes_that_were_not_judged_are_counted():
     assert (row["mean"], row["count"], row["records"]) == (0.5, 1, 2)
     assert found(lines, "unrelated", "exact_match")["count"] == 1
     assert "1 of 2" in report.markdown(report.rows(lines))
+
+
+def test_requests_whose_edit_may_not_be_what_was_meant_are_counted_and_named():
+    lines = [line(f"r{i}", "reliability", float(i < 7), editor="unedited") for i in range(9)]
+    lines[8]["mentions"] = 2
+    lines += [line("r8", "generalization", 1.0, editor="unedited"), line("r8", "reliability", 1.0)]
+    row = found(lines, "all", "already_true")
+    assert (row["editor"], row["count"], row["records"]) == ("unedited", 7, 9)
+    assert row["reason"] == "r0, r1, r2, r3, r4, 2 more"
+    row = found(lines, "all", "subject_repeated")
+    assert (row["count"], row["records"], row["reason"]) == (1, 9, "r8")
+    assert "1 of 9: r8" in report.markdown(report.rows(lines))
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 1 / 3])
@@ -130,7 +142,8 @@ def test_files_hold_the_same_rows(folder):
     rows = report.write(folder)
     assert json.loads((folder.path / "results.json").read_text()) == rows
     frame = pd.read_csv(folder.path / "results.csv")
-    assert frame.to_dict("records") == rows
+    filled = [{k: v for k, v in row.items() if v == v} for row in frame.to_dict("records")]
+    assert filled == rows
     text = (folder.path / "results.md").read_text()
     for part in ("single edits", "d test", "8 records", *EDITORS, *report.SCORER_NAMES[:3], "25.0"):
         assert part in text
