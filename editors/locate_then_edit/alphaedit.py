@@ -8,7 +8,8 @@ projection ``Q Q^T``, in the basis Q. Value, residuals and shares are MEMIT's. K
 taken again once all its layers are written; the edit carries them.
 
 Departures from the authors' code: ``eigh`` in float64 instead of a float32 SVD, and a symmetric
-solve; a later edit of the same subject is held back by the keys of the earlier one, as in theirs.
+solve; a later edit of the same subject is held back by the keys of the earlier one, as in theirs,
+unless ``same_key`` is given.
 See also `editors.locate_then_edit.spread`.
 """
 

@@ -73,9 +73,14 @@ def halved(keys: Tensor) -> Tensor:
 
 def alike(keys: Tensor, cosine: float) -> list[int]:
     """For each key of ``[B, d]`` the first that it is nearly parallel to, through others or not."""
-    units = torch.nn.functional.normalize(keys, dim=-1)
-    near = (units @ units.mT > cosine).fill_diagonal_(True)  # also a key of zeros is like itself
+    near = (cosines(keys, keys) > cosine).fill_diagonal_(True)  # also a key of zeros is like itself
     first = near.int().argmax(1)  # of equal values argmax takes the first
     while not torch.equal(first, first[first]):
         first = first[first]
     return first.tolist()
+
+
+def cosines(keys: Tensor, others: Tensor) -> Tensor:
+    """Of each key ``[n, d]`` with each of others ``[m, d]``, ``[n, m]``."""
+    keys, others = (torch.nn.functional.normalize(x, dim=-1) for x in (keys, others))
+    return keys @ others.mT

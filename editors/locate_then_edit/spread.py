@@ -27,7 +27,7 @@ from datamodules.records import Request
 from editors.locate_then_edit.blocks import default_blocks
 from editors.locate_then_edit.closed_form import ClosedForm
 from editors.locate_then_edit.doubts import warn_of_doubtful
-from editors.locate_then_edit.keys import alike, halved, subject_keys
+from editors.locate_then_edit.keys import alike, cosines, halved, subject_keys
 from editors.locate_then_edit.latent import optimise
 from editors.locate_then_edit.sites import full_precision
 from edits.weights import LowRank, WeightEdit
@@ -47,8 +47,10 @@ class Spread(ClosedForm):
         layers: the edited blocks, from the lowest up; None: as many as the method takes by default,
             the last of them a third up.
         same_key: requests of one edit whose keys have a cosine above this, as those of one subject
-            do, get one value for all of them (.99 where subjects open the prompts); None: each has
-            its own, and where keys are nearly equal least squares finds a mean of them.
+            do, get one value for all of them (.99 where subjects open the prompts), and past keys
+            that are like a new one are not spared, its value being found on what the model says by
+            then; None: each has its own, and where keys are nearly equal least squares finds a mean
+            of them.
         shared: what else `ClosedForm` takes; the defaults are MEMIT's for GPT-J.
 
     Raises:
@@ -147,7 +149,7 @@ class Spread(ClosedForm):
             keys = halved(seen[layer][0]).unflatten(0, (edits, -1)).double()  # [N, n, d_in]
             missing = values.double() - seen[site][1][:, 0].double()
             residuals = self.share(len(self.layers) - done) * missing.unflatten(0, (edits, -1))
-            known = past[layer].to(keys) if layer in past else keys[:, :0]
+            known = self._spared(past[layer].to(keys), keys) if layer in past else keys[:, :0]
             with full_precision(model.device):
                 coordinates = self.fitted[layer]
                 solved = self.solve(coordinates.into(torch.cat([known, keys], dim=1)))
@@ -160,6 +162,12 @@ class Spread(ClosedForm):
         seen = self._seen(requests, self.layers, edits, written)
         keys = {name: halved(pair[0]).unflatten(0, (edits, -1)) for name, pair in seen.items()}
         return WeightEdit(written.updates, self.name, model.fingerprint, keys)
+
+    def _spared(self, past: Tensor, keys: Tensor) -> Tensor:
+        """Past keys ``[1, p, d_in]`` but those that new ones ``[1, n, d_in]`` take the place of."""
+        if self.same_key is None:
+            return past
+        return past[:, (cosines(past[0], keys[0]) <= self.same_key).all(1)]
 
     def _values(self, requests: Sequence[Request], edits: int) -> Tensor:
         """``z`` of each request, ``[B, d_out]``."""

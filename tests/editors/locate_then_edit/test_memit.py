@@ -87,6 +87,30 @@ def test_an_edit_with_history_spares_the_keys_of_the_one_before(language_model, 
     assert (second.updates[layer].dense()[0] - forgetful).norm() > 1e-3 * got.norm()
 
 
+def test_a_past_key_is_not_spared_from_a_new_one_of_the_same_subject(language_model):
+    lm = in_float64(language_model)
+    sweden = [Request(f"Sweden {rest}", "Sweden", "Paris") for rest in ("is in", "likes")]
+    lagos = Request("Lagos is in", "Lagos", "yen")
+    held, free, forgetful = (
+        editor(lm, layers=[0], covariance_weight=1e-3, **settings)
+        for settings in ({"history": True}, {"history": True, "same_key": 0.99}, {})
+    )
+    first = held.edit([sweden[0], lagos])
+    before = first.updates[held.layers[0]].dense()[0]
+    key = first.past_keys[held.layers[0]][0, 0]  # Sweden's
+    moved = [
+        key @ (one.edit([sweden[1]], after=first).updates[held.layers[0]].dense()[0] - before)
+        for one in (held, free, forgetful)
+    ]
+    assert 2 * moved[0].norm() == pytest.approx(float(moved[1].norm()), rel=1e-2)
+    torch.testing.assert_close(moved[1], moved[2], rtol=1e-2, atol=1e-3 * float(moved[2].norm()))
+    both = free.edit([sweden[1]], after=first)
+    lagos_key = first.past_keys[held.layers[0]][0, 1]
+    change = both.updates[held.layers[0]].dense()[0] - before
+    assert (lagos_key @ change).norm() < 1e-2 * moved[1].norm()  # a past key of another subject
+    assert both.past_keys[held.layers[0]].shape[1] == 3
+
+
 def test_history_without_a_past_is_warned_of(language_model, caplog):
     first = editor(language_model).edit(REQUESTS[:1])
     assert not first.past_keys
