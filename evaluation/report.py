@@ -26,6 +26,8 @@ ALL, SCORE = "all", "harmonic_score"
 SCORED = ("reliability", "generalization", "neighborhood")
 NOT_MADE, OVERRULED, DISTURBED = "not_made", "overruled", "disturbed"
 ALREADY_TRUE, REPEATED = "already_true", "subject_repeated"
+EVENTS = (DISTURBED, NOT_MADE, OVERRULED, ALREADY_TRUE, REPEATED)
+"""What happened beside answers: how many of how many and, but for the first, which and why."""
 MEANINGS = MappingProxyType(
     {scorer.__name__: scorer.__doc__.split("\n", 1)[0] for scorer in SCORERS}
     | {
@@ -269,10 +271,10 @@ def caption(found: Sequence[Mapping]) -> str:
 def _cell(row: Mapping) -> str:
     if row["scorer"] in HEALTH:
         return f"{row['mean']:.4g} ({row['low']:.4g} to {row['high']:.4g})"
-    if row["scorer"] == DISTURBED:
-        return f"{row['count']:,} of {row['records']:,}"
-    if isinstance(row.get("reason"), str):
-        return f"{row['count']:,} of {row['records']:,}: {row['reason']}".replace("|", "\\|")
+    if row["scorer"] in EVENTS:
+        count = f"{row['count']:,} of {row['records']:,}"
+        why = "" if row["scorer"] == DISTURBED else f": {row['reason']}"
+        return f"{count}{why}".replace("|", "\\|")
     mean, low, high = (100 * row[name] for name in ("mean", "low", "high"))
     return f"{mean:z.1f} ({low:z.1f} to {high:z.1f})"
 

@@ -10,16 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from datamodules.records import LOCALITY, PORTABILITY, PROBE_KINDS
-from evaluation.report import (
-    ALL,
-    ALREADY_TRUE,
-    DISTURBED,
-    HEALTH,
-    NOT_MADE,
-    OVERRULED,
-    REPEATED,
-    caption,
-)
+from evaluation.report import ALL, EVENTS, HEALTH, NOT_MADE, caption
 
 HEADINGS = MappingProxyType(
     {
@@ -76,7 +67,7 @@ def events(rows: Sequence[Mapping]) -> Table | None:
 
     None if there is nothing to tell.
     """
-    names = [*HEALTH, DISTURBED, NOT_MADE, OVERRULED, ALREADY_TRUE, REPEATED]
+    names = [*HEALTH, *EVENTS]
     found = [row for row in rows if row["scorer"] in names]
     if not found:
         return None
