@@ -77,6 +77,11 @@ class Family:
             raise ValueError(f"no role {role!r} in family {self.name!r}; it has: {known}")
         return f"{self.block(block, encoder)}.{roles[role]}"
 
+    def block_of(self, name: str) -> int | None:
+        """Number of the block that the named module is, or is in; None: none of the decoder's."""
+        inside = name.removeprefix(f"{self.stack}.")
+        return None if inside == name else int(inside.split(".")[0])
+
 
 def _roles(**paths: str) -> Mapping[str, str]:
     return MappingProxyType(paths)

@@ -21,7 +21,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -83,6 +83,8 @@ class Latent:
 
     Attributes:
         initial: each site's output at the subject's last token of the bare prompt, ``[B, d]``.
+        inputs: each site's input there, and its mean over all contexts, ``[B, 2, d_in]``, float64.
+        outputs: the same of its output, ``[B, 2, d]``.
         delta: each site's shift, ``[B, d]``.
         losses: ``[B, steps, 4]``: total, likelihood, divergence and decay with their factors, of
             each pass; NaN after the edit's last one.
@@ -91,6 +93,8 @@ class Latent:
     """
 
     initial: dict[str, Tensor]
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
     delta: dict[str, Tensor]
     losses: Tensor
     finite: Tensor
@@ -126,20 +130,35 @@ def optimise(
         places = _places(language_model, requests, sites)
         for batch in batches:
             some = [requests[i] for i in batch]
-            rows, initial = started(language_model, some, contexts, sites, list(places.values()))
+            rows, seen = started(language_model, some, contexts, sites, list(places.values()))
             _, owner = torch.tensor([owners[i] for i in batch]).unique(return_inverse=True)
             owner = owner.to(language_model.device)
-            parts.append(_optimised(language_model, rows, initial, settings, owner, places))
+            initial = {site: output[:, 0] for site, (_, output) in seen.items()}
+            known = ({site: _bare_and_mean(pair[i]) for site, pair in seen.items()} for i in (0, 1))
+            found = _optimised(language_model, rows, initial, settings, owner, places)
+            parts.append(Latent(initial, *known, *found))
     back = torch.tensor([i for batch in batches for i in batch]).argsort().to(language_model.device)
-    latent = Latent(
-        {site: torch.cat([part.initial[site] for part in parts])[back] for site in sites},
-        {site: torch.cat([part.delta[site] for part in parts])[back] for site in sites},
-        torch.cat([part.losses for part in parts])[back],
-        torch.cat([part.finite for part in parts])[back],
-    )
+    latent = _joined(parts, back)
     for index in (~latent.finite).nonzero().flatten().tolist():
         logger.warning("%r: the loss or its gradient is not finite; stopped", requests[index])
     return latent
+
+
+def _bare_and_mean(contexts: Tensor) -> Tensor:
+    """The first of ``[B, m, d]`` and their mean, ``[B, 2, d]``."""
+    contexts = contexts.double()
+    return torch.stack([contexts[:, 0], contexts.mean(1)], dim=1)
+
+
+def _joined(parts: Sequence[Latent], order: Tensor) -> Latent:
+    """One of the edits of all parts, in another order."""
+
+    def together(values: list) -> dict[str, Tensor] | Tensor:
+        if isinstance(values[0], dict):
+            return {site: together([value[site] for value in values]) for site in values[0]}
+        return torch.cat(values)[order]
+
+    return Latent(*(together([getattr(p, field.name) for p in parts]) for field in fields(Latent)))
 
 
 def _places(
@@ -177,8 +196,11 @@ def _optimised(
     settings: Optimisation,
     owner: Tensor,
     places: dict[str, str],
-) -> Latent:
-    """Edit i has shift ``owner[i]``, ``[B]``, added at its site's place."""
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """`Latent.delta`, its losses and which are finite.
+
+    Edit i has shift ``owner[i]``, ``[B]``, added at its site's place.
+    """
     shifts = Shifts(initial, owner, settings.lr, settings.clamp)
     device, edits = owner.device, len(owner)
     losses = torch.full((edits, settings.steps, 4), torch.nan, dtype=torch.float64, device=device)
@@ -217,7 +239,7 @@ def _optimised(
         shifts.advance(gradients, running)
     every = torch.arange(edits, device=device)
     found = {site: shift.detach() for site, shift in shifts.of(every).items()}
-    return Latent(initial, found, losses, finite)
+    return found, losses, finite
 
 
 def _said(
@@ -235,7 +257,7 @@ def _said(
         for name, shift in delta.items():
             each = shift.repeat_interleave(per_edit, dim=0)
             stack.enter_context(shifted(language_model.module(name), each, *targets.shape))
-        hidden = rows.suffixes.hidden(language_model)  # [N, S, d]
+        hidden = rows.suffixes.hidden(language_model, rows.read)  # [N, S, d]
     row, place = (targets != IGNORED).nonzero(as_tuple=True)
     states = torch.cat([hidden[row, place], hidden[per_edit - 1 :: per_edit, 0]])
     log_p = language_model.head(states).log_softmax(-1)  # [n + b, V]

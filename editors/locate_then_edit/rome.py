@@ -25,7 +25,6 @@ from editors.locate_then_edit.blocks import default_blocks
 from editors.locate_then_edit.closed_form import ClosedForm
 from editors.locate_then_edit.contexts import LENGTHS
 from editors.locate_then_edit.doubts import warn_of_doubtful
-from editors.locate_then_edit.keys import subject_keys
 from editors.locate_then_edit.latent import optimise
 from editors.locate_then_edit.solve import rank_one
 from edits.weights import WeightEdit
@@ -101,19 +100,19 @@ class Rome(ClosedForm):
         """The rank-one updates of the model as it now is, with the hooks that are on it."""
         model, layer, contexts = self.language_model, self.layer, self._texts
         warn_of_doubtful(model, requests)
-        keys, outputs = subject_keys(model, requests, contexts, [layer], self.rows_per_batch)[layer]
         latent = optimise(
             model, requests, contexts, [layer], self.optimisation, self.rows_per_batch
         )
-        mean, bare = keys.double().mean(1), keys[:, 0].double()  # [N, d_in]
+        bare, mean = latent.inputs[layer].unbind(1)  # [N, d_in]
+        bare_output, mean_output = latent.outputs[layer].unbind(1)  # [N, d_out]
         source = bare if self.key_mode == "prompt" else mean
         key = mean if self.key_mode == "prefix_mean" else bare
-        output = outputs.double().mean(1) if self.key_mode == "prefix_mean" else outputs[:, 0]
+        output = mean_output if self.key_mode == "prefix_mean" else bare_output
         direction = self.fitted[layer].solve(source) if self.fitted else source
         if self.key_mode == "official":
             warn_of_unlike_keys(requests, direction, mean, bare)
         update = rank_one(direction, key, latent.value(layer) - output)
-        update = update.to(model.device, keys.dtype)
+        update = update.to(model.device, latent.initial[layer].dtype)
         return WeightEdit({layer: update}, self.name, model.fingerprint)
 
 

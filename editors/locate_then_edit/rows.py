@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 from datamodules.records import Request
 from editors.locate_then_edit.keys import placed
-from editors.locate_then_edit.sites import activations
+from editors.locate_then_edit.sites import watched
 from editors.locate_then_edit.suffixes import Suffixes, suffixes
 from models.encoding import IGNORED, Batch
 from models.language_model import LanguageModel
@@ -26,17 +26,21 @@ class Rows:
     Attributes:
         suffixes: the N texts from the subject's last token on.
         targets: ``[N, S]``, the target token that is to follow each token, -100: none.
+        read: ``[N, S]``, at which tokens the model's word counts: where it is to say a target
+            token, and at the first of the KL rows. None: all are to be computed.
         per_edit: ``m + 1``.
     """
 
     suffixes: Suffixes
     targets: Tensor
+    read: Tensor | None
     per_edit: int
 
     def of(self, edits: Tensor) -> Rows:
         """The rows of some of the edits."""
         index = (edits[:, None] * self.per_edit + torch.arange(self.per_edit).to(edits)).flatten()
-        return Rows(self.suffixes.of(index), self.targets[index], self.per_edit)
+        read = None if self.read is None else self.read[index]
+        return Rows(self.suffixes.of(index), self.targets[index], read, self.per_edit)
 
 
 def started(
@@ -45,20 +49,30 @@ def started(
     contexts: Sequence[str],
     sites: Sequence[str],
     places: Sequence[str] | None = None,
-) -> tuple[Rows, dict[str, Tensor]]:
-    """The edits' rows, and each site's output ``[B, d]`` at the subject of the bare prompt.
+) -> tuple[Rows, dict[str, tuple[Tensor, Tensor]]]:
+    """The edits' rows, and what each site sees and says at the subject's last token.
+
+    That is its input ``[B, m, d_in]`` and output ``[B, m, d_out]`` in the m contexts.
 
     ``places`` are the modules that are to be shifted, if they are not the sites; see `place_of`.
     """
     first, per_edit = _first_block(language_model, places or sites), len(contexts) + 1
+    last = language_model.blocks - 1
+    narrow = all(language_model.family.block_of(site) != last for site in sites)
     batch, at = _texts(language_model, requests, contexts)
-    bare = [x[::per_edit] for x in (batch.input_ids, batch.attention_mask, batch.labels)]
-    edits = torch.arange(len(requests), device=at.device)
-    seen = activations(language_model, Batch(*bare), sites, edits, at[::per_edit])
     mask = pad(batch.attention_mask[:, 1:], (0, 1))  # the last token of a text predicts nothing
     following = pad(batch.labels[:, 1:], (0, 1), value=IGNORED)
-    ends, targets = suffixes(language_model, Batch(batch.input_ids, mask, following), at, first)
-    return Rows(ends, targets, per_edit), {site: seen[site][1] for site in sites}
+    texts = Batch(batch.input_ids, mask, following)
+    told = torch.arange(len(at), device=at.device).view(-1, per_edit)[:, :-1].flatten()
+    with watched(language_model, sites, told, at[told], batch.input_ids.shape[1]) as seen:
+        ends, targets = suffixes(language_model, texts, at, first, narrow)
+    read = targets != IGNORED
+    read[per_edit - 1 :: per_edit, 0] = True
+    rows = Rows(ends, targets, read if narrow else None, per_edit)
+    in_contexts = (-1, len(contexts))
+    return rows, {
+        site: tuple(x.unflatten(0, in_contexts) for x in pair) for site, pair in seen.items()
+    }
 
 
 def _first_block(language_model: LanguageModel, sites: Sequence[str]) -> int:
@@ -66,13 +80,11 @@ def _first_block(language_model: LanguageModel, sites: Sequence[str]) -> int:
 
     That is the first that holds one, or the next, if the site is what a whole block says.
     """
-    for index in range(language_model.blocks):
-        name = language_model.block(index)
-        if any(site.startswith(f"{name}.") for site in sites):
-            return index
-        if name in sites:
-            return index + 1
-    raise ValueError(f"sites {list(sites)} are in no block of the language model")
+    family = language_model.family
+    blocks = {site: family.block_of(site) for site in sites}
+    if outside := [site for site, at in blocks.items() if at is None]:
+        raise ValueError(f"sites {outside} are in no block of the language model")
+    return min(at + (site == family.block(at)) for site, at in blocks.items())
 
 
 def _texts(

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 
 import torch
@@ -55,24 +55,41 @@ def activations(
 
     One forward pass without gradients that ends at the deepest of the layers.
     """
-    seen: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def look(name: str, module: nn.Module, args: tuple, output: Tensor | tuple) -> None:
-        pair = (unflattened(x, batch.input_ids.shape[1]) for x in (args[0], hidden_of(output)))
-        seen[name] = tuple(widened(x[rows, at]) for x in pair)
+    def enough(*_) -> None:
         if len(seen) == len(layers):
             raise _AllSeenError
 
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
+        tokens = batch.input_ids.shape[1]
+        seen = stack.enter_context(watched(language_model, layers, rows, at, tokens))
+        for name in layers:
+            hook = language_model.module(name).register_forward_hook(enough)
+            stack.callback(hook.remove)
+        stack.enter_context(suppress(_AllSeenError))
+        language_model.hidden(batch)
+    if missing := sorted(set(layers) - set(seen)):
+        raise ValueError(f"layers {missing} take no part in the forward pass")
+    return seen
+
+
+@contextmanager
+def watched(
+    language_model: LanguageModel, layers: Sequence[str], rows: Tensor, at: Tensor, tokens: int
+) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    """What `activations` returns, filled by a forward pass of texts of ``tokens`` inside."""
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def look(name: str, module: nn.Module, args: tuple, output: Tensor | tuple) -> None:
+        pair = (unflattened(x, tokens) for x in (args[0], hidden_of(output)))
+        seen[name] = tuple(widened(x[rows, at]) for x in pair)
+
+    with ExitStack() as stack:
         for name in layers:
             hook = language_model.module(name).register_forward_hook(partial(look, name))
             stack.callback(hook.remove)
-        try:
-            language_model.hidden(batch)
-        except _AllSeenError:
-            return seen
-    raise ValueError(f"layers {sorted(set(layers) - set(seen))} take no part in the forward pass")
+        yield seen
 
 
 @contextmanager
@@ -101,9 +118,10 @@ def place_of(language_model: LanguageModel, site: str, batch: Batch) -> str:
     the block says is the same, and the block need not be run again. Whether it does is tried on the
     first token of a batch, since norms behind the addition (OPT-350m's) or factors of it differ.
     """
-    block = next((name for name in _blocks(language_model) if site.startswith(f"{name}.")), None)
-    if block is None:
+    number = language_model.family.block_of(site)
+    if number is None or site == language_model.block(number):
         return site
+    block = language_model.block(number)
     one, first = batch.rows([0]), torch.zeros(1, dtype=torch.long, device=batch.input_ids.device)
     before = activations(language_model, one, [site, block], first, first)
     shift = before[site][1]
@@ -111,7 +129,3 @@ def place_of(language_model: LanguageModel, site: str, batch: Batch) -> str:
         after = activations(language_model, one, [block], first, first)[block][1]
     apart = (after - before[block][1] - shift).norm()
     return block if apart <= ADDED * shift.norm() else site
-
-
-def _blocks(language_model: LanguageModel) -> list[str]:
-    return [language_model.block(index) for index in range(language_model.blocks)]

@@ -10,11 +10,11 @@ blocks below are not run at all. The answers are those of the whole texts.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 
 from editors.locate_then_edit.sites import hidden_of
@@ -54,12 +54,18 @@ class Suffixes:
             mapped(self.below, lambda hidden: hidden[rows]),
         )
 
-    def hidden(self, language_model: LanguageModel) -> Tensor:
-        """Final hidden states ``[N, S, d]`` of the suffixes, with all hooks from ``first`` on."""
+    def hidden(self, language_model: LanguageModel, read: Tensor | None = None) -> Tensor:
+        """Final hidden states ``[N, S, d]`` of the suffixes, with all hooks from ``first`` on.
+
+        Where some are ``read``, ``[N, S]``, the others need not be right; see `read_alone`.
+        """
         cache = DynamicCache()  # a new one each time: the model appends to it
         for index, (keys, values) in enumerate(self.past):
             cache.update(keys, values, index)
-        with resumed(language_model, self.first, self.below):
+        with ExitStack() as stack:
+            stack.enter_context(resumed(language_model, self.first, self.below))
+            if read is not None:
+                stack.enter_context(read_alone(language_model, read))
             states = language_model.model.base_model(
                 input_ids=self.input_ids,
                 attention_mask=self.mask,
@@ -72,21 +78,24 @@ class Suffixes:
 
 @torch.no_grad()
 def suffixes(
-    language_model: LanguageModel, batch: Batch, at: Tensor, first: int
+    language_model: LanguageModel, batch: Batch, at: Tensor, first: int, narrow: bool = False
 ) -> tuple[Suffixes, Tensor]:
     """The suffixes from token ``at[i]`` of each row on, and their labels ``[N, S]``; one pass.
 
+    With ``narrow`` the last block makes keys and values alone: nobody looks at what it says.
     For a model with a sliding window the texts have to fit into the window.
     """
     outputs: list[Tensor | tuple] = []
     lowest = language_model.module(language_model.block(max(first - 1, 0)))
     hook = lowest.register_forward_hook(lambda module, args, output: outputs.append(output))
-    try:
+    with ExitStack() as stack:
+        stack.callback(hook.remove)
+        if narrow:
+            nothing = torch.zeros_like(batch.input_ids, dtype=torch.bool)
+            stack.enter_context(read_alone(language_model, nothing))
         states = language_model.model.base_model(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=True
         )
-    finally:
-        hook.remove()
     lengths, kept = batch.attention_mask.sum(1), int(at.max())
     steps = torch.arange(int((lengths - at).max()), device=at.device)
     places = at[:, None] + steps  # [N, S]
@@ -133,6 +142,34 @@ def resumed(
                 del module.forward
             else:
                 module.forward = forward
+
+
+@contextmanager
+def read_alone(language_model: LanguageModel, read: Tensor) -> Iterator[None]:
+    """The last block computes for the tokens ``read``, ``[N, S]``, alone, but for keys and values.
+
+    To the others, which no later block looks at, it adds nothing. Hooks that were on its layers
+    before see the tokens read as one row, ``[1, n, d]``.
+    """
+    index, last = read.flatten().nonzero().flatten(), language_model.blocks - 1
+
+    def taken(module: nn.Module, args: tuple) -> tuple:
+        chosen = args[0].reshape(-1, args[0].shape[-1])[index]
+        return (chosen if args[0].ndim == 2 else chosen[None], *args[1:])
+
+    def put_back(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        rows = output.reshape(-1, output.shape[-1])
+        whole = rows.new_zeros(read.numel(), rows.shape[1]).index_copy(0, index, rows)
+        return whole if output.ndim == 2 else whole.view(*read.shape, -1)
+
+    with ExitStack() as stack:
+        for role in language_model.family.roles:
+            layer = language_model.module(language_model.layer(role, last))
+            if role != "mlp_out":
+                stack.callback(layer.register_forward_pre_hook(taken).remove)
+            if role.endswith("_out"):
+                stack.callback(layer.register_forward_hook(put_back).remove)
+        yield
 
 
 def mapped(output: Tensor | tuple | None, change) -> Tensor | tuple | None:

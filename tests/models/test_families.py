@@ -34,6 +34,14 @@ def test_every_linear_map_of_the_feed_forward_has_a_role(any_family):
     assert linear == {lm.layer(role, block) for role in roles for block in range(lm.blocks)}
 
 
+def test_a_module_knows_its_block(any_family):
+    family = any_family.family
+    assert family.block_of(family.block(12)) == 12
+    assert family.block_of(family.layer("mlp_out", 2)) == 2
+    assert family.block_of("lm_head") is None
+    assert family.block_of(family.stack) is None
+
+
 def test_only_gpt2_stores_its_weights_the_other_way_round(any_family):
     weight = any_family.module(any_family.layer("mlp_out", 0)).weight
     assert tuple(weight.shape) == ((64, 32) if any_family.family.name == "gpt2" else (32, 64))

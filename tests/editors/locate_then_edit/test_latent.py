@@ -149,9 +149,17 @@ def test_losses_and_first_step_agree_with_single_whole_forward_passes(exact):
         torch.testing.assert_close(last.delta[site][i], delta.detach())
 
 
+def test_a_site_inside_the_last_block_is_shifted_too(tiny):
+    lm = tiny("opt", do_layer_norm_before=False)  # a norm follows, so the block can't be shifted
+    request = Request("The city they saw is Lagos", "Lagos", "Japan")
+    site = lm.layer("mlp_out", lm.blocks - 1)
+    losses = optimise(lm, [request], CONTEXTS, [site], replace(SETTINGS, steps=4)).losses[0, :, 0]
+    assert (losses.diff() < -0.01).all()
+
+
 def test_the_gradient_is_that_of_the_loss_by_differences(exact):
-    rows, initial = latent.started(exact, REQUESTS[:1], CONTEXTS, [exact.block(1)])
-    (site,), generator = initial, torch.Generator().manual_seed(0)
+    rows, seen = latent.started(exact, REQUESTS[:1], CONTEXTS, [exact.block(1)])
+    (site,), generator = seen, torch.Generator().manual_seed(0)
     delta = torch.randn(1, 32, generator=generator, dtype=torch.float64).mul(0.3).requires_grad_()
     direction = torch.randn(1, 32, generator=generator, dtype=torch.float64)
 

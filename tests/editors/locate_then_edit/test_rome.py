@@ -9,6 +9,7 @@ from samples import AT_THE_END, CONTEXTS, CORPUS, REQUESTS, in_float64
 from datamodules.records import Request
 from editors.locate_then_edit import rome as module
 from editors.locate_then_edit.contexts import sample_contexts
+from editors.locate_then_edit.keys import subject_keys
 from editors.locate_then_edit.moments import Recipe, second_moments
 from editors.locate_then_edit.rome import NAMES, Rome, warn_of_unlike_keys
 from models import LanguageModel
@@ -126,9 +127,7 @@ def test_the_edited_projection_answers_the_bare_key_with_the_optimised_value(lan
     rome.prepare()
     update = rome.edit_each(REQUESTS).updates[rome.layer]
     contexts = tuple(CONTEXTS)
-    keys, outputs = module.subject_keys(language_model, REQUESTS, contexts, [rome.layer])[
-        rome.layer
-    ]
+    keys, outputs = subject_keys(language_model, REQUESTS, contexts, [rome.layer])[rome.layer]
     value = module.optimise(
         language_model, REQUESTS, contexts, [rome.layer], rome.optimisation
     ).value(rome.layer)

@@ -1,3 +1,5 @@
+from contextlib import ExitStack
+
 import pytest
 import torch
 
@@ -25,6 +27,12 @@ def assert_same(lm, batch, ends, labels, rows=(0, 1, 2)):
         assert (labels[i, tokens:] == -100).all()
 
 
+def edit_of(lm, blocks):
+    factors = torch.full((1, 64, 1), 0.3), torch.linspace(-1, 1, 32).view(1, 1, 32)
+    updates = {lm.layer("mlp_out", block): LowRank(*factors) for block in blocks}
+    return WeightEdit(updates, "rome", lm.fingerprint)
+
+
 def test_ends_of_texts_answer_as_the_whole_texts(any_family, batch):
     for first in range(any_family.blocks):
         ends, labels = suffixes(any_family, batch, AT, first)
@@ -39,15 +47,32 @@ def test_some_of_the_rows_answer_as_before(any_family, batch):
 
 
 def test_an_edit_that_is_on_the_model_counts_also_below(any_family, batch):
-    factors = torch.full((1, 64, 1), 0.3), torch.linspace(-1, 1, 32).view(1, 1, 32)
-    names = [any_family.layer("mlp_out", block) for block in (0, 2)]
-    updates = {name: LowRank(*factors) for name in names}
-    edit = WeightEdit(updates, "rome", any_family.fingerprint)
     clean = any_family.hidden(batch)
-    with edit.hooks(any_family):
+    with edit_of(any_family, (0, 2)).hooks(any_family):
         assert (any_family.hidden(batch) - clean).abs().max() > 0.1
         ends, labels = suffixes(any_family, batch, AT, 1)
         assert_same(any_family, batch, ends, labels)
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_the_last_feed_forward_part_runs_where_it_is_read_alone(any_family, batch, edited):
+    lm, seen = any_family, []
+    last = lm.module(lm.layer("mlp_out", lm.blocks - 1))
+    with ExitStack() as stack:
+        if edited:
+            stack.enter_context(edit_of(lm, (0, 2)).hooks(lm))
+        ends, labels = suffixes(lm, batch, AT, 1)
+        read = labels != -100
+        read[1, 0] = True
+        assert 0 < read.sum() < read.numel()
+        every = ends.hidden(lm)
+        count = last.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        stack.callback(count.remove)
+        some, again = ends.hidden(lm, read), ends.hidden(lm)
+    assert [x.reshape(-1, 64).shape[0] for x in seen] == [read.sum(), read.numel()]
+    torch.testing.assert_close(some[read], every[read], rtol=1e-5, atol=1e-5)
+    assert (some[~read] - every[~read]).abs().max() > 0.01
+    assert torch.equal(again, every)
 
 
 def test_texts_that_start_with_the_token_keep_nothing(any_family, batch):
