@@ -44,7 +44,7 @@ FAST = {
     "ke": {"max_scale": 50.0},
     "kn": {"blocks": [0, 1, 2]},
 }
-OF_EDIT = (("trainer", "edit"), ("experiment", "atlas_batch"))
+OF_EDIT = (("trainer", "edit"), ("experiment", "atlas_batch"), ("experiment", "atlas_sequence"))
 SENTENCES = [f"{what} is a city in {where}." for what in "ABCDEFGH" for where in "KLMNOPQ"]
 REQUESTS = [
     Request("Lagos is in", "Lagos", "Sweden", "Nigeria"),
