@@ -82,8 +82,8 @@ class Latent:
     """What the optimisation of B edits found.
 
     Attributes:
-        initial: each site's output at the subject's last token of the bare prompt, ``[B, d]``.
-        inputs: each site's input there, and its mean over all contexts, ``[B, 2, d_in]``, float64.
+        inputs: each site's input at the subject's last token of the bare prompt, and its mean over
+            all contexts, ``[B, 2, d_in]``, float64.
         outputs: the same of its output, ``[B, 2, d]``.
         delta: each site's shift, ``[B, d]``.
         losses: ``[B, steps, 4]``: total, likelihood, divergence and decay with their factors, of
@@ -92,12 +92,16 @@ class Latent:
             the shift it had then.
     """
 
-    initial: dict[str, Tensor]
     inputs: dict[str, Tensor]
     outputs: dict[str, Tensor]
     delta: dict[str, Tensor]
     losses: Tensor
     finite: Tensor
+
+    @property
+    def initial(self) -> dict[str, Tensor]:
+        """Each site's output that is shifted, of the bare prompt, ``[B, d]``."""
+        return {site: x[:, 0].to(self.delta[site].dtype) for site, x in self.outputs.items()}
 
     def value(self, site: str) -> Tensor:
         """``v*`` of the site, ``[B, d]``."""
@@ -134,9 +138,11 @@ def optimise(
             _, owner = torch.tensor([owners[i] for i in batch]).unique(return_inverse=True)
             owner = owner.to(language_model.device)
             initial = {site: output[:, 0] for site, (_, output) in seen.items()}
-            known = ({site: _bare_and_mean(pair[i]) for site, pair in seen.items()} for i in (0, 1))
             found = _optimised(language_model, rows, initial, settings, owner, places)
-            parts.append(Latent(initial, *known, *found))
+            inputs, outputs = (
+                {site: _bare_and_mean(pair[i]) for site, pair in seen.items()} for i in (0, 1)
+            )
+            parts.append(Latent(inputs, outputs, *found))
     back = torch.tensor([i for batch in batches for i in batch]).argsort().to(language_model.device)
     latent = _joined(parts, back)
     for index in (~latent.finite).nonzero().flatten().tolist():

@@ -112,7 +112,7 @@ class Rome(ClosedForm):
         if self.key_mode == "official":
             warn_of_unlike_keys(requests, direction, mean, bare)
         update = rank_one(direction, key, latent.value(layer) - output)
-        update = update.to(model.device, latent.initial[layer].dtype)
+        update = update.to(model.device, latent.delta[layer].dtype)
         return WeightEdit({layer: update}, self.name, model.fingerprint)
 
 

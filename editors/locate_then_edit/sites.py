@@ -69,8 +69,6 @@ def activations(
             stack.callback(hook.remove)
         stack.enter_context(suppress(_AllSeenError))
         language_model.hidden(batch)
-    if missing := sorted(set(layers) - set(seen)):
-        raise ValueError(f"layers {missing} take no part in the forward pass")
     return seen
 
 
@@ -90,6 +88,8 @@ def watched(
             hook = language_model.module(name).register_forward_hook(partial(look, name))
             stack.callback(hook.remove)
         yield seen
+    if missing := sorted(set(layers) - set(seen)):
+        raise ValueError(f"layers {missing} take no part in the forward pass")
 
 
 @contextmanager
@@ -119,9 +119,9 @@ def place_of(language_model: LanguageModel, site: str, batch: Batch) -> str:
     first token of a batch, since norms behind the addition (OPT-350m's) or factors of it differ.
     """
     number = language_model.family.block_of(site)
-    if number is None or site == language_model.block(number):
+    block = None if number is None else language_model.block(number)
+    if block in (None, site):
         return site
-    block = language_model.block(number)
     one, first = batch.rows([0]), torch.zeros(1, dtype=torch.long, device=batch.input_ids.device)
     before = activations(language_model, one, [site, block], first, first)
     shift = before[site][1]

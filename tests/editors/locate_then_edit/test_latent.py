@@ -255,6 +255,12 @@ def test_a_site_in_no_block_is_refused(language_model):
         optimise(language_model, REQUESTS[:1], CONTEXTS, ["transformer.wte"], SETTINGS)
 
 
+def test_a_site_that_takes_no_part_is_refused(language_model):
+    sites = [language_model.layer("mlp_out", 1), "transformer.h.1.attn.attn_dropout"]
+    with pytest.raises(ValueError, match=r"layers \['.*attn_dropout'\] take no part"):
+        optimise(language_model, REQUESTS[:1], CONTEXTS, sites, SETTINGS)
+
+
 # shared shifts
 
 
