@@ -2,74 +2,99 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, Generic, TypeVar, final
 
 from datamodules.records import Request
+from editors.settings import plain
 from edits.edit import Edit
 from edits.loading import load
-from edits.weights import WeightEdit
 from models.language_model import LanguageModel
 
+E = TypeVar("E", bound=Edit)
+Group = Sequence[Request]
+"""Requests that one edit makes true together."""
 
-class Editor(ABC):
+
+class Editor(ABC, Generic[E]):
     """Turns requests into an edit of a frozen language model.
 
-    A method is constructed as ``Method(language_model, *, ...)`` with plain keyword arguments. Its
-    ``edit`` and ``edit_each`` work under a caller's ``no_grad`` and leave the language model
-    bit-equal; what they have to remember lives in the edit they return, never in the editor.
+    A method is constructed as ``Method(language_model, *, ...)`` with keyword arguments, each of
+    which it keeps as an attribute of the same name. It makes edits under a caller's ``no_grad`` and
+    leaves the language model bit-equal; what it has to remember lives in the edits, never in the
+    editor.
     """
 
     language_model: LanguageModel
-    name: ClassVar[str]
-    """The method's name in lower case; it stands in every result row."""
+    name: str
+    """The method's name in lower case."""
 
-    def __init_subclass__(cls, **keywords):
+    def __init_subclass__(cls, **keywords: Any):
         super().__init_subclass__(**keywords)
         cls.name = cls.__name__.lower()
 
-    def prepare(self) -> None:  # noqa: B027
+    # what a method is
+
+    @abstractmethod
+    def compute(self, groups: Sequence[Group], after: E | None) -> E:
+        """As `make`, of groups that are there, once the editor is prepared."""
+
+    def prepare(self) -> None:
         """Do what is to be done once per language model, such as statistics; by default nothing.
 
         Where several processes run, all of them call it, since they may share the work.
         """
 
-    @abstractmethod
-    def edit(self, requests: Sequence[Request], after: WeightEdit | None = None) -> Edit:
-        """One edit that makes all the requests true.
+    def identity(self) -> dict[str, Any]:
+        """What decides its edits, as JSON values: the class and the constructor's arguments.
+
+        Corpora and pools are told by their fingerprints.
+        """
+        names = [name for name in arguments(type(self)) if name != "language_model"]
+        return {"class": type(self).__qualname__, **{n: plain(getattr(self, n)) for n in names}}
+
+    # what it does
+
+    @final
+    def make(self, groups: Sequence[Group], after: E | None = None) -> E:
+        """N edits: edit n makes all the requests of ``groups[n]`` true.
 
         Args:
-            requests: what is to become true, all together.
-            after: the edit that the model has already; the result holds it too.
-        """
+            groups: of requests.
+            after: the edit that the model has already; the result holds it too. There is one group
+                then.
 
-    @abstractmethod
-    def edit_each(self, requests: Sequence[Request]) -> Edit:
+        Raises:
+            ValueError: a group without a request, no group, several with ``after``, or an edit of
+                another model.
+        """
+        if not groups or not all(groups):
+            raise ValueError("there are no requests to edit for")
+        if after is not None:
+            if len(groups) > 1 or len(after) != 1:
+                raise ValueError(f"after: one edit goes on, got {len(after)} for {len(groups)}")
+            after.check(self.language_model)
+        self.prepare()
+        return self.compute(groups, after)
+
+    @final
+    def edit(self, requests: Group, after: E | None = None) -> E:
+        """One edit that makes all the requests true; see `make`."""
+        return self.make([requests], after)
+
+    @final
+    def edit_each(self, requests: Sequence[Request]) -> E:
         """N independent edits of the clean model, computed together: edit n is for request n."""
+        return self.make([[request] for request in requests])
 
     def load(self, path: str | Path) -> Edit:
         """An edit of this editor that was saved; errors as of `edits.loading.load`."""
         return load(path, self.language_model)
 
 
-def named(layers: Sequence[str]) -> list[str]:
-    """The layers that a user names.
-
-    Raises:
-        ValueError: there are none, or a text stands where a list should.
-    """
-    if not layers or isinstance(layers, str):
-        raise ValueError(f"layers: expected a list of names, got {layers!r}")
-    return list(layers)
-
-
-def one_of(name: str, value: str, known: Sequence[str]) -> None:
-    """Refuse a setting that is none of ``known``.
-
-    Raises:
-        ValueError: it is none of them.
-    """
-    if value not in known:
-        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(known)}")
+def arguments(kind: type) -> list[str]:
+    """The names of a constructor's arguments."""
+    return [name for name in inspect.signature(kind.__init__).parameters if name != "self"]

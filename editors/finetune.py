@@ -12,23 +12,26 @@ requests, whatever their lengths.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from datamodules.records import Request
-from editors.editor import Editor, named
-from edits.updates import compute_dtype
-from edits.weights import Dense, WeightEdit
+from editors.descent import Descent, means
+from editors.editor import Group
+from editors.settings import at_least, named, one_of, positive
+from editors.weight_editor import WeightEditor
+from edits.updates import Dense
+from edits.weights import WeightEdit
 from models.encoding import IGNORED
+from models.hooks import compute_dtype
 from models.language_model import LanguageModel
 
 OBJECTIVES = ("target", "prompt_last")
 
 
-class FineTune(Editor):
+class FineTune(WeightEditor):
     """Adam on the weights of a few layers until the new target is likely.
 
     Args:
@@ -60,17 +63,13 @@ class FineTune(Editor):
         bias: bool = True,
         edits_per_batch: int = 16,
     ):
-        if objective not in OBJECTIVES:
-            raise ValueError(f"objective is {objective!r}, expected one of {', '.join(OBJECTIVES)}")
-        if norm_constraint is not None and norm_constraint <= 0:
-            raise ValueError(f"norm_constraint must be positive or null, got {norm_constraint}")
+        one_of("objective", objective, OBJECTIVES)
+        positive(norm_constraint=norm_constraint)
+        at_least(1, steps=steps, edits_per_batch=edits_per_batch)
         self.language_model = language_model
         self.layers = [_default_layer(language_model)] if layers is None else named(layers)
         for layer in self.layers:
             language_model.shape(layer)
-        for name, value in (("steps", steps), ("edits_per_batch", edits_per_batch)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
         self.objective = objective
         self.norm_constraint = norm_constraint
         self.steps = steps
@@ -82,90 +81,57 @@ class FineTune(Editor):
         last = "ft" if norm_constraint is None else "ft_l"
         self.name = "ft_m" if objective == "target" else last
 
-    def edit(self, requests: Sequence[Request], after: WeightEdit | None = None) -> WeightEdit:
-        """One training run on the mean loss of all the requests; see `Editor.edit`."""
-        edit, _ = self.run(requests, [0] * len(requests), after)
-        return edit if after is None else after.plus(edit)
-
-    def edit_each(self, requests: Sequence[Request]) -> WeightEdit:
-        """One training run for each request, side by side; see `Editor.edit_each`."""
+    def write(self, groups: Sequence[Group], after: WeightEdit | None) -> WeightEdit:
+        """One training run for each group, side by side, on the mean loss of its requests."""
         size = self.edits_per_batch
-        chunks = [requests[i : i + size] for i in range(0, len(requests), size)]
-        if not chunks:
-            raise ValueError("there are no requests to edit for")
-        return WeightEdit.stack([self.run(some, range(len(some)))[0] for some in chunks])
+        chunks = [groups[i : i + size] for i in range(0, len(groups), size)]
+        return WeightEdit.stack([self.run(chunk)[0] for chunk in chunks])
 
     @torch.enable_grad()
-    def run(
-        self, requests: Sequence[Request], edit: Sequence[int], after: WeightEdit | None = None
-    ) -> tuple[WeightEdit, list[list[float]]]:
-        """Train N edits on the model as ``after`` made it; request b belongs to ``edit[b]``.
+    def run(self, groups: Sequence[Group]) -> tuple[WeightEdit, list[list[float]]]:
+        """Train an edit for each group on the model as it now is.
 
         Returns:
-            The N edits without ``after``, and each one's loss before every step it took part in.
-
-        Raises:
-            ValueError: there are no requests.
+            The N edits, and each one's loss before every step it took part in.
         """
-        if not requests:
-            raise ValueError("there are no requests to edit for")
+        owner = [number for number, group in enumerate(groups) for _ in group]
+        requests = [request for group in groups for request in group]
         texts = _Texts(self.language_model, requests, self.objective)
-        changes = _Changes(self.language_model, self.layers, max(edit) + 1, self.bias)
-        optimizer = torch.optim.Adam(
-            changes.tensors(), self.lr, fused=self.language_model.device.type == "cpu"
-        )
-        history: list[list[float]] = [[] for _ in range(len(changes))]
-        active = list(range(len(changes)))
-        for _ in range(self.steps):
-            losses = self._losses(texts, edit, active, changes, after)
-            for number, loss in zip(active, losses.tolist(), strict=True):
+        changes = _Changes(self.language_model, self.layers, len(groups), self.bias)
+        history: list[list[float]] = [[] for _ in groups]
+
+        def losses(active: list[int]) -> Tensor:
+            return self._losses(texts, owner, active, changes)
+
+        def done(active: list[int], values: Tensor) -> Tensor:
+            for number, loss in zip(active, values.tolist(), strict=True):
                 history[number].append(loss)
-            going = losses >= self.stop_loss
-            active = [number for number in active if history[number][-1] >= self.stop_loss]
-            if not active:
-                break
-            self._step(optimizer, losses[going].sum(), changes, active)
+            return ~(values >= self.stop_loss)
+
+        def slope(number: int, at: int, gradient: Tensor) -> Tensor:
+            weight = changes.starts[at] + changes.values[number][at].detach()
+            return gradient.contiguous().add(weight, alpha=self.weight_decay)
+
+        def clamp(active: list[int]) -> None:
+            for tensor in (tensor for number in active for tensor in changes.values[number]):
+                tensor.clamp_(-self.norm_constraint, self.norm_constraint)
+
+        fused = self.language_model.device.type == "cpu"
+        descent = Descent(changes.values, steps=self.steps, lr=self.lr, fused=fused)
+        descent.run(losses, done, slope, clamp if self.norm_constraint else None)
         with torch.no_grad():
-            return self._edit(changes, range(len(changes))), history
+            return self._edit(changes, range(len(groups))), history
 
     def _losses(
-        self,
-        texts: _Texts,
-        edit: Sequence[int],
-        active: Sequence[int],
-        changes: _Changes,
-        after: WeightEdit | None,
+        self, texts: _Texts, owner: Sequence[int], active: Sequence[int], changes: _Changes
     ) -> Tensor:
         """Mean loss of each active edit's requests."""
-        rows = [row for row, number in enumerate(edit) if number in active]
-        place = torch.tensor([active.index(edit[row]) for row in rows])
-        model = self.language_model
-        before = nullcontext() if after is None else after.hooks(model)
-        with before, self._edit(changes, active).hooks(model, place if len(changes) > 1 else None):
+        rows = [row for row, number in enumerate(owner) if number in active]
+        place = torch.tensor([active.index(owner[row]) for row in rows])
+        each = place if len(changes.values) > 1 else None
+        with self._edit(changes, active).hooks(self.language_model, each):
             per_request = texts.losses(rows)
-        return _means(per_request, place.to(per_request.device), len(active))
-
-    def _step(
-        self,
-        optimizer: torch.optim.Optimizer,
-        loss: Tensor,
-        changes: _Changes,
-        active: Sequence[int],
-    ) -> None:
-        """One step of the active edits; the others, whose gradient is None, stay as they are."""
-        optimizer.zero_grad()
-        tensors, starts = changes.of(active)
-        for tensor, start, gradient in zip(
-            tensors, starts, torch.autograd.grad(loss, tensors), strict=True
-        ):
-            tensor.grad = gradient.contiguous().add(
-                start + tensor.detach(), alpha=self.weight_decay
-            )
-        optimizer.step()
-        if self.norm_constraint is not None:
-            with torch.no_grad():
-                for tensor in tensors:
-                    tensor.clamp_(-self.norm_constraint, self.norm_constraint)
+        return means(per_request, place.to(per_request.device), len(active))
 
     def _edit(self, changes: _Changes, numbers: Sequence[int]) -> WeightEdit:
         return WeightEdit(changes.dense(numbers), self.name, self.language_model.fingerprint)
@@ -178,47 +144,33 @@ def _default_layer(language_model: LanguageModel) -> str:
 
 
 class _Changes:
-    """What is trained: for each of N edits the change of each layer's weight and bias."""
+    """What is trained: for each of N edits the change of each layer's weight and bias.
+
+    ``starts`` are the tensors that change, ``[d_in, d_out]`` and ``[d_out]``, layer by layer, and
+    ``values`` each edit's changes of them.
+    """
 
     def __init__(
         self, language_model: LanguageModel, layers: Sequence[str], edits: int, bias: bool
     ):
-        self.starts: dict[str, list[Tensor]] = {}  # layer -> weight [d_in, d_out], bias [d_out]
+        self.starts: list[Tensor] = []
+        self.parts: dict[str, slice] = {}  # layer -> its tensors
         for layer in layers:
             module, dtype = language_model.module(layer), compute_dtype(language_model.dtype)
-            language_model.shape(layer)  # refuses what is no linear map
             weight = module.weight.T if isinstance(module, nn.Linear) else module.weight
             own = [weight, module.bias] if bias and module.bias is not None else [weight]
+            self.parts[layer] = slice(len(self.starts), len(self.starts) + len(own))
             # fused Adam reads memory in order: values and gradients must be laid out alike
-            self.starts[layer] = [tensor.detach().to(dtype).contiguous() for tensor in own]
-        self.values = {
-            layer: [[torch.zeros_like(s).requires_grad_() for s in starts] for _ in range(edits)]
-            for layer, starts in self.starts.items()
-        }
-
-    def __len__(self) -> int:
-        return len(next(iter(self.values.values())))
-
-    def of(self, numbers: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
-        """The changes of some edits, and where each of these tensors starts from."""
-        pairs = [
-            pair
-            for layer, starts in self.starts.items()
-            for number in numbers
-            for pair in zip(self.values[layer][number], starts, strict=True)
+            self.starts += [tensor.detach().to(dtype).contiguous() for tensor in own]
+        self.values = [
+            [torch.zeros_like(start).requires_grad_() for start in self.starts]
+            for _ in range(edits)
         ]
-        return [value for value, _ in pairs], [start for _, start in pairs]
-
-    def tensors(self) -> list[Tensor]:
-        """All the changes."""
-        return self.of(range(len(self)))[0]
 
     def dense(self, numbers: Sequence[int]) -> dict[str, Dense]:
         """Some edits' changes as updates; differentiable where gradients are on."""
-        return {
-            layer: Dense(*(torch.stack(x) for x in zip(*(own[n] for n in numbers), strict=True)))
-            for layer, own in self.values.items()
-        }
+        stacks = [torch.stack(x) for x in zip(*(self.values[n] for n in numbers), strict=True)]
+        return {layer: Dense(*stacks[part]) for layer, part in self.parts.items()}
 
 
 class _Texts:
@@ -244,10 +196,4 @@ class _Texts:
             wanted = (batch.labels != IGNORED) & (batch.labels != end)
             row, position = wanted.nonzero(as_tuple=True)
             logits, targets = model.head(hidden)[row], batch.labels[row, position]
-        return _means(F.cross_entropy(logits, targets, reduction="none"), row, len(rows))
-
-
-def _means(values: Tensor, group: Tensor, groups: int) -> Tensor:
-    """Mean of the values of each group."""
-    sums = values.new_zeros(groups).index_add(0, group, values)
-    return sums / torch.bincount(group, minlength=groups)
+        return means(F.cross_entropy(logits, targets, reduction="none"), row, len(rows))

@@ -1,23 +1,23 @@
 """Edit values: what editors return. They change what a language model says, never its weights."""
 
-from edits.capture import Seen, captured
-from edits.edit import Edit, EditedModel, HookedModel
-from edits.journal import Journal
+from edits.edit import NOTHING, Edit, EditedModel, Route
+from edits.journal import Journal, journaled
 from edits.loading import load
 from edits.routing import Entry, RoutedEdit
-from edits.weights import Dense, LowRank, WeightEdit
+from edits.updates import Dense, LowRank
+from edits.weights import WeightEdit
 
 __all__ = [
+    "NOTHING",
     "Dense",
     "Edit",
     "EditedModel",
     "Entry",
-    "HookedModel",
     "Journal",
     "LowRank",
+    "Route",
     "RoutedEdit",
-    "Seen",
     "WeightEdit",
-    "captured",
+    "journaled",
     "load",
 ]

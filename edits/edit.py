@@ -1,110 +1,303 @@
-"""What an edit is to everyone who did not make it, and the edited model of all edits by hooks."""
+"""What an edit is to everyone who did not make it, and the edited model."""
+
+# N edits, B prompts
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, ClassVar, Self, final
 
 import torch
 from torch import Tensor
 
-from edits.rows import check_one_each
-from models.language_model import Around, LanguageModel, Scores
+from edits import storage
+from edits.rows import check_one_each, checked_rows
+from models.language_model import LanguageModel
+from models.passes import Around
+from models.scores import TOKENS_PER_BATCH, Scores
+
+State = tuple[dict[str, Any], dict[str, Tensor]]
+"""What an edit's file holds: JSON values, and tensors by name."""
 
 
-class EditedModel(Protocol):
+@dataclass(frozen=True)
+class Route:
+    """Some prompts as one model reads them.
+
+    Attributes:
+        index: which of the caller's prompts they are.
+        prompts: as they are read; an edit may put something in front.
+        around: what surrounds each forward pass; None: nothing.
+        reader: who answers; None: the language model itself.
+    """
+
+    index: Sequence[int]
+    prompts: Sequence[str]
+    around: Around | None = None
+    reader: LanguageModel | None = None
+
+
+class Edit(ABC):
+    """A value that changes what a language model says, never the model; it holds N edits.
+
+    ``rows[i]`` says which of them prompt i sees, -1 for none.
+
+    Attributes:
+        editor: name of the editor that made it.
+        model: fingerprint of the language model it was made for.
+    """
+
+    kind: ClassVar[str]
+    """Its name in files."""
+    scores: ClassVar[bool] = True
+    """Whether it answers `EditedModel.score`; some only generate."""
+    editor: str
+    model: str
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """N, the number of edits that rows can choose from."""
+
+    @abstractmethod
+    def select(self, index: Sequence[int]) -> Self:
+        """The edits at ``index``, in that order."""
+
+    @abstractmethod
+    def routes(
+        self, language_model: LanguageModel, prompts: Sequence[str], rows: Tensor | None
+    ) -> list[Route]:
+        """Who answers which prompts, and how; of routes that share a prompt the last one counts.
+
+        ``rows`` is as above, or None where there is one edit, which all prompts see.
+        """
+
+    @abstractmethod
+    def state(self) -> State:
+        """What `of_state` makes the edit of."""
+
+    @classmethod
+    @abstractmethod
+    def of_state(
+        cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor], source: storage.Source
+    ) -> Self:
+        """The edit that `state` was asked of.
+
+        Raises:
+            ValueError: it is none, or needs the editor that made it.
+        """
+
+    def check(self, language_model: LanguageModel) -> None:
+        """Whether the edit is one of this model.
+
+        Raises:
+            ValueError: it is not.
+        """
+        if self.model != language_model.fingerprint:
+            raise ValueError(
+                f"this edit belongs to the model with fingerprint {self.model}, "
+                f"not to {language_model.name!r} with {language_model.fingerprint}"
+            )
+
+    def generate(
+        self,
+        language_model: LanguageModel,
+        prompts: Sequence[str],
+        rows: Tensor | None,
+        **options: Any,
+    ) -> list[str]:
+        """The edited model's texts; ``options`` are those of `LanguageModel.generate`."""
+        texts = [""] * len(prompts)
+        for route in _answering(self.routes(language_model, prompts, rows)):
+            reader = route.reader or language_model
+            said = reader.generate(route.prompts, around=route.around, **options)
+            for index, text in zip(route.index, said, strict=True):
+                texts[index] = text
+        return texts
+
+    def to(self, device: torch.device) -> Self:
+        """The same edits there."""
+        return self
+
+    def plus(self, other: Edit) -> Self:
+        """Both at once, edit by edit.
+
+        Raises:
+            ValueError: edits of this kind cannot be added.
+        """
+        raise ValueError(f"an edit of {self.editor} cannot be added to another one")
+
+    def without(self, prompts: Sequence[str]) -> Self:
+        """The one edit without the requests that have these prompts.
+
+        Raises:
+            ValueError: single requests cannot be taken out of edits of this kind.
+        """
+        raise ValueError(f"single requests cannot be taken out of an edit of {self.editor}")
+
+    def merge(self, language_model: LanguageModel, folder: str | Path) -> None:
+        """Write the edited model as a Hugging Face folder, whole or not at all.
+
+        Raises:
+            ValueError: edits of this kind change no weights.
+        """
+        raise ValueError(f"an edit of {self.editor} changes no weights, so it cannot be merged")
+
+    def export(self, language_model: LanguageModel, folder: str | Path) -> None:
+        """Write the edit as a LoRA adapter of ``peft``, whole or not at all.
+
+        Raises:
+            ValueError: edits of this kind change no weights.
+        """
+        raise ValueError(
+            f"an edit of {self.editor} changes no weights, so it cannot be exported as an adapter"
+        )
+
+    def size(self, language_model: LanguageModel) -> dict[str, float]:
+        """How large the change is, by name; nothing where there is no measure of it."""
+        return {}
+
+    @final
+    def edited(self, language_model: LanguageModel) -> EditedModel:
+        """The model as the edit makes it.
+
+        Raises:
+            ValueError: the edit belongs to another model.
+        """
+        self.check(language_model)
+        return EditedModel(language_model, self)
+
+    @final
+    def save(self, path: str | Path, base: str = "") -> None:
+        """Write a safetensors file, whole or not at all; ``base`` is the base model's name."""
+        header, tensors = self.state()
+        owner = storage.Owner(self.kind, self.editor, self.model, base)
+        storage.write(Path(path), owner, header, tensors)
+
+
+def _answering(routes: Sequence[Route]) -> Iterator[Route]:
+    """The routes without the prompts that a later one answers."""
+    for number, route in enumerate(routes):
+        later = {index for other in routes[number + 1 :] for index in other.index}
+        if not later:
+            yield route
+            continue
+        kept = [at for at, index in enumerate(route.index) if index not in later]
+        # hooks are told the places of a route's own prompts
+        assert route.around is None or len(kept) == len(route.index)
+        index, prompts = ([part[at] for at in kept] for part in (route.index, route.prompts))
+        yield Route(index, prompts, route.around, route.reader)
+
+
+@dataclass(frozen=True)
+class EditedModel:
     """A language model that has been edited; it answers the same two questions as one that is not.
 
     ``rows[i]`` says which of the edits prompt i sees, -1 for none; without it there must be one
     edit, which all prompts see.
     """
 
+    language_model: LanguageModel
+    edit: Edit
+
     def score(
         self,
         prompts: Sequence[str],
         targets: Sequence[str],
+        *,
         rows: Tensor | Sequence[int] | None = None,
-        tokens_per_batch: int = 4096,
+        tokens_per_batch: int = TOKENS_PER_BATCH,
     ) -> Scores:
-        """As :meth:`LanguageModel.score`."""
-        ...
+        """As `LanguageModel.score`, edited.
+
+        Raises:
+            ValueError: rows out of range, not one for each prompt, or none for several edits; or
+                the edit does not answer this question.
+        """
+        if not self.edit.scores:
+            raise ValueError(f"an edit of {self.edit.editor} generates answers; it scores none")
+        routes = self.edit.routes(self.language_model, prompts, self._rows(prompts, rows))
+        if len(routes) == 1:  # all prompts, in their order
+            return self._read(routes[0], targets, tokens_per_batch)
+        answers: list[tuple] = [()] * len(prompts)
+        for route in routes:
+            scores = self._read(route, [targets[i] for i in route.index], tokens_per_batch)
+            each = zip(scores.log_probs, scores.predicted, scores.targets, strict=True)
+            for index, answer in zip(route.index, each, strict=True):
+                answers[index] = answer
+        return Scores(*([answer[i] for answer in answers] for i in range(3)))
 
     def generate(
         self,
         prompts: Sequence[str],
+        *,
         rows: Tensor | Sequence[int] | None = None,
         max_new_tokens: int = 16,
-        tokens_per_batch: int = 4096,
+        stop: Sequence[str] = (),
+        tokens_per_batch: int = TOKENS_PER_BATCH,
     ) -> list[str]:
-        """As :meth:`LanguageModel.generate`."""
-        ...
+        """As `LanguageModel.generate`, edited.
+
+        Raises:
+            ValueError: rows out of range, not one for each prompt, or none for several edits.
+        """
+        return self.edit.generate(
+            self.language_model,
+            prompts,
+            self._rows(prompts, rows),
+            max_new_tokens=max_new_tokens,
+            stop=stop,
+            tokens_per_batch=tokens_per_batch,
+        )
+
+    def _read(self, route: Route, targets: Sequence[str], tokens_per_batch: int) -> Scores:
+        reader = route.reader or self.language_model
+        return reader.score(
+            route.prompts, targets, around=route.around, tokens_per_batch=tokens_per_batch
+        )
+
+    def _rows(self, prompts: Sequence[str], rows: Tensor | Sequence[int] | None) -> Tensor | None:
+        if rows is not None:
+            check_one_each(prompts, rows)
+            return checked_rows(rows, len(self.edit))
+        if len(self.edit) > 1:
+            raise ValueError(f"{len(self.edit)} edits: rows must say which of them each row sees")
+        return None
 
 
-class Edit(Protocol):
-    """A value that changes what a language model says, never the model; it holds N edits."""
+class _Nothing(Edit):
+    """No edit: what it makes of a model is the model."""
+
+    kind, editor, model = "nothing", "unedited", ""
 
     def __len__(self) -> int:
-        """N, the number of edits that rows can choose from."""
-        ...
+        return 0
 
-    def select(self, index: Sequence[int]) -> Edit:
-        """The edits at ``index``, in that order."""
-        ...
+    def select(self, index: Sequence[int]) -> Self:
+        return self
 
-    def edited(self, language_model: LanguageModel) -> EditedModel:
-        """The model as the edit makes it."""
-        ...
+    def routes(
+        self, language_model: LanguageModel, prompts: Sequence[str], rows: Tensor | None
+    ) -> list[Route]:
+        return [Route(range(len(prompts)), prompts)]
 
-    def save(self, path: str | Path, base: str = "") -> None:
-        """Write a safetensors file, whole or not at all; ``base`` is the base model's name."""
-        ...
+    def check(self, language_model: LanguageModel) -> None:
+        """It is one of every model."""
+
+    def plus(self, other: Edit) -> Edit:
+        return other
+
+    def state(self) -> State:
+        return {}, {}
+
+    @classmethod
+    def of_state(
+        cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor], source: storage.Source
+    ) -> Self:
+        return NOTHING
 
 
-class HookedEdit(Edit, Protocol):
-    """An edit that acts by hooks on the language model."""
-
-    def around(self, language_model: LanguageModel, rows: Tensor | None) -> Around:
-        """What surrounds each forward pass of ``score`` and ``generate``."""
-        ...
-
-
-@dataclass(frozen=True)
-class HookedModel:
-    """A language model whose forward passes run with an edit's hooks in place."""
-
-    language_model: LanguageModel
-    edit: HookedEdit
-
-    def score(
-        self,
-        prompts: Sequence[str],
-        targets: Sequence[str],
-        rows: Tensor | Sequence[int] | None = None,
-        tokens_per_batch: int = 4096,
-    ) -> Scores:
-        """As :meth:`LanguageModel.score`, edited."""
-        around = self._around(prompts, rows)
-        return self.language_model.score(
-            prompts, targets, around=around, tokens_per_batch=tokens_per_batch
-        )
-
-    def generate(
-        self,
-        prompts: Sequence[str],
-        rows: Tensor | Sequence[int] | None = None,
-        max_new_tokens: int = 16,
-        tokens_per_batch: int = 4096,
-    ) -> list[str]:
-        """As :meth:`LanguageModel.generate`, edited."""
-        around = self._around(prompts, rows)
-        return self.language_model.generate(
-            prompts, max_new_tokens, around=around, tokens_per_batch=tokens_per_batch
-        )
-
-    def _around(self, prompts: Sequence[str], rows: Tensor | Sequence[int] | None) -> Around:
-        if rows is None:
-            return self.edit.around(self.language_model, None)
-        check_one_each(prompts, rows)
-        return self.edit.around(self.language_model, torch.as_tensor(rows))
+NOTHING = _Nothing()
+"""What the unedited model is edited by: ``NOTHING.edited(language_model)``."""

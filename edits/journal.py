@@ -6,18 +6,17 @@ The increments are therefore kept, and an earlier edit is their sum anew, in the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from edits import storage
+from edits.edit import Edit, State
+from edits.storage import Source
 from edits.weights import WeightEdit
-from models.language_model import LanguageModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +30,7 @@ class Journal(WeightEdit):
         ends: how many increments there were at the end of each step.
     """
 
+    kind = "journal"
     increments: tuple[WeightEdit, ...] = ()
     ends: tuple[int, ...] = ()
 
@@ -78,32 +78,55 @@ class Journal(WeightEdit):
         increments = tuple(increment.to(device) for increment in self.increments)
         return replace(super().to(device), increments=increments)
 
-    def save(self, path: str | Path, base: str = "") -> None:
-        """As :meth:`WeightEdit.save`; the file can be loaded as a plain weight edit too."""
-        journal = [(edit.editor, edit.updates, edit.past_keys) for edit in self.increments]
-        storage.write(
-            Path(path),
-            *(self.updates, self.editor, self.model, base, self.past_keys),
-            *(journal, self.ends),
-        )
+    def state(self) -> State:
+        """The sum's, and each increment's with its number in front."""
+        header, tensors = super().state()
+        increments = []
+        for number, increment in enumerate(self.increments):
+            own, parts = increment.state()
+            increments.append({"editor": increment.editor, **own})
+            tensors |= {f"{number}/{name}": tensor for name, tensor in parts.items()}
+        return {**header, "increments": increments, "ends": list(self.ends)}, tensors
 
     @classmethod
-    def load(cls, path: str | Path, language_model: LanguageModel | None = None) -> Journal:
-        """As :meth:`WeightEdit.load`.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is not an edit's file, not of this model, or holds no increments.
-        """
-        found, ends = storage.read_journal(Path(path))
-        whole = WeightEdit.load(path, language_model)
-        increments = [WeightEdit(updates, by, whole.model, keys) for by, updates, keys in found]
-        if language_model is not None:
-            increments = [increment.to(language_model.device) for increment in increments]
+    def of_state(
+        cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor], source: Source
+    ) -> Self:
+        """The journal that `state` was asked of; errors as of `WeightEdit.of_state`."""
+        whole = WeightEdit.of_state(header, tensors, source)
+        increments = []
+        for number, own in enumerate(header["increments"]):
+            start = f"{number}/"
+            parts = {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
+            owner = replace(source.owner, editor=own["editor"])
+            increments.append(WeightEdit.of_state(own, parts, replace(source, owner=owner)))
         return cls(
-            *(whole.updates, whole.editor, whole.model, whole.past_keys),
-            *(tuple(increments), tuple(ends)),
+            whole.updates,
+            whole.editor,
+            whole.model,
+            whole.past_keys,
+            tuple(increments),
+            tuple(header["ends"]),
         )
+
+
+def journaled(edit: Edit, before: Edit | None) -> Edit:
+    """The edit with a step that ends here, if it is one of those that remember steps.
+
+    Args:
+        edit: as it is after the step; it holds ``before``.
+        before: as it was before the step, journaled too; None: this is the first step.
+
+    Raises:
+        ValueError: the edit has lost the steps of ``before``.
+    """
+    if not isinstance(edit, WeightEdit):
+        return edit
+    if before is None:
+        return Journal.of(edit)
+    if not isinstance(edit, Journal):
+        raise ValueError("the edit does not hold the steps made before: it was not added to them")
+    return edit.ended()
 
 
 def _plain(edit: WeightEdit) -> WeightEdit:

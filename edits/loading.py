@@ -4,42 +4,51 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import MappingProxyType
-
-from safetensors import SafetensorError, safe_open
+from typing import Any
 
 from edits import storage
-from edits.edit import Edit
+from edits.edit import NOTHING, Edit
 from edits.journal import Journal
+from edits.routing import RoutedEdit
 from edits.weights import WeightEdit
 from models.language_model import LanguageModel
 
+KINDS = MappingProxyType(
+    {kind.kind: kind for kind in (WeightEdit, Journal, RoutedEdit, type(NOTHING))}
+)
+"""By the name that the kind has in files."""
 
-def load(path: str | Path, language_model: LanguageModel) -> Edit:
-    """Read what an edit's ``save`` wrote, and check that it is an edit of ``language_model``.
+
+def load(path: str | Path, language_model: LanguageModel | None = None, models: Any = None) -> Edit:
+    """Read what `Edit.save` wrote, and check that it is an edit of ``language_model``.
+
+    Args:
+        path: of the file.
+        language_model: it is then on the model's device; None: on the CPU, and nothing is checked.
+        models: what the editor that made it brings along, where its edits need it: they are best
+            read by that editor's own ``load``.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not an edit's file, or not of this model.
+        ValueError: it is not an edit's file, is damaged, not of this model, or needs its editor.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no edit at {path}")
+    owner, state, tensors = storage.read(path)
+    if owner.kind not in KINDS:
+        raise ValueError(
+            f"{path} holds an edit of the unknown kind {owner.kind!r}; "
+            f"this code reads {', '.join(KINDS)}"
+        )
+    source = storage.Source(path, owner, models)
     try:
-        with safe_open(path, framework="pt") as file:
-            found = set(file.metadata() or {})
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file: {error}") from error
-    for header, read in READERS.items():
-        if header in found:
-            return read(path, language_model)
-    raise ValueError(f"{path} holds no edit: its metadata have none of {', '.join(READERS)}")
-
-
-def weight_edit(path: Path, language_model: LanguageModel) -> WeightEdit:
-    """A weight edit, with its journal if it has one."""
-    kind = Journal if storage.has_journal(path) else WeightEdit
-    return kind.load(path, language_model)
-
-
-READERS = MappingProxyType({storage.HEADER: weight_edit})
-"""By the entry in a file's metadata that says what it holds."""
+        edit = KINDS[owner.kind].of_state(state, tensors, source)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path}, an edit of {owner.editor}: {reason}") from error
+    if language_model is None:
+        return edit
+    try:
+        edit.check(language_model)
+    except ValueError as error:
+        raise ValueError(f"{path}, an edit of {owner.base!r}: {error}") from error
+    return edit.to(language_model.device)

@@ -4,17 +4,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
-from edits import routing_file
-from edits.rows import check_one_each, checked_rows
-from models.language_model import LanguageModel, Scores
+from edits.edit import Edit, Route, State
+from edits.storage import Source
+from models.language_model import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ THRESHOLD = 0.5  # a question is in scope if its best similarity is more than th
 
 
 @dataclass(frozen=True, eq=False)
-class RoutedEdit:
+class RoutedEdit(Edit):
     """N edits of one model; each is a cache of entries that questions are compared with.
 
     A question goes to the counterfactual model, behind the entry that is most similar to it, if
@@ -74,6 +73,7 @@ class RoutedEdit:
         model: fingerprint of the language model it was made for.
     """
 
+    kind = "routed"
     caches: tuple[tuple[Entry, ...], ...]
     embedded: Tensor
     models: Models
@@ -93,23 +93,23 @@ class RoutedEdit:
             embedded=torch.cat([parts[n] for n in index]) if index else self.embedded[:0],
         )
 
-    def with_entries(self, entries: Sequence[Entry], embedded: Tensor | None = None) -> RoutedEdit:
-        """The one edit with more entries; of those with one prompt the last given counts.
-
-        Only the new entries are embedded, unless ``embedded`` [m, d] brings that along.
+    def plus(self, other: Edit) -> RoutedEdit:
+        """The one edit with the entries of another one; of those with one prompt the last counts.
 
         Raises:
-            ValueError: there are several edits.
+            ValueError: there are several edits, or the other one is of other models.
         """
+        if not isinstance(other, RoutedEdit) or other.models is not self.models:
+            raise ValueError(f"an edit of {self.editor} goes on from its own edits only")
         self._check_single("added to")
-        new = self.models.keys(entries) if embedded is None else embedded
-        found = [*self.caches[0], *entries]
-        last = {entry.prompt: at for at, entry in enumerate(found)}
+        other._check_single("added")
+        entries = [*self.caches[0], *other.caches[0]]
+        last = {entry.prompt: at for at, entry in enumerate(entries)}
         keep = sorted(last.values())
-        joined = torch.cat([self.embedded, new.to(self.embedded)])
-        if len(keep) < len(found):
-            joined = joined[keep]
-        return replace(self, caches=(tuple(found[at] for at in keep),), embedded=joined)
+        embedded = torch.cat([self.embedded, other.embedded.to(self.embedded)])
+        if len(keep) < len(entries):
+            embedded = embedded[keep]
+        return replace(self, caches=(tuple(entries[at] for at in keep),), embedded=embedded)
 
     def without(self, prompts: Sequence[str]) -> RoutedEdit:
         """The one edit without the entries that have these prompts.
@@ -129,14 +129,25 @@ class RoutedEdit:
             embedded=self.embedded[keep],
         )
 
-    @torch.no_grad()
-    def routes(self, prompts: Sequence[str], rows: Sequence[int] | Tensor | None) -> list:
-        """For each question the entry it is in the scope of, or None.
+    def routes(
+        self, language_model: LanguageModel, prompts: Sequence[str], rows: Tensor | None
+    ) -> list[Route]:
+        """Questions in scope go to the counterfactual model, behind their entry.
 
-        Raises:
-            ValueError: rows out of range, not one for each question, or none for several edits.
+        The language model reads everything, so that answers out of scope are its own to the bit.
         """
-        rows = self._rows(prompts, rows)
+        entries = self.scope(prompts, [0] * len(prompts) if rows is None else rows.tolist())
+        routes = [Route(range(len(prompts)), prompts)]
+        inside = [n for n, entry in enumerate(entries) if entry is not None]
+        if inside:
+            conditions = [self.models.condition(entries[n], prompts[n]) for n in inside]
+            reader = self.models.counterfactual.rendered(language_model.rendering)
+            routes.append(Route(inside, conditions, reader=reader))
+        return routes
+
+    @torch.no_grad()
+    def scope(self, prompts: Sequence[str], rows: Sequence[int]) -> list[Entry | None]:
+        """For each question the entry of edit ``rows[i]`` that it is in the scope of, or None."""
         found: list[Entry | None] = [None] * len(prompts)
         asked = [n for n, row in enumerate(rows) if row >= 0 and self.caches[row]]
         if not asked:
@@ -156,136 +167,33 @@ class RoutedEdit:
                     found[n] = cache[index] if value > THRESHOLD else None
         return found
 
-    def edited(self, language_model: LanguageModel) -> RoutedModel:
-        """The model as the edit makes it.
-
-        Raises:
-            ValueError: the edit belongs to another model.
-        """
-        self.check(language_model)
-        return RoutedModel(language_model, self)
-
-    def check(self, language_model: LanguageModel) -> None:
-        """Whether the edit is one of this model.
-
-        Raises:
-            ValueError: it is not.
-        """
-        if self.model != language_model.fingerprint:
-            raise ValueError(
-                f"this edit belongs to the model with fingerprint {self.model}, "
-                f"not to {language_model.name!r} with {language_model.fingerprint}"
-            )
-
-    def save(self, path: str | Path, base: str = "") -> None:
-        """Write a safetensors file, whole or not at all; ``base`` is the base model's name.
-
-        It holds the entries and their embeddings, not the models.
-        """
+    def state(self) -> State:
+        """The entries, whose models they are for, and their embeddings; not the models."""
         caches = [[[e.prompt, e.target] for e in cache] for cache in self.caches]
-        owners = {"editor": self.editor, "model": self.model, "base": base}
-        owners["trained"] = self.models.fingerprint
-        routing_file.write(Path(path), caches, self.embedded, owners)
+        return {"caches": caches, "trained": self.models.fingerprint}, {"embedded": self.embedded}
 
     @classmethod
-    def load(cls, path: str | Path, models: Models, language_model: LanguageModel) -> RoutedEdit:
-        """Read what `save` wrote; the models are those that it was made with.
+    def of_state(
+        cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor], source: Source
+    ) -> Self:
+        """The edit that `state` was asked of; ``source.models`` are those it was made with.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is no routed edit's file, of another language model, or of other models.
+            ValueError: they are not, or entries and embeddings are not one to one.
         """
-        caches, embedded, owners = routing_file.read(Path(path))
-        entries = tuple(tuple(Entry(*texts) for texts in cache) for cache in caches)
-        edit = cls(entries, embedded, models, owners["editor"], owners["model"])
-        try:
-            edit.check(language_model)
-        except ValueError as error:
-            raise ValueError(f"{path}, an edit of {owners['base']!r}: {error}") from error
-        if owners["trained"] != models.fingerprint:
+        models = source.models
+        if not hasattr(models, "counterfactual"):
+            raise ValueError(f"it is read by the editor that made it: {source.owner.editor}'s load")
+        if header["trained"] != models.fingerprint:
             raise ValueError(
-                f"{path} was made with models of fingerprint {owners['trained']}, "
+                f"it was made with models of fingerprint {header['trained']}, "
                 f"not with these of {models.fingerprint}"
             )
-        return edit
-
-    def merge(self, language_model: LanguageModel, folder: str | Path) -> None:
-        """Refuse: nothing of it is a change of weights.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError(f"an edit of {self.editor} changes no weights, so it cannot be merged")
+        caches = tuple(tuple(Entry(*texts) for texts in cache) for cache in header["caches"])
+        if len(tensors["embedded"]) != sum(map(len, caches)):
+            raise ValueError("it is damaged: entries and embeddings are not one to one")
+        return cls(caches, tensors["embedded"], models, source.owner.editor, source.owner.model)
 
     def _check_single(self, what: str) -> None:
         if len(self) != 1:
             raise ValueError(f"only a single edit can be {what}, got {len(self)}: select one")
-
-    def _rows(self, prompts: Sequence[str], rows: Sequence[int] | Tensor | None) -> list[int]:
-        if rows is None:
-            if len(self) != 1:
-                raise ValueError(f"{len(self)} edits: rows must say which of them each row sees")
-            return [0] * len(prompts)
-        check_one_each(prompts, rows)
-        return checked_rows(rows, len(self)).tolist()
-
-
-@dataclass(frozen=True)
-class RoutedModel:
-    """A language model some of whose questions another model answers."""
-
-    language_model: LanguageModel
-    edit: RoutedEdit
-
-    def score(
-        self,
-        prompts: Sequence[str],
-        targets: Sequence[str],
-        rows: Tensor | Sequence[int] | None = None,
-        tokens_per_batch: int = 4096,
-    ) -> Scores:
-        """As :meth:`LanguageModel.score`, edited.
-
-        The language model is asked everything, so that answers out of scope are its own to the bit.
-        """
-        routes = self.edit.routes(prompts, rows)
-        base = self.language_model.score(prompts, targets, tokens_per_batch=tokens_per_batch)
-        own = [n for n, entry in enumerate(routes) if entry is not None]
-        if not own:
-            return base
-        asked = self._conditions(prompts, routes, own)
-        other = self.edit.models.counterfactual.score(
-            asked, [targets[n] for n in own], tokens_per_batch=tokens_per_batch
-        )
-        answers = [list(kind) for kind in (base.log_probs, base.predicted, base.targets)]
-        others = (other.log_probs, other.predicted, other.targets)
-        for mine, theirs in zip(answers, others, strict=True):
-            for n, answer in zip(own, theirs, strict=True):
-                mine[n] = answer
-        return Scores(*answers)
-
-    def generate(
-        self,
-        prompts: Sequence[str],
-        rows: Tensor | Sequence[int] | None = None,
-        max_new_tokens: int = 16,
-        tokens_per_batch: int = 4096,
-    ) -> list[str]:
-        """As :meth:`LanguageModel.generate`, edited."""
-        routes = self.edit.routes(prompts, rows)
-        own = [n for n, entry in enumerate(routes) if entry is not None]
-        rest = [n for n, entry in enumerate(routes) if entry is None]
-        asked = [(rest, [prompts[n] for n in rest], self.language_model)]
-        conditions = self._conditions(prompts, routes, own)
-        asked.append((own, conditions, self.edit.models.counterfactual))
-        texts = [""] * len(prompts)
-        for index, questions, model in asked:
-            said = model.generate(questions, max_new_tokens, tokens_per_batch=tokens_per_batch)
-            for n, text in zip(index, said, strict=True):
-                texts[n] = text
-        return texts
-
-    def _conditions(
-        self, prompts: Sequence[str], routes: Sequence[Entry | None], own: Sequence[int]
-    ) -> list[str]:
-        return [self.edit.models.condition(routes[n], prompts[n]) for n in own]

@@ -5,18 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from edits.updates import Dense, LowRank
-
-
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The precision in which additions are computed: float32, or float64 for a float64 model."""
-    return torch.promote_types(dtype, torch.float32)
+from edits.updates import Dense, LowRank
+from models.hooks import unflattened
 
 
 def shift_of(
@@ -111,7 +105,7 @@ def _in_rows(apply: Callable[[Tensor], Tensor], rows: int) -> Callable[[Tensor],
 
     def in_rows(x: Tensor) -> Tensor:
         if x.dim() == 2 and x.shape[0] % rows == 0:
-            return apply(x.unflatten(0, (rows, -1))).flatten(0, 1)
+            return apply(unflattened(x, rows)).flatten(0, 1)
         if x.dim() != 3 or x.shape[0] != rows:
             raise ValueError(f"{rows} rows were announced, but the layer saw {list(x.shape)}")
         return apply(x)

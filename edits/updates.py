@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-
-from edits.rows import compute_dtype, shift_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +29,7 @@ class LowRank:
         ValueError: the two do not fit together.
     """
 
+    kind: ClassVar[str] = "low_rank"
     left: Tensor
     right: Tensor
 
@@ -47,6 +48,16 @@ class LowRank:
     def shape(self) -> tuple[int, int]:
         """``(d_in, d_out)``."""
         return self.left.shape[1], self.right.shape[2]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the factors."""
+        return self.left.dtype
+
+    def nothing(self, count: int) -> LowRank:
+        """``count`` updates of the same layer that change nothing, of rank 0."""
+        d_in, d_out = self.shape
+        return LowRank(self.left.new_zeros(count, d_in, 0), self.left.new_zeros(count, 0, d_out))
 
     def select(self, index: Tensor | Sequence[int]) -> LowRank:
         """The edits at ``index``, in that order."""
@@ -67,10 +78,6 @@ class LowRank:
         left, right = self.left.double(), self.right.double()
         grams = (left.mT @ left) * (right @ right.mT)  # [N, r, r]
         return grams.sum((1, 2)).clamp_min(0).sqrt()
-
-    def shift(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        """The addition to the layer's output; see :func:`edits.rows.shift_of`."""
-        return shift_of(self, rows, x.device, compute_dtype(x.dtype))(x)
 
     def shared(self) -> Callable[[Tensor], Tensor]:
         """The map ``[..., d_in] -> [..., d_out]`` of the first edit."""
@@ -112,6 +119,7 @@ class Dense:
         ValueError: the two do not fit together.
     """
 
+    kind: ClassVar[str] = "dense"
     weight: Tensor
     bias: Tensor | None = None
 
@@ -132,6 +140,17 @@ class Dense:
         """``(d_in, d_out)``."""
         return self.weight.shape[1], self.weight.shape[2]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the matrices."""
+        return self.weight.dtype
+
+    def nothing(self, count: int) -> LowRank:
+        """As `LowRank.nothing`."""
+        d_in, d_out = self.shape
+        zeros = self.weight.new_zeros
+        return LowRank(zeros(count, d_in, 0), zeros(count, 0, d_out))
+
     def select(self, index: Tensor | Sequence[int]) -> Dense:
         """The edits at ``index``, in that order."""
         index = torch.as_tensor(index, device=self.weight.device)
@@ -149,10 +168,6 @@ class Dense:
     def norm(self) -> Tensor:
         """Frobenius norms ``[N]`` of the weights in float64; the bias does not count."""
         return self.weight.flatten(1).double().norm(dim=1)
-
-    def shift(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        """The addition to the layer's output; see :func:`edits.rows.shift_of`."""
-        return shift_of(self, rows, x.device, compute_dtype(x.dtype))(x)
 
     def shared(self) -> Callable[[Tensor], Tensor]:
         """The map ``[..., d_in] -> [..., d_out]`` of the first edit."""
@@ -187,6 +202,10 @@ class Dense:
         if self.bias is not None:
             bias = self.bias if bias is None else self.bias + bias
         return Dense(self.dense() + other.dense(), bias)
+
+
+UPDATES = MappingProxyType({LowRank.kind: LowRank, Dense.kind: Dense})
+"""By the name that they have in files."""
 
 
 def stacked(updates: Sequence[LowRank | Dense]) -> LowRank | Dense:

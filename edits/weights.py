@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
-from functools import partial
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 
-from edits import storage
-from edits.edit import HookedModel
-from edits.rows import checked_rows, compute_dtype, shift_of
-from edits.updates import Dense, LowRank, stacked
-from models.language_model import Around, LanguageModel
+from edits.edit import Edit, Route, State
+from edits.merging import merge
+from edits.rows import checked_rows, shift_of
+from edits.storage import Source
+from edits.updates import UPDATES, Dense, LowRank, stacked
+from models.hooks import compute_dtype, hooked
+from models.language_model import LanguageModel
+from models.passes import Around
 
-__all__ = ["Dense", "LowRank", "WeightEdit"]
+PAST_KEYS = "past_keys"
 
 
 @dataclass(frozen=True, eq=False)
-class WeightEdit:
+class WeightEdit(Edit):
     """N edits of the same layers of one model: each layer's output grows by ``x @ update``.
 
     Args:
@@ -37,6 +39,7 @@ class WeightEdit:
         ValueError: there is no update, they differ in N, or past keys do not fit the updates.
     """
 
+    kind = "weights"
     updates: Mapping[str, LowRank | Dense]
     editor: str
     model: str
@@ -111,7 +114,7 @@ class WeightEdit:
 
     def to(self, device: torch.device) -> Self:
         """The same edits there."""
-        updates = {n: u.to(device, _dtype(u)) for n, u in self.updates.items()}
+        updates = {n: u.to(device, u.dtype) for n, u in self.updates.items()}
         keys = {n: keys.to(device) for n, keys in self.past_keys.items()}
         return replace(self, updates=updates, past_keys=keys)
 
@@ -139,12 +142,13 @@ class WeightEdit:
         if rows is None:
             return lambda _: self._hooked(language_model, None)
         rows = checked_rows(rows, len(self))
-        return lambda index: self._hooked(language_model, rows[index.cpu()])
+        return lambda batch: self._hooked(language_model, rows[batch.rows])
 
-    def edited(self, language_model: LanguageModel) -> HookedModel:
-        """The model as the edit makes it."""
-        self.check(language_model)
-        return HookedModel(language_model, self)
+    def routes(
+        self, language_model: LanguageModel, prompts: Sequence[str], rows: Tensor | None
+    ) -> list[Route]:
+        """One: the language model itself, with hooks."""
+        return [Route(range(len(prompts)), prompts, self.around(language_model, rows))]
 
     def norms(self) -> dict[str, Tensor]:
         """Frobenius norm of each layer's updates, ``[N]`` in float64."""
@@ -156,11 +160,7 @@ class WeightEdit:
         Raises:
             ValueError: another model, a layer it lacks, or another shape.
         """
-        if self.model != language_model.fingerprint:
-            raise ValueError(
-                f"this edit belongs to the model with fingerprint {self.model}, "
-                f"not to {language_model.name!r} with {language_model.fingerprint}"
-            )
+        super().check(language_model)
         for name, update in self.updates.items():
             if update.shape != tuple(language_model.shape(name)):
                 raise ValueError(
@@ -168,29 +168,40 @@ class WeightEdit:
                     f"the layer is {list(language_model.shape(name))}"
                 )
 
-    def save(self, path: str | Path, base: str = "") -> None:
-        """Write a safetensors file, whole or not at all; ``base`` is the base model's name."""
-        storage.write(Path(path), self.updates, self.editor, self.model, base, self.past_keys)
+    def size(self, language_model: LanguageModel) -> dict[str, float]:
+        """Frobenius norm of all updates, and its ratio to that of the layers' own weights."""
+        update = sum(float(norm.square().sum()) for norm in self.norms().values()) ** 0.5
+        weights = [language_model.module(name).weight.detach() for name in self.updates]
+        own = sum(float(torch.linalg.vector_norm(w.double()).square()) for w in weights) ** 0.5
+        return {"update_norm": update, "relative_norm": update / own}
+
+    def state(self) -> State:
+        """The kind of each layer's update, and all tensors."""
+        kinds = {name: update.kind for name, update in self.updates.items()}
+        tensors = {f"{name}.{PAST_KEYS}": keys for name, keys in self.past_keys.items()}
+        for name, update in self.updates.items():
+            parts = {f"{name}.{part}": tensor for part, tensor in vars(update).items()}
+            tensors |= {part: tensor for part, tensor in parts.items() if tensor is not None}
+        return {"updates": kinds}, tensors
 
     @classmethod
-    def load(cls, path: str | Path, language_model: LanguageModel | None = None) -> WeightEdit:
-        """Read what :meth:`save` wrote, and check that it is an edit of ``language_model``.
-
-        It is then on the model's device; without a model on the CPU.
+    def of_state(
+        cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor], source: Source
+    ) -> Self:
+        """The edit that `state` was asked of.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is not an edit's file, or not of this model.
+            ValueError: tensors are missing or do not fit together.
         """
-        updates, editor, model, base, past_keys = storage.read(Path(path))
-        edit = cls(updates, editor, model, past_keys)
-        if language_model is not None:
-            try:
-                edit.check(language_model)
-            except ValueError as error:
-                raise ValueError(f"{path}, an edit of {base!r}: {error}") from error
-            edit = edit.to(language_model.device)
-        return edit
+        updates = {}
+        for name, kind in header["updates"].items():
+            parts = {part: tensors.get(f"{name}.{part}") for part in _parts_of(kind)}
+            if next(iter(parts.values())) is None:
+                raise ValueError(f"it lists {name!r} but lacks its tensors")
+            updates[name] = UPDATES[kind](**parts)
+        keys = {name: tensors.get(f"{name}.{PAST_KEYS}") for name in updates}
+        keys = {name: tensor for name, tensor in keys.items() if tensor is not None}
+        return cls(updates, source.owner.editor, source.owner.model, keys)
 
     def merge(self, language_model: LanguageModel, folder: str | Path) -> None:
         """Write the edited model as a Hugging Face folder, whole or not at all.
@@ -204,17 +215,24 @@ class WeightEdit:
         self.check(language_model)
         if len(self) != 1:
             raise ValueError(f"only a single edit can be merged, got {len(self)}: select one")
-        storage.merge(language_model, self.updates, Path(folder))
+        merge(language_model, self.updates, Path(folder))
 
     @contextmanager
     def _hooked(self, language_model: LanguageModel, rows: Tensor | None) -> Iterator[None]:
-        with ExitStack() as stack:
-            if rows is None or (rows >= 0).any():
-                for name, update in self.updates.items():
-                    module = language_model.module(name)
-                    dtype = compute_dtype(module.weight.dtype)
-                    shift = shift_of(update, rows, module.weight.device, dtype)
-                    stack.callback(module.register_forward_hook(partial(_add, shift)).remove)
+        if rows is not None and not (rows >= 0).any():
+            yield
+            return
+        modules = language_model.modules_of(self.updates)
+        shifts = {
+            name: shift_of(update, rows, weight.device, compute_dtype(weight.dtype))
+            for name, update in self.updates.items()
+            for weight in [modules[name].weight]
+        }
+
+        def add(name: str, given: Tensor, output: Tensor) -> Tensor:
+            return output + shifts[name](given).to(output.dtype)
+
+        with hooked(modules, add):
             yield
 
     def _check_same_model(self, other: WeightEdit) -> None:
@@ -222,25 +240,16 @@ class WeightEdit:
             raise ValueError(f"edits of different models: {self.model} and {other.model}")
 
 
-def _dtype(update: LowRank | Dense) -> torch.dtype:
-    return (update.left if isinstance(update, LowRank) else update.weight).dtype
-
-
-def _add(shift, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    return output + shift(args[0]).to(output.dtype)
+def _parts_of(kind: str) -> list[str]:
+    """The tensors of an update of a kind, the one that is always there first."""
+    return [field.name for field in fields(UPDATES[kind])]
 
 
 def _stack_layer(edits: Sequence[WeightEdit], name: str) -> LowRank | Dense:
     """One layer's updates of all the edits; rank 0 where an edit leaves the layer alone."""
     like = next(edit.updates[name] for edit in edits if name in edit.updates)
-    tensor = like.left if isinstance(like, LowRank) else like.weight
-    d_in, d_out = like.shape
-
-    def nothing(count: int) -> LowRank:
-        return LowRank(tensor.new_zeros(count, d_in, 0), tensor.new_zeros(count, 0, d_out))
-
     return stacked(
-        [edit.updates[name] if name in edit.updates else nothing(len(edit)) for edit in edits]
+        [edit.updates[name] if name in edit.updates else like.nothing(len(edit)) for edit in edits]
     )
 
 

@@ -2,7 +2,10 @@
 
 from models.encoding import IGNORED, Batch
 from models.families import FAMILIES, Family, UnsupportedModel
-from models.language_model import Around, LanguageModel, Scores
+from models.language_model import LanguageModel
+from models.passes import Around, Pass
+from models.rendering import Rendering
+from models.scores import Scores
 
 __all__ = [
     "FAMILIES",
@@ -11,6 +14,8 @@ __all__ = [
     "Batch",
     "Family",
     "LanguageModel",
+    "Pass",
+    "Rendering",
     "Scores",
     "UnsupportedModel",
 ]

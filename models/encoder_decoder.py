@@ -4,9 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -45,8 +44,10 @@ class EncoderDecoder(Form):
             raise ValueError("the tokenizer of an encoder-decoder needs an end token")
         self.opening = [start, *ids.opening]
 
-    def target_ids(self, prompts: Sequence[str], targets: Sequence[str]) -> list[list[int]]:
-        """The ids of each target as a text of its own, and the end token."""
+    def target_ids(
+        self, prompts: Sequence[str], targets: Sequence[str], ended: bool
+    ) -> list[list[int]]:
+        """The ids of each target as a text of its own, and the end token, which is scored too."""
         end = self.tokenizer.eos_token_id
         return [[*ids, end] for ids in self.ids.answers(prompts, targets)]
 
@@ -80,9 +81,15 @@ class EncoderDecoder(Form):
         )
         return states.last_hidden_state
 
-    def answers(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[list[int]]:
+    def start(self, prompts: Sequence[list[int]]) -> Batch:
+        """Prompts as the source, and the decoder's start."""
+        return self.batch(prompts, [[] for _ in prompts])
+
+    def answers(
+        self, start: Batch, max_new_tokens: int, stopped: Callable[[int, list[int]], bool] | None
+    ) -> list[list[int]]:
         """Decoded from the decoder's start; the prompts are encoded once."""
-        source = pad_right(prompts, [[] for _ in prompts], self.pad_id).to(self.model.device)
+        source = start.source
         encoded, cache = self._encoded(source), None
 
         def step(ids: Tensor) -> Tensor:
@@ -97,8 +104,7 @@ class EncoderDecoder(Form):
             cache = states.past_key_values
             return self.head(states.last_hidden_state[:, -1])
 
-        start = torch.tensor([self.opening] * len(prompts), device=self.model.device)
-        return greedy(step, start, self.ends, max_new_tokens)
+        return greedy(step, start.input_ids, self.ends, max_new_tokens, stopped)
 
     def text(self, prompt: list[int], answer: list[int]) -> str:
         """The answer, which is a text of its own, without blanks around it."""

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from models.rendering import Rendering
+
 IGNORED = -100
 """Label of positions that hold no target token."""
 
@@ -18,7 +20,7 @@ _REMEMBERED = 2**16  # texts whose ids are kept
 
 @dataclass(frozen=True)
 class Batch:
-    """Token sequences, padded on the right.
+    """Token sequences, padded on the right; on the left where they are to be continued.
 
     Attributes:
         input_ids: ``[B, T]``.
@@ -78,12 +80,12 @@ def pad_right(prompts: Sequence[list[int]], targets: Sequence[list[int]], pad_id
     return Batch(*(torch.tensor(x, dtype=torch.long).reshape(shape) for x in (ids, mask, labels)))
 
 
-def pad_left(prompts: Sequence[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask ``[B, T]`` of prompts that are to be continued."""
+def pad_left(prompts: Sequence[list[int]], pad_id: int) -> Batch:
+    """A batch of prompts that are to be continued."""
     width = max(map(len, prompts))
-    ids = [[pad_id] * (width - len(p)) + list(p) for p in prompts]
-    mask = [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
-    return torch.tensor(ids), torch.tensor(mask)
+    ids = torch.tensor([[pad_id] * (width - len(p)) + list(p) for p in prompts])
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+    return Batch(ids, mask, torch.full_like(ids, IGNORED))
 
 
 def micro_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
@@ -104,14 +106,26 @@ def micro_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[in
 
 
 class TokenIds:
-    """Token ids of prompts and targets; remembers the texts it met last."""
+    """Token ids of prompts and targets; remembers the texts it met last.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast):
+    Args:
+        tokenizer: a fast one.
+        rendering: how a prompt stands in the text that is read.
+
+    Raises:
+        ValueError: the tokenizer gives no offsets, or has not what the rendering takes.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, rendering: Rendering):
         if not tokenizer.is_fast:
             raise ValueError(
                 f"{type(tokenizer).__name__} gives no character offsets; use a fast tokenizer"
             )
         self.tokenizer = tokenizer
+        self.before, self.behind = rendering.around(tokenizer)
+        # a template brings its own special tokens
+        self._special = rendering.render == "text"
+        self.ending = rendering.ending(tokenizer)
         self._known: dict[tuple[str, bool], list[int]] = {}
 
     def prompts(self, prompts: Sequence[str]) -> list[list[int]]:
@@ -120,7 +134,7 @@ class TokenIds:
         Raises:
             ValueError: a prompt has no token, so that nothing could predict what follows.
         """
-        ids = self._ids(prompts, special=True)
+        ids = self._ids(self.rendered(prompts), special=self._special)
         for prompt, prompt_ids in zip(prompts, ids, strict=True):
             if not prompt_ids:
                 raise ValueError(f"prompt {prompt!r} has no token")
@@ -135,7 +149,8 @@ class TokenIds:
             ValueError: not one target for each prompt, or a target without a token.
         """
         _check_pairs(prompts, targets)
-        joined = [_joined(prompt, target) for prompt, target in zip(prompts, targets, strict=True)]
+        pairs = zip(self.rendered(prompts), targets, strict=True)
+        joined = [_joined(prompt, target) for prompt, target in pairs]
         start = len(self._anchor)
         with_anchor = self._ids([self._anchor_text + text for text in joined], special=False)
         return _with_tokens(prompts, targets, [anchored[start:] for anchored in with_anchor])
@@ -149,6 +164,10 @@ class TokenIds:
         _check_pairs(prompts, targets)
         ids = self._ids([target.strip() for target in targets], special=False)
         return _with_tokens(prompts, targets, ids)
+
+    def rendered(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts as they are read."""
+        return [f"{self.before}{prompt}{self.behind}" for prompt in prompts]
 
     @cached_property
     def opening(self) -> list[int]:
@@ -167,11 +186,20 @@ class TokenIds:
         """
         if len(prompts) != len(spans):
             raise ValueError(f"got {len(prompts)} prompts but {len(spans)} spans")
-        encoded = self.tokenizer(list(prompts), return_offsets_mapping=True, verbose=False)
-        positions = []
+        encoded = self.tokenizer(
+            self.rendered(prompts),
+            add_special_tokens=self._special,
+            return_offsets_mapping=True,
+            verbose=False,
+        )
+        positions, shift = [], len(self.before)
         for prompt, span, offsets in zip(prompts, spans, encoded["offset_mapping"], strict=True):
             start, end = span
-            inside = [i for i, (a, b) in enumerate(offsets) if a < b and a < end and b > start]
+            inside = [
+                i
+                for i, (a, b) in enumerate(offsets)
+                if a < b and a < end + shift and b > start + shift
+            ]
             if not 0 <= start < end <= len(prompt) or not inside:
                 raise ValueError(f"span {span} covers no token of prompt {prompt!r}")
             positions.append((inside[0], inside[-1]))

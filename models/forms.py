@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -50,8 +50,13 @@ class Form(ABC):
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     @abstractmethod
-    def target_ids(self, prompts: Sequence[str], targets: Sequence[str]) -> list[list[int]]:
-        """The ids of each target that are to be predicted; see `TokenIds`."""
+    def target_ids(
+        self, prompts: Sequence[str], targets: Sequence[str], ended: bool
+    ) -> list[list[int]]:
+        """The ids of each target that are to be predicted; see `TokenIds`.
+
+        ``ended``: with the end that the rendering puts behind what an editor makes true.
+        """
 
     @abstractmethod
     def length(self, prompt: int, answer: int) -> int:
@@ -66,8 +71,14 @@ class Form(ABC):
         """Hidden states ``[B, T, d]`` before the output head; differentiable."""
 
     @abstractmethod
-    def answers(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[list[int]]:
-        """The ids of each greedy answer, up to the end token."""
+    def start(self, prompts: Sequence[list[int]]) -> Batch:
+        """What is read before an answer's first token, which the last position predicts."""
+
+    @abstractmethod
+    def answers(
+        self, start: Batch, max_new_tokens: int, stopped: Callable[[int, list[int]], bool] | None
+    ) -> list[list[int]]:
+        """The ids of each greedy answer to what `start` gave, up to the end; see `greedy`."""
 
     @abstractmethod
     def text(self, prompt: list[int], answer: list[int]) -> str:
@@ -82,9 +93,12 @@ class Form(ABC):
 class DecoderOnly(Form):
     """The target continues the prompt, in one sequence."""
 
-    def target_ids(self, prompts: Sequence[str], targets: Sequence[str]) -> list[list[int]]:
+    def target_ids(
+        self, prompts: Sequence[str], targets: Sequence[str], ended: bool
+    ) -> list[list[int]]:
         """The ids of each target as it continues its prompt; see `TokenIds.targets`."""
-        return self.ids.targets(prompts, targets)
+        ending = self.ids.ending if ended else []
+        return [[*ids, *ending] for ids in self.ids.targets(prompts, targets)]
 
     def length(self, prompt: int, answer: int) -> int:
         """Both."""
@@ -101,9 +115,15 @@ class DecoderOnly(Form):
         )
         return states.last_hidden_state
 
-    def answers(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[list[int]]:
-        """Decoded from the left-padded prompts; positions count from each row's first token."""
-        ids, mask = (x.to(self.model.device) for x in pad_left(prompts, self.pad_id))
+    def start(self, prompts: Sequence[list[int]]) -> Batch:
+        """The prompts, padded on the left."""
+        return pad_left(prompts, self.pad_id)
+
+    def answers(
+        self, start: Batch, max_new_tokens: int, stopped: Callable[[int, list[int]], bool] | None
+    ) -> list[list[int]]:
+        """Decoded from the prompts; positions count from each row's first token."""
+        mask = start.attention_mask
         position = (mask.cumsum(1) - 1).clamp(min=0)  # [B, T]
         cache = None
 
@@ -121,7 +141,7 @@ class DecoderOnly(Form):
             position = position[:, -1:] + 1
             return self.head(states.last_hidden_state[:, -1])
 
-        return greedy(step, ids, self.ends, max_new_tokens)
+        return greedy(step, start.input_ids, self.ends, max_new_tokens, stopped)
 
     def text(self, prompt: list[int], answer: list[int]) -> str:
         """The new text; decoded behind its prompt, since SentencePiece drops a first blank."""

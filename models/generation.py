@@ -17,7 +17,11 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> li
 
 
 def greedy(
-    step: Callable[[Tensor], Tensor], ids: Tensor, ends: Sequence[int], max_new_tokens: int
+    step: Callable[[Tensor], Tensor],
+    ids: Tensor,
+    ends: Sequence[int],
+    max_new_tokens: int,
+    stopped: Callable[[int, list[int]], bool] | None = None,
 ) -> list[list[int]]:
     """The most probable continuation of each row, up to its end token (left out).
 
@@ -27,6 +31,7 @@ def greedy(
         ids: ``[B, T]``, what is read first.
         ends: Ids that end a row.
         max_new_tokens: At most so many new ids a row.
+        stopped: Whether a row, given by its number, is to end with the new ids that it has.
     """
     stops = torch.tensor(ends, device=ids.device)
     finished = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
@@ -35,7 +40,15 @@ def greedy(
         ids = step(ids).argmax(-1, keepdim=True)  # [B, 1]
         new.append(ids)
         finished |= torch.isin(ids[:, 0], stops)
+        if stopped is not None:
+            for row in (~finished).nonzero()[:, 0].tolist():
+                finished[row] = stopped(row, [int(token[row]) for token in new])
     return [_until(row, set(ends)) for row in torch.cat(new, dim=1).tolist()]
+
+
+def cut(text: str, stop: Sequence[str]) -> str:
+    """The text up to the first of the ``stop`` strings in it."""
+    return text[: min((at for s in stop if (at := text.find(s)) >= 0), default=len(text))]
 
 
 def _until(ids: list[int], stop: set[int]) -> list[int]:

@@ -9,10 +9,10 @@ surrounds each micro-batch through ``around``.
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -25,36 +25,18 @@ from models.encoder_decoder import EncoderDecoder
 from models.encoding import IGNORED, Batch, TokenIds, micro_batches
 from models.families import Family, UnsupportedModel, family_of, linear_shape
 from models.forms import DecoderOnly, Form
+from models.generation import cut
 from models.loading import load_pretrained
-
-Around = Callable[[Tensor], AbstractContextManager]
-"""Surrounds one micro-batch; gets its rows' indices ``[b]`` (on the CPU) into the caller's list."""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What the model says about each target, teacher-forced; one entry a row, on the CPU.
-
-    Attributes:
-        log_probs: ``[t]``, log-probability (nats) of each target token, float32.
-        predicted: ``[t]``, the most probable token at the same positions.
-        targets: ``[t]``, the target tokens.
-    """
-
-    log_probs: list[Tensor]
-    predicted: list[Tensor]
-    targets: list[Tensor]
-
-    def exact(self, wanted: Sequence[Tensor] | None = None) -> list[bool]:
-        """Whether all tokens predicted are the ``wanted`` ones, by default the target's."""
-        pairs = zip(self.predicted, self.targets if wanted is None else wanted, strict=True)
-        return [torch.equal(predicted, right) for predicted, right in pairs]
+from models.passes import Around, Pass
+from models.rendering import Rendering
+from models.scores import TOKENS_PER_BATCH, Scores
 
 
 class LanguageModel(nn.Module):
     """A language model, decoder-only or encoder-decoder, that is only asked, never written to.
 
-    It takes over ``model``: no parameter requires a gradient and dropout stays off for good.
+    It takes over ``model``: no parameter requires a gradient and dropout stays off for good. How
+    prompts are put to it is its ``rendering``; `rendered` gives the same model with another one.
 
     Raises:
         ValueError: the model's family is unknown, the tokenizer has no offsets, or it has more
@@ -72,9 +54,7 @@ class LanguageModel(nn.Module):
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name
-        self._ids = TokenIds(tokenizer)
-        form = DecoderOnly if self.family.encoder is None else EncoderDecoder
-        self.form: Form = form(model, tokenizer, self._ids)
+        self._put(Rendering())
         self.sharded = False  # whether processes hold a part of each block, and pass in step
 
     @classmethod
@@ -99,6 +79,25 @@ class LanguageModel(nn.Module):
         """
         model, tokenizer = load_pretrained(path, dtype, attention)
         return cls(model.to(device), tokenizer, name=path)
+
+    def rendered(self, rendering: Rendering) -> LanguageModel:
+        """The same model, not a copy, to which texts are put in another way.
+
+        Raises:
+            ValueError: the tokenizer lacks what the rendering takes.
+        """
+        if rendering == self.rendering:
+            return self
+        assert self.fingerprint  # taken once for both
+        view = copy.copy(self)
+        view._put(rendering)
+        return view
+
+    def _put(self, rendering: Rendering) -> None:
+        self.rendering = rendering
+        self._ids = TokenIds(self.tokenizer, rendering)
+        form = DecoderOnly if self.family.encoder is None else EncoderDecoder
+        self.form: Form = form(self.model, self.tokenizer, self._ids)
 
     def train(self, mode: bool = True) -> LanguageModel:
         """Stays in evaluation mode: a frozen model has no dropout, whoever trains beside it."""
@@ -193,6 +192,10 @@ class LanguageModel(nn.Module):
             kind = type(self.model).__name__
             raise ValueError(f"no layer {name!r} in {kind}; near: {near}") from None
 
+    def modules_of(self, names: Sequence[str]) -> dict[str, nn.Module]:
+        """The named modules by name; see `module`."""
+        return {name: self.module(name) for name in names}
+
     def shape(self, name: str) -> tuple[int, int]:
         """``(d_in, d_out)`` of a linear map.
 
@@ -217,9 +220,10 @@ class LanguageModel(nn.Module):
         """Prompts continued by their targets, on the model's device.
 
         The prompt's ids (with BOS where the tokenizer has one) are followed by the target's ids; a
-        blank is put between the two unless the target starts, or the prompt ends, with one. An
-        encoder-decoder reads the prompts and begins with its start; see `EncoderDecoder`.
-        ``targets=None``: the prompts alone, without labels.
+        blank is put between the two unless the target starts, or the prompt ends, with one. Behind
+        the target stands the end that the `rendering` names. An encoder-decoder reads the prompts
+        and begins with its start; see `EncoderDecoder`. ``targets=None``: the prompts alone,
+        without labels.
 
         Raises:
             ValueError: not one target for each prompt, a prompt or target without a token, or more
@@ -281,22 +285,25 @@ class LanguageModel(nn.Module):
         self,
         prompts: Sequence[str],
         targets: Sequence[str],
+        *,
         around: Around | None = None,
-        tokens_per_batch: int = 4096,
+        tokens_per_batch: int = TOKENS_PER_BATCH,
     ) -> Scores:
-        """How probable each target is after its prompt, token by token.
+        """How probable each target is after its prompt, token by token; an end is not asked for.
 
         Rows of like length go together in micro-batches of at most ``tokens_per_batch`` padded
         tokens; answers come in the caller's order and do not depend on who shares a batch.
         """
-        prompt_ids, target_ids, lengths = self._ids_of(prompts, targets)
+        prompt_ids, target_ids, lengths = self._ids_of(prompts, targets, ended=False)
         self._check_lengths(prompts, lengths)
         answers: dict[int, tuple[Tensor, ...]] = {}
         batches = list(micro_batches(lengths, tokens_per_batch // self.form.stacks))
         for rows in batches:
             batch = self.form.batch([prompt_ids[i] for i in rows], [target_ids[i] for i in rows])
-            with _surrounded(around, rows):
-                logits, ids, _ = self.target_logits(batch.to(self.device))
+            asked = (batch.labels != IGNORED).int().argmax(1) - 1
+            batch = batch.to(self.device)
+            with _surrounded(around, rows, batch, asked, steps=False):
+                logits, ids, _ = self.target_logits(batch)
             log_probs = logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(1)
             sizes = [len(target_ids[i]) for i in rows]
             parts = [x.cpu().split(sizes) for x in (log_probs, logits.argmax(1), ids)]
@@ -310,25 +317,45 @@ class LanguageModel(nn.Module):
     def generate(
         self,
         prompts: Sequence[str],
+        *,
         max_new_tokens: int = 16,
+        stop: Sequence[str] = (),
         around: Around | None = None,
-        tokens_per_batch: int = 4096,
+        tokens_per_batch: int = TOKENS_PER_BATCH,
     ) -> list[str]:
         """The text that follows or answers each prompt, greedily, up to the end token.
 
+        Args:
+            prompts: what is to be continued or answered.
+            max_new_tokens: of the text, at most.
+            stop: strings, before the first of which a text ends.
+            around: see `Around`.
+            tokens_per_batch: padded tokens of a micro-batch, at most.
+
         Raises:
-            ValueError: no new token asked for, or prompt and new tokens exceed the model's maximum.
+            ValueError: no new token asked for, an empty stop string, or prompt and new tokens
+                exceed the model's maximum.
         """
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        if isinstance(stop, str) or not all(stop):
+            raise ValueError(f"stop: expected a list of strings that are not empty, got {stop!r}")
         prompt_ids, _, lengths = self._ids_of(prompts, None, max_new_tokens)
         self._check_lengths(prompts, lengths)
         texts = [""] * len(prompts)
         for rows in micro_batches(lengths, tokens_per_batch // self.form.stacks):
-            with _surrounded(around, rows):
-                answers = self.form.answers([prompt_ids[i] for i in rows], max_new_tokens)
-            for row, answer in zip(rows, answers, strict=True):
-                texts[row] = self.form.text(prompt_ids[row], answer)
+            own = [prompt_ids[i] for i in rows]
+            start = self.form.start(own).to(self.device)
+
+            def stopped(row: int, new: list[int], own: list[list[int]] = own) -> bool:
+                text = self.form.text(own[row], new)
+                return cut(text, stop) != text
+
+            asked = torch.full((len(rows),), start.input_ids.shape[1] - 1)
+            with _surrounded(around, rows, start, asked, steps=True):
+                answers = self.form.answers(start, max_new_tokens, stopped if stop else None)
+            for row, prompt, answer in zip(rows, own, answers, strict=True):
+                texts[row] = cut(self.form.text(prompt, answer), stop)
         return texts
 
     def save(self, folder: str | Path) -> None:
@@ -337,13 +364,17 @@ class LanguageModel(nn.Module):
         self.tokenizer.save_pretrained(folder)
 
     def _ids_of(
-        self, prompts: Sequence[str], targets: Sequence[str] | None, more: int = 0
+        self,
+        prompts: Sequence[str],
+        targets: Sequence[str] | None,
+        more: int = 0,
+        ended: bool = True,
     ) -> tuple[list[list[int]], list[list[int]], list[int]]:
-        """Ids of prompts and targets, and the tokens that both and ``more`` take up."""
+        """Ids of prompts and targets, ``ended`` or not, and the tokens they take with ``more``."""
         prompt_ids = self._ids.prompts(prompts)
         target_ids = [[] for _ in prompts]
         if targets is not None:
-            target_ids = self.form.target_ids(prompts, targets)
+            target_ids = self.form.target_ids(prompts, targets, ended)
         pairs = zip(prompt_ids, target_ids, strict=True)
         return prompt_ids, target_ids, [self.form.length(len(p), len(t) + more) for p, t in pairs]
 
@@ -363,5 +394,11 @@ class LanguageModel(nn.Module):
                 )
 
 
-def _surrounded(around: Around | None, rows: list[int]) -> AbstractContextManager:
-    return nullcontext() if around is None else around(torch.tensor(rows))
+def _surrounded(
+    around: Around | None, rows: list[int], batch: Batch, asked: Tensor, *, steps: bool
+) -> AbstractContextManager:
+    if around is None:
+        return nullcontext()
+    source = None if batch.source is None else batch.source.attention_mask
+    asked = asked.to(batch.input_ids.device)
+    return around(Pass(torch.tensor(rows), batch.attention_mask, asked, steps, source))

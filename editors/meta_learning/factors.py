@@ -13,11 +13,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
+from edits.capture import captured
 from torch import Tensor
 
 from editors.meta_learning.batches import parts_by_length, predicted, predicting, without_last
 from editors.meta_learning.losses import example_means, nll
-from edits.capture import captured
 from edits.rows import compute_dtype
 from edits.updates import Dense, LowRank
 from edits.weights import WeightEdit

@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
+from edits.capture import captured
 from random_edits import digest, double, hooks_of, random_edit, written
 from torch import nn
 
-from edits.capture import captured
 from models import LanguageModel
 
 PROMPTS = ("Lagos is a city in", "The capital of Sweden is", "In")

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from edits.capture import captured
 from random_edits import digest, double, hooks_of, random_edit, written
 from torch import nn
 
-from edits.capture import captured
 from edits.weights import LowRank, WeightEdit
 from models import LanguageModel
 

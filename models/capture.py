@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from models.hooks import hooked, unflattened
 from models.language_model import LanguageModel
 
 
@@ -94,41 +94,23 @@ def captured(
             "Trainer(inference_mode=False) in Lightning"
         )
     seen = {layer: Seen(layer) for layer in layers}
-    batch = _BatchShape()
+    rows = 0  # of the running forward pass, as the embedding of its tokens saw them
+
+    def embedded(name: str, ids: Tensor, output: Tensor) -> None:
+        nonlocal rows
+        rows = len(output)
+
+    def capture(layer: str, given: Tensor, output: Tensor) -> Tensor:
+        if gradients and not output.requires_grad:
+            output = output.detach().requires_grad_()
+        unflat = unflattened(output, rows)
+        seen[layer].record(unflattened(given, rows), unflat)
+        return output if unflat is output else unflat.view_as(output)
+
     with ExitStack() as stack:
-        embeddings = language_model.model.get_input_embeddings()
-        stack.callback(embeddings.register_forward_hook(batch.note).remove)
-        for layer, entry in seen.items():
-            hook = partial(_capture, entry, batch, gradients)
-            stack.callback(language_model.module(layer).register_forward_hook(hook).remove)
+        embeddings = {"": language_model.model.get_input_embeddings()}
+        stack.enter_context(hooked(embeddings, embedded))
+        stack.enter_context(hooked(language_model.modules_of(layers), capture))
         if gradients:
             stack.enter_context(torch.enable_grad())
         yield seen
-
-
-class _BatchShape:
-    """B and T of the running forward pass, as the embedding of its tokens saw them."""
-
-    shape: tuple[int, ...] = ()
-
-    def note(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        self.shape = tuple(output.shape[:-1])
-
-    def unflatten(self, x: Tensor) -> Tensor:
-        """``[B, T, d]``, also for the layers of OPT, which see ``[B * T, d]``."""
-        return x.unflatten(0, self.shape) if x.dim() == 2 else x
-
-
-def _capture(
-    entry: Seen,
-    batch: _BatchShape,
-    gradients: bool,
-    module: nn.Module,
-    args: tuple[Tensor, ...],
-    output: Tensor,
-) -> Tensor:
-    if gradients and not output.requires_grad:
-        output = output.detach().requires_grad_()
-    unflattened = batch.unflatten(output)
-    entry.record(batch.unflatten(args[0]), unflattened)
-    return unflattened.view_as(output) if unflattened is not output else output

@@ -1,0 +1,99 @@
+"""Gradient descent on what several edits consist of, side by side."""
+
+# B edits
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from editors.settings import at_least, positive
+
+
+class Descent:
+    """Adam on the tensors of B edits, each of which stops by itself.
+
+    Losses are summed and Adam works element by element, so that each edit's course is the one it
+    would have alone. An edit that has stopped stays as it is, to the bit. One whose gradient is not
+    finite stops before the step and is in ``unsound``.
+
+    Args:
+        tensors: those of each edit, as many each; they are changed in place.
+        steps: losses that are taken, at most.
+        lr: of Adam.
+        last: whether the last loss is followed by a step as well.
+        fused: whether Adam's loop is fused; values and gradients must be laid out alike then.
+
+    Raises:
+        ValueError: no step, or a step size that is not above 0.
+    """
+
+    def __init__(
+        self,
+        tensors: Sequence[Sequence[Tensor]],
+        *,
+        steps: int,
+        lr: float,
+        last: bool = True,
+        fused: bool = False,
+    ):
+        at_least(1, steps=steps)
+        positive(lr=lr)
+        self.tensors = tensors
+        self.steps, self.last = steps, last
+        self.unsound: set[int] = set()
+        # in the order of the tensors of an edit, as their gradients are taken
+        flat = [own[at] for at in range(len(tensors[0])) for own in tensors]
+        self._adam = torch.optim.Adam(flat, lr, fused=fused)
+
+    def run(
+        self,
+        losses: Callable[[list[int]], Tensor],
+        done: Callable[[list[int], Tensor], Tensor],
+        slope: Callable[[int, int, Tensor], Tensor] | None = None,
+        project: Callable[[list[int]], None] | None = None,
+    ) -> None:
+        """Descend until all edits are done, or no step is left.
+
+        Args:
+            losses: loss ``[b]`` of the edits with these numbers, differentiable.
+            done: which of them (bool ``[b]``) stop at these losses, before another step.
+            slope: what is descended, given an edit, the number of one of its tensors, and that
+                tensor's gradient; by default the gradient.
+            project: brings the tensors of these edits back to where they may be, after a step.
+        """
+        active = list(range(len(self.tensors)))
+        for step in range(self.steps):
+            values = losses(active)
+            going = ~done(active, values.detach())
+            active = [number for number, goes in zip(active, going.tolist(), strict=True) if goes]
+            if not active or (step + 1 == self.steps and not self.last):
+                return
+            active = self._step(values[going].sum(), active, slope)
+            if project is not None:
+                with torch.no_grad():
+                    project(active)
+
+    def _step(
+        self, loss: Tensor, active: list[int], slope: Callable[[int, int, Tensor], Tensor] | None
+    ) -> list[int]:
+        """One step of the active edits whose gradients are finite, which it returns."""
+        places = [(number, at) for at in range(len(self.tensors[0])) for number in active]
+        gradients = torch.autograd.grad(loss, [self.tensors[n][at] for n, at in places])
+        bad = {n for (n, _), g in zip(places, gradients, strict=True) if not g.isfinite().all()}
+        self.unsound |= bad
+        self._adam.zero_grad()  # a tensor without a gradient is not stepped
+        for (number, at), gradient in zip(places, gradients, strict=True):
+            if number not in bad:
+                change = gradient if slope is None else slope(number, at, gradient)
+                self.tensors[number][at].grad = change
+        self._adam.step()
+        return [number for number in active if number not in bad]
+
+
+def means(values: Tensor, group: Tensor, groups: int) -> Tensor:
+    """Mean of the values of each group ``[groups]``; 0 of a group without any."""
+    sums = values.new_zeros(groups).index_add(0, group, values)
+    return sums / torch.bincount(group, minlength=groups).clamp(min=1).to(values.dtype)

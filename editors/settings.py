@@ -1,0 +1,80 @@
+"""Settings: checks that say what was wrong, and what of them tells one editor from another."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def named(layers: Sequence[str]) -> list[str]:
+    """The layers that a user names.
+
+    Raises:
+        ValueError: there are none, or a text stands where a list should.
+    """
+    if not layers or isinstance(layers, str):
+        raise ValueError(f"layers: expected a list of names, got {layers!r}")
+    return list(layers)
+
+
+def one_of(name: str, value: str, known: Sequence[str]) -> None:
+    """Refuse a setting that is none of ``known``.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    if value not in known:
+        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(known)}")
+
+
+def at_least(least: float, **settings: float | None) -> None:
+    """Refuse settings below ``least``; None is no number and passes.
+
+    Raises:
+        ValueError: one is below.
+    """
+    for name, value in settings.items():
+        if value is not None and not value >= least:
+            raise ValueError(f"{name} must be at least {least:g}, got {value}")
+
+
+def positive(**settings: float | None) -> None:
+    """Refuse settings that are not above 0; None passes.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for name, value in settings.items():
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} must be more than 0, got {value}")
+
+
+def shares(**settings: float) -> None:
+    """Refuse settings that are not from 0 to 1.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for name, value in settings.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must be a share from 0 to 1, got {value}")
+
+
+def plain(value: Any) -> Any:
+    """A setting as JSON holds it: what has a ``fingerprint`` is told by it.
+
+    Raises:
+        TypeError: nothing tells the value from another one.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if fingerprint := getattr(value, "fingerprint", None):
+        return fingerprint
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return [plain(item) for item in value]
+    raise TypeError(f"no setting of an editor: {value!r}")

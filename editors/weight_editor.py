@@ -1,0 +1,39 @@
+"""What editors of weights share: the edit before is in place while the next one is made."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from typing import final
+
+from editors.editor import Editor, Group
+from edits.weights import WeightEdit
+
+
+class WeightEditor(Editor[WeightEdit]):
+    """An editor whose edits are changes of weights, made from the model as it now is."""
+
+    @abstractmethod
+    def write(self, groups: Sequence[Group], after: WeightEdit | None) -> WeightEdit:
+        """N edits for as many groups of one size, without ``after``, whose hooks are in place."""
+
+    def turns(self, groups: Sequence[Group]) -> Iterable[Sequence[Group]]:
+        """What is written one after another, each with all before in place; by default all at once.
+
+        In a turn there is a group for each of ``groups``, which are of one size.
+        """
+        return (groups,)
+
+    @final
+    def compute(self, groups: Sequence[Group], after: WeightEdit | None) -> WeightEdit:
+        """See `Editor.compute`."""
+        alike = len({len(group) for group in groups}) == 1
+        turns = list(self.turns(groups)) if alike else []
+        if len(groups) > 1 and len(turns) != 1:
+            return WeightEdit.stack([self.compute([group], after) for group in groups])
+        for turn in turns:
+            with nullcontext() if after is None else after.hooks(self.language_model):
+                edit = self.write(turn, after)
+            after = edit if after is None else after.plus(edit)
+        return after

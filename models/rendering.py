@@ -1,0 +1,91 @@
+"""How a prompt and a target become the text that a model reads: bare or as a chat, with which end.
+
+The span of a subject is given in the prompt and found in the rendered text by its place there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerFast
+
+RENDERS = ("text", "chat")
+ENDS = ("none", "eos", "turn")
+_PLACE = "\x02"  # stands for the prompt while a template is taken apart; in no vocabulary's words
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """How texts are put to a model.
+
+    Attributes:
+        render: ``text``: prompts as they are; ``chat``: each as a user's message, in the
+            tokenizer's chat template, up to where the assistant's answer begins.
+        end: what is to follow a target that an editor makes true: ``none``, the tokenizer's
+            ``eos``, or ``turn``, what the chat template puts behind an assistant's message. It is
+            never part of what is scored. Encoder-decoders end their answers by themselves.
+        system: the system's message of a chat; None: the template's own, if it has one.
+
+    Raises:
+        ValueError: an attribute is none of the above.
+    """
+
+    render: str = "text"
+    end: str = "none"
+    system: str | None = None
+
+    def __post_init__(self):
+        for name, known in (("render", RENDERS), ("end", ENDS)):
+            if getattr(self, name) not in known:
+                got = getattr(self, name)
+                raise ValueError(f"{name} is {got!r}, expected one of {', '.join(known)}")
+
+    def around(self, tokenizer: PreTrainedTokenizerFast) -> tuple[str, str]:
+        """What stands before a prompt, and behind it.
+
+        Raises:
+            ValueError: a chat is asked for, and the tokenizer has no template.
+        """
+        if self.render == "text":
+            return "", ""
+        before, behind, _ = _template(tokenizer, self.system, "render=chat")
+        return before, behind
+
+    def ending(self, tokenizer: PreTrainedTokenizerFast) -> list[int]:
+        """The ids behind a target.
+
+        Raises:
+            ValueError: the tokenizer has no end token, or no template to take the turn's end from.
+        """
+        if self.end == "none":
+            return []
+        if self.end == "turn":
+            *_, turn = _template(tokenizer, self.system, "end=turn")
+            ids = tokenizer(turn, add_special_tokens=False)["input_ids"]
+            return ids[:1]  # a line break may follow the token that ends the turn
+        if tokenizer.eos_token_id is None:
+            raise ValueError("end=eos: the tokenizer has no end token")
+        return [tokenizer.eos_token_id]
+
+
+def _template(
+    tokenizer: PreTrainedTokenizerFast, system: str | None, wanted: str
+) -> tuple[str, str, str]:
+    """What the chat template puts before a prompt, behind it, and behind an answer."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise ValueError(f"{wanted}: the tokenizer has no chat template")
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    messages.append({"role": "user", "content": _PLACE})
+    asked = _applied(tokenizer, messages, add_generation_prompt=True)
+    answered = _applied(
+        tokenizer,
+        [*messages, {"role": "assistant", "content": _PLACE}],
+        add_generation_prompt=False,
+    )
+    before, behind = asked.split(_PLACE)
+    return before, behind, answered.rpartition(_PLACE)[2]
+
+
+def _applied(tokenizer: PreTrainedTokenizerFast, messages: list[dict], **options: bool) -> str:
+    # a template that knows thinking is told to leave it; others take no notice
+    return tokenizer.apply_chat_template(messages, tokenize=False, enable_thinking=False, **options)
