@@ -21,13 +21,13 @@ from rich.console import Console
 from datamodules.records import Request
 from editors.checkpoints import checkpoint_of, load_trained
 from editors.editor import Editor
-from editors.locate_then_edit.traces import ROLES, effects, recommended
-from editors.locate_then_edit.tracing import Tracing, trace
-from evaluation import locating
-from evaluation.known import fitting, known
+from evaluation.locating import report as locating
+from evaluation.locating.traces import ROLES, effects, recommended
+from evaluation.locating.tracing import Tracing, trace
 from evaluation.request import before_and_after
 from evaluation.table import events, table
 from models.language_model import LanguageModel
+from scoring.known import fitting, known
 from train import check_types, of_run, run_folder, told
 
 log = logging.getLogger(__name__)

@@ -19,8 +19,8 @@ from torch import Tensor
 from datamodules.atlas.data import AtlasData
 from datamodules.atlas.text import AtlasText, corpus
 from editors.locate_then_edit.keys import subject_keys
-from editors.locate_then_edit.moments import second_moments
-from editors.locate_then_edit.solve import factor
+from editors.locate_then_edit.statistics.moments import second_moments
+from editors.locate_then_edit.statistics.solve import factor
 from models.language_model import LanguageModel
 from models.pretraining import blank
 

@@ -17,8 +17,8 @@ import torch
 from datamodules.atlas.data import AtlasData
 from edits.updates import LowRank
 from edits.weights import WeightEdit
-from evaluation.questions import Questions
 from models.atlas import language_model as atlas
+from scoring.questions import Questions
 
 
 def random_edit(language_model, layers: list[str], count: int, rank: int) -> WeightEdit:

@@ -25,14 +25,14 @@ from torch import Tensor
 from datamodules.atlas.data import AtlasData
 from datamodules.atlas.text import AtlasText, corpus
 from datamodules.records import Record, Request
-from editors.locate_then_edit.contexts import sample_contexts
-from editors.locate_then_edit.latent import Optimisation, optimise
-from editors.locate_then_edit.moments import Recipe, gathered
 from editors.locate_then_edit.rome import Rome
-from editors.locate_then_edit.rows import _texts
-from evaluation.questions import Questions
+from editors.locate_then_edit.search.contexts import sample_contexts
+from editors.locate_then_edit.search.latent import Optimisation, optimise
+from editors.locate_then_edit.search.texts import _texts
+from editors.locate_then_edit.statistics.moments import Recipe, gathered
 from models.language_model import LanguageModel
 from models.pretraining import blank
+from scoring.questions import Questions
 
 PEER = 3.31 + 2 * 0.027  # s of CPU per record: edit, and evaluation before and after it
 

@@ -14,8 +14,8 @@ import torch
 from edits.edit import Edit
 from edits.weights import WeightEdit
 from evaluation.intervals import interval, resampled_means
-from evaluation.questions import Model
 from models.language_model import LanguageModel
+from scoring.questions import Model
 
 PERPLEXITY, UPDATE_NORM, RELATIVE_NORM = "perplexity", "update_norm", "relative_norm"
 LARGEST = 700.0  # nats per token, the exponential of which is still a number

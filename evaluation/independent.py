@@ -12,8 +12,8 @@ from evaluation.conflicts import Overruled, told
 from evaluation.efficiency import chunk_costs, measured
 from evaluation.lines import IMMEDIATE, UNEDITED
 from evaluation.protocol import Protocol
-from evaluation.questions import Questions
-from evaluation.scorers import Answer
+from scoring.questions import Questions
+from scoring.scorers import Answer
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from transformers import PreTrainedTokenizerBase
 
 from datamodules.disturbance import changes, disturbed
 from datamodules.records import Request
-from evaluation.questions import Questions
-from evaluation.scorers import SCORERS, Answer
+from scoring.questions import Questions
+from scoring.scorers import SCORERS, Answer
 
 UNEDITED = "unedited"
 """The name under which the language model itself stands beside the editors."""

@@ -25,8 +25,8 @@ from evaluation import curves, identity, report
 from evaluation.efficiency import Cost, measured
 from evaluation.folder import RunFolder
 from evaluation.lines import UNEDITED, answer_lines
-from evaluation.questions import Questions
-from evaluation.scorers import Answer
+from scoring.questions import Questions
+from scoring.scorers import Answer
 
 
 @dataclass(frozen=True)

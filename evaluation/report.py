@@ -18,7 +18,7 @@ from evaluation.folder import RunFolder, write_whole
 from evaluation.health import PERPLEXITY, RELATIVE_NORM, UPDATE_NORM
 from evaluation.intervals import harmonic_mean, interval, resampled_means
 from evaluation.lines import IMMEDIATE, UNEDITED
-from evaluation.scorers import SCORERS
+from scoring.scorers import SCORERS
 
 RUN = ("editor", "model", "data", "split", "protocol", "n", "step", "phase")
 SCORER_NAMES = tuple(scorer.__name__ for scorer in SCORERS)

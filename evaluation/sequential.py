@@ -19,7 +19,7 @@ from evaluation.conflicts import told
 from evaluation.efficiency import Cost, chunk_costs, measured, total
 from evaluation.lines import IMMEDIATE, RETENTION, UNEDITED
 from evaluation.protocol import Protocol
-from evaluation.scorers import Answer
+from scoring.scorers import Answer
 
 log = logging.getLogger(__name__)
 

@@ -25,10 +25,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from editors.locate_then_edit.sites import full_precision, widened
-from editors.locate_then_edit.suffixes import Suffixes, suffixes
 from models.encoding import IGNORED, pad_right
 from models.language_model import Batch, LanguageModel
+from models.sites import full_precision, widened
+from models.suffixes import Suffixes, suffixes
 
 GRIDS = ("midpoints", "ends")
 SITES = ("key", "preactivation")

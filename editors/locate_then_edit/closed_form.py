@@ -9,10 +9,15 @@ from torch import Tensor
 
 from datamodules.records import Request
 from editors.editor import Editor
-from editors.locate_then_edit.contexts import chosen_contexts, sample_contexts
-from editors.locate_then_edit.latent import Optimisation
-from editors.locate_then_edit.moments import Corpus, Recipe, second_moments, warn_of_few_tokens
-from editors.locate_then_edit.solve import Coordinates, factor
+from editors.locate_then_edit.search.contexts import chosen_contexts, sample_contexts
+from editors.locate_then_edit.search.latent import Optimisation
+from editors.locate_then_edit.statistics.moments import (
+    Corpus,
+    Recipe,
+    second_moments,
+    warn_of_few_tokens,
+)
+from editors.locate_then_edit.statistics.solve import Coordinates, factor
 from models.language_model import LanguageModel
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from datamodules.records import Request
-from editors.locate_then_edit.sites import activations, full_precision
 from models.language_model import Around, LanguageModel
+from models.sites import activations, full_precision
 
 
 def placed(

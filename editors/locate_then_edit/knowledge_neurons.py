@@ -29,12 +29,12 @@ from torch import Tensor, nn
 from datamodules.records import Request
 from editors.editor import Editor
 from editors.locate_then_edit.attribution import Integral, attributions
-from editors.locate_then_edit.contexts import LENGTHS, chosen_contexts, sample_contexts
 from editors.locate_then_edit.keys import placed
-from editors.locate_then_edit.sites import full_precision, widened
+from editors.locate_then_edit.search.contexts import LENGTHS, chosen_contexts, sample_contexts
 from edits.weights import LowRank, WeightEdit
 from models.encoding import IGNORED
 from models.language_model import LanguageModel
+from models.sites import full_precision, widened
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from editors.locate_then_edit.solve import ridge
 from editors.locate_then_edit.spread import Spread
+from editors.locate_then_edit.statistics.solve import ridge
 from models.language_model import LanguageModel
 
 

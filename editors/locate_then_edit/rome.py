@@ -23,10 +23,10 @@ from torch import Tensor
 from datamodules.records import Request
 from editors.locate_then_edit.blocks import default_blocks
 from editors.locate_then_edit.closed_form import ClosedForm
-from editors.locate_then_edit.contexts import LENGTHS
 from editors.locate_then_edit.doubts import warn_of_doubtful
-from editors.locate_then_edit.latent import optimise
-from editors.locate_then_edit.solve import rank_one
+from editors.locate_then_edit.search.contexts import LENGTHS
+from editors.locate_then_edit.search.latent import optimise
+from editors.locate_then_edit.statistics.solve import rank_one
 from edits.weights import WeightEdit
 from models.language_model import LanguageModel
 

@@ -28,10 +28,10 @@ from editors.locate_then_edit.blocks import default_blocks
 from editors.locate_then_edit.closed_form import ClosedForm
 from editors.locate_then_edit.doubts import warn_of_doubtful
 from editors.locate_then_edit.keys import alike, cosines, halved, subject_keys
-from editors.locate_then_edit.latent import optimise
-from editors.locate_then_edit.sites import full_precision
+from editors.locate_then_edit.search.latent import optimise
 from edits.weights import LowRank, WeightEdit
 from models.language_model import LanguageModel
+from models.sites import full_precision
 
 logger = logging.getLogger(__name__)
 

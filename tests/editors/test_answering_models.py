@@ -15,9 +15,9 @@ from editors.finetune import FineTune
 from editors.locate_then_edit.alphaedit import AlphaEdit
 from editors.locate_then_edit.emmet import Emmet
 from editors.locate_then_edit.memit import Memit
-from editors.locate_then_edit.moments import second_moments
 from editors.locate_then_edit.pmet import Pmet
 from editors.locate_then_edit.rome import Rome
+from editors.locate_then_edit.statistics.moments import second_moments
 from editors.memory.serac import Serac
 from editors.meta_learning.factors import factors
 from editors.meta_learning.ke import Ke
@@ -27,8 +27,8 @@ from editors.meta_learning.mend import Mend
 from editors.meta_learning.objective import outer_losses
 from edits.weights import WeightEdit
 from evaluation.knowledge import perplexity
-from evaluation.known import fitting, known
 from models import LanguageModel, UnsupportedModel
+from scoring.known import fitting, known
 
 PROMPTS = ("{} is in", "Which country is {} in?")
 

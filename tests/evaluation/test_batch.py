@@ -7,8 +7,8 @@ from fake_editors import Adding, make_records, make_trainer
 from datamodules.records import Probe
 from evaluation.batch import Batch
 from evaluation.lines import UNEDITED
-from evaluation.questions import Questions
 from evaluation.single import Single
+from scoring.questions import Questions
 
 RECORDS = make_records(11)
 ASKED = {"generate": ["reliability"], "max_new_tokens": 4}

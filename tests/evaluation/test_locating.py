@@ -8,7 +8,7 @@ import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
-from evaluation import locating
+from evaluation.locating import report as locating
 
 ROLES = ("first subject token", "last subject token", "last token")
 RUN = {

@@ -11,8 +11,8 @@ from edits import Journal, load
 from edits.weights import WeightEdit
 from evaluation import sequential
 from evaluation.lines import UNEDITED
-from evaluation.questions import Questions
 from evaluation.sequential import Sequential
+from scoring.questions import Questions
 
 RECORDS = make_records(8)
 TEXTS = ["Tokyo is the capital of Japan.", "Gothenburg is a city in Sweden."]

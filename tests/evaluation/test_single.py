@@ -21,11 +21,11 @@ from torch import nn
 
 from datamodules.records import LOCALITY, PROBE_KINDS
 from evaluation.lines import UNEDITED
-from evaluation.questions import Questions
 from evaluation.report import RUN
-from evaluation.scorers import exact_match
 from evaluation.single import Single
 from models import LanguageModel
+from scoring.questions import Questions
+from scoring.scorers import exact_match
 
 RECORDS = make_records(10)
 NAMES = (UNEDITED, "nothing", "noise")

@@ -6,8 +6,8 @@ import torch
 from samples import CORPUS
 from torch import nn
 
-from editors.locate_then_edit.latent import optimise
-from editors.locate_then_edit.solve import Factor
+from editors.locate_then_edit.search.latent import optimise
+from editors.locate_then_edit.statistics.solve import Factor
 from models import LanguageModel
 
 

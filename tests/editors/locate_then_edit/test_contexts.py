@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from datamodules.records import Request
-from editors.locate_then_edit.contexts import FIXED, chosen_contexts, sample_contexts
 from editors.locate_then_edit.keys import placed, subject_keys
+from editors.locate_then_edit.search.contexts import FIXED, chosen_contexts, sample_contexts
 from models import Batch
 
 
@@ -31,7 +31,7 @@ def test_sampled_contexts_are_templates_of_the_asked_length(any_family):
 
 
 def test_each_token_is_among_the_five_likeliest(language_model):
-    from editors.locate_then_edit.contexts import _sampled
+    from editors.locate_then_edit.search.contexts import _sampled
 
     ids = _sampled(language_model, 6, 8, torch.Generator().manual_seed(0))
     assert ids.shape == (8, 6) and (ids[:, 0] == language_model.tokenizer.bos_token_id).all()

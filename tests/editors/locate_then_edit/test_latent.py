@@ -7,7 +7,7 @@ import torch
 
 from datamodules.records import Request
 from editors.locate_then_edit import latent
-from editors.locate_then_edit.latent import Optimisation, optimise
+from editors.locate_then_edit.search.latent import Optimisation, optimise
 from models import LanguageModel
 
 REQUESTS = [

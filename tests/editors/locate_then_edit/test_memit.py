@@ -9,7 +9,7 @@ from samples import AT_THE_END, CONTEXTS, CORPUS, REQUESTS, in_float64
 from datamodules.records import Request
 from editors.locate_then_edit.keys import alike, halved
 from editors.locate_then_edit.memit import Memit
-from editors.locate_then_edit.moments import Recipe
+from editors.locate_then_edit.statistics.moments import Recipe
 from edits.updates import Dense
 from edits.weights import WeightEdit
 from models import LanguageModel

@@ -7,9 +7,9 @@ from samples import CORPUS
 
 from editors.locate_then_edit.alphaedit import AlphaEdit
 from editors.locate_then_edit.emmet import Emmet
-from editors.locate_then_edit.latent import optimise
 from editors.locate_then_edit.memit import Memit
 from editors.locate_then_edit.pmet import Pmet
+from editors.locate_then_edit.search.latent import optimise
 from editors.locate_then_edit.spread import Spread
 
 

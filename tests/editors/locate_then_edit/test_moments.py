@@ -15,8 +15,8 @@ from scripts import ROOT
 
 from datamodules.text import TextCorpus
 from editors.locate_then_edit import moment_files, moments
-from editors.locate_then_edit.moment_files import Partial, Recipe, SecondMoment
-from editors.locate_then_edit.moments import cache_key, cache_path, second_moments
+from editors.locate_then_edit.statistics.moment_files import Partial, Recipe, SecondMoment
+from editors.locate_then_edit.statistics.moments import cache_key, cache_path, second_moments
 from models import LanguageModel
 
 TEXTS = [

@@ -8,10 +8,10 @@ from samples import AT_THE_END, CONTEXTS, CORPUS, REQUESTS, in_float64
 
 from datamodules.records import Request
 from editors.locate_then_edit import rome as module
-from editors.locate_then_edit.contexts import sample_contexts
 from editors.locate_then_edit.keys import subject_keys
-from editors.locate_then_edit.moments import Recipe, second_moments
 from editors.locate_then_edit.rome import NAMES, Rome, warn_of_unlike_keys
+from editors.locate_then_edit.search.contexts import sample_contexts
+from editors.locate_then_edit.statistics.moments import Recipe, second_moments
 from models import LanguageModel
 
 

@@ -6,9 +6,9 @@ from reference import CLOSE, Reference, distance
 from samples import CORPUS
 
 from editors.locate_then_edit.keys import placed, subject_keys
-from editors.locate_then_edit.latent import optimise
 from editors.locate_then_edit.rome import Rome
-from editors.locate_then_edit.solve import factor
+from editors.locate_then_edit.search.latent import optimise
+from editors.locate_then_edit.statistics.solve import factor
 
 INVERTED = 1e-4  # the authors invert C in float32
 

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from samples import CORPUS
 from torch import distributed
 
-from editors.locate_then_edit.moments import Recipe, gathered, second_moments
+from editors.locate_then_edit.statistics.moments import Recipe, gathered, second_moments
 from models import LanguageModel
 
 if __name__ == "__main__":

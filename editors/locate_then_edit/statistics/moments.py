@@ -21,7 +21,7 @@ from torch import Tensor, distributed
 from tqdm import tqdm
 
 from datamodules.text import TextCorpus
-from editors.locate_then_edit.moment_files import (
+from editors.locate_then_edit.statistics.moment_files import (
     Corpus,
     Partial,
     Recipe,
@@ -31,9 +31,9 @@ from editors.locate_then_edit.moment_files import (
     read,
     write,
 )
-from editors.locate_then_edit.sites import activations, full_precision
 from models.encoding import IGNORED, Batch
 from models.language_model import LanguageModel
+from models.sites import activations, full_precision
 
 logger = logging.getLogger(__name__)
 

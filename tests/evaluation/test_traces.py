@@ -3,7 +3,7 @@
 import torch
 
 from datamodules.records import Request
-from editors.locate_then_edit.traces import ROLES, Trace, effects, recommended
+from evaluation.locating.traces import ROLES, Trace, effects, recommended
 
 FACT = Request("The capital of Sweden is", "Sweden", "Paris", "Stockholm")
 

@@ -13,10 +13,10 @@ from torch.nn.functional import pad
 
 from datamodules.records import Request
 from editors.locate_then_edit.keys import placed
-from editors.locate_then_edit.sites import watched
-from editors.locate_then_edit.suffixes import Suffixes, suffixes
 from models.encoding import IGNORED, Batch
 from models.language_model import LanguageModel
+from models.sites import watched
+from models.suffixes import Suffixes, suffixes
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from safetensors.torch import load_file
 from datamodules.records import Probe, Record, Request
 from edits.weights import LowRank, WeightEdit
 from evaluation.intervals import harmonic_mean
-from evaluation.questions import Questions
-from evaluation.scorers import (
+from models import LanguageModel
+from scoring.questions import Questions
+from scoring.scorers import (
     SCORERS,
     Answer,
     exact_match,
@@ -18,7 +19,6 @@ from evaluation.scorers import (
     probability_success,
     token_accuracy,
 )
-from models import LanguageModel
 
 IN_SCOPE = Probe("generalization", "Lagos is in", "West Africa", "Asia")
 NEIGHBOR = Probe("neighborhood", "Lagos is in", "West Africa", "Asia")

@@ -27,11 +27,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from datamodules.records import Request
-from editors.locate_then_edit.sites import full_precision, hidden_of, unflattened
-from editors.locate_then_edit.suffixes import mapped, resumed
-from editors.locate_then_edit.traces import Trace
+from evaluation.locating.traces import Trace
 from models.encoding import micro_batches
 from models.language_model import Batch, LanguageModel
+from models.sites import full_precision, hidden_of, unflattened
+from models.suffixes import mapped, resumed
 
 KINDS = ("hidden", "mlp", "attention")
 """What is restored: what a block says, or what its feed-forward or attention part adds to it."""

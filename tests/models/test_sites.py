@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from editors.locate_then_edit.sites import activations, place_of, shifted
+from models.sites import activations, place_of, shifted
 
 PROMPTS = ["The capital of Sweden is", "Paris", "What is the mother tongue of Angela Merkel?"]
 

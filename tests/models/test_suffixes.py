@@ -3,8 +3,8 @@ from contextlib import ExitStack
 import pytest
 import torch
 
-from editors.locate_then_edit.suffixes import resumed, suffixes
 from edits.weights import LowRank, WeightEdit
+from models.suffixes import resumed, suffixes
 
 PROMPTS = ["The capital of Sweden is", "In", "What is the mother tongue of Angela Merkel?"]
 TARGETS = ["Paris", "Japan, the country", "yen"]

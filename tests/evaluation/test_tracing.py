@@ -9,7 +9,7 @@ import torch
 from samples import in_float64
 
 from datamodules.records import Request
-from editors.locate_then_edit.tracing import KINDS, Tracing, trace
+from evaluation.locating.tracing import KINDS, Tracing, trace
 
 FACTS = [
     Request("The capital of Sweden is", "Sweden", "Paris", "Stockholm"),

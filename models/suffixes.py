@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from editors.locate_then_edit.sites import hidden_of
 from models.encoding import Batch
 from models.language_model import LanguageModel
+from models.sites import hidden_of
 
 
 @dataclass(frozen=True)

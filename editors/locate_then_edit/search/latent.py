@@ -27,11 +27,11 @@ import torch
 from torch import Tensor
 
 from datamodules.records import Request
-from editors.locate_then_edit.rows import Rows, started
-from editors.locate_then_edit.shifts import Shifts
-from editors.locate_then_edit.sites import full_precision, place_of, shifted
+from editors.locate_then_edit.search.shifts import Shifts
+from editors.locate_then_edit.search.texts import Rows, started
 from models.encoding import IGNORED
 from models.language_model import LanguageModel
+from models.sites import full_precision, place_of, shifted
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 import pytest
 
 from datamodules.records import Probe, Record, Request
-from evaluation.known import fitting, known
+from scoring.known import fitting, known
 
 
 class Sure:

@@ -7,15 +7,9 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from math import inf, isnan
 
-import torch
-from torch import Tensor
-
 from datamodules.records import LOCALITY, PROBE_KINDS, Probe, Record
 from edits.edit import EditedModel
-from evaluation.scorers import Answer
-from models.language_model import LanguageModel
-
-Model = LanguageModel | EditedModel
+from scoring.scorers import Answer
 
 
 @dataclass(frozen=True)
@@ -42,7 +36,7 @@ class Questions:
         """For each probe the position of its record, which is also that of its edit."""
         return [at for at, record in enumerate(self.records) for _ in record.questions]
 
-    def ask(self, model: Model, each: bool = False) -> list[Answer]:
+    def ask(self, model: EditedModel, each: bool = False) -> list[Answer]:
         """The answer to each probe; ``each``: by the edit of the probe's own record.
 
         Targets and contrasts are scored together, as rows of one call.
@@ -53,7 +47,7 @@ class Questions:
         scores = model.score(
             [probes[at].prompt for at in asked],
             [probe.target for probe in probes] + [probes[at].contrast for at in contrasts],
-            **edits_of(owners, asked, each),
+            rows=[owners[at] for at in asked] if each else None,
         )
         nlls = [-float(log_probs.double().mean()) for log_probs in scores.log_probs]
         nlls = [inf if isnan(nll) else nll for nll in nlls]  # a diverged edit makes nothing likely
@@ -69,7 +63,7 @@ class Questions:
         ]
         return self._with_texts(model, answers, each)
 
-    def _with_texts(self, model: Model, answers: list[Answer], each: bool) -> list[Answer]:
+    def _with_texts(self, model: EditedModel, answers: list[Answer], each: bool) -> list[Answer]:
         """The same answers, with the free continuation where it is asked for."""
         probes, owners, answers = self.probes, self.owners, list(answers)
 
@@ -82,12 +76,8 @@ class Questions:
         for tokens, group in groupby(sorted(asked, key=length), key=length):
             same = list(group)
             prompts = [probes[at].prompt for at in same]
-            texts = model.generate(prompts, max_new_tokens=tokens, **edits_of(owners, same, each))
+            rows = [owners[at] for at in same] if each else None
+            texts = model.generate(prompts, rows=rows, max_new_tokens=tokens)
             for at, text in zip(same, texts, strict=True):
                 answers[at] = replace(answers[at], text=text)
         return answers
-
-
-def edits_of(owners: Sequence[int], asked: Sequence[int], each: bool) -> dict[str, Tensor]:
-    """The ``rows`` argument of an edited model: which edit sees each row; none otherwise."""
-    return {"rows": torch.tensor([owners[at] for at in asked])} if each else {}

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from editors.locate_then_edit.sites import full_precision
 from models.language_model import Batch, LanguageModel
+from models.sites import full_precision
 
 LENGTHS = ((5, 10), (10, 10))
 """The authors' sampled contexts: ten of 5 tokens and ten of 10, start token included."""

@@ -1,0 +1,1 @@
+"""Finding the value that a layer is to say: texts, shifts, the search itself."""

@@ -1,0 +1,1 @@
+"""Second moments of keys, and what is solved with them."""

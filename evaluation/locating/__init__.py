@@ -1,0 +1,1 @@
+"""Where a model holds its facts: causal tracing, and its report."""
