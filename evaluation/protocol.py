@@ -25,6 +25,7 @@ from evaluation import curves, identity, report
 from evaluation.efficiency import Cost, measured
 from evaluation.folder import RunFolder
 from evaluation.lines import UNEDITED, answer_lines
+from models.rendering import Rendering
 from scoring.questions import Questions
 from scoring.scorers import Answer
 
@@ -54,6 +55,7 @@ class Protocol(L.LightningModule, ABC):
         split: Name of the split, for result rows.
         generate: Probe kinds that are answered by free generation too.
         max_new_tokens: Tokens generated; more where an expected answer is as long as that.
+        rendering: How probes are put to the model; editors have their own way with requests.
 
     Raises:
         ValueError: no editor, editors of several language models, an editor called ``unedited``,
@@ -73,11 +75,12 @@ class Protocol(L.LightningModule, ABC):
         split: str = "test",
         generate: Sequence[str] = PROBE_KINDS,
         max_new_tokens: int = 16,
+        rendering: Rendering = Rendering(),  # noqa: B008 - frozen
     ):
         super().__init__()
         _check(editors, records, generate)
         self.editors = dict(editors)
-        self.language_model = next(iter(editors.values())).language_model
+        self.language_model = next(iter(editors.values())).language_model.rendered(rendering)
         # Lightning moves what is registered to the device.
         self.trained = nn.ModuleList(e for e in editors.values() if isinstance(e, nn.Module))
         self.records = records
