@@ -23,7 +23,7 @@ def before_and_after(
 ) -> Table:
     """A table of greedy answers to the request and to ``ask``, before and after the edit."""
     prompts = [request.prompt, *ask]
-    before = language_model.generate(prompts, max_new_tokens)
+    before = language_model.generate(prompts, max_new_tokens=max_new_tokens)
     after = edit.edited(language_model).generate(prompts, max_new_tokens=max_new_tokens)
     table = Table(
         title=Text(f"{editor}: {request.prompt} → {request.target}"),

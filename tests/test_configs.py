@@ -26,25 +26,15 @@ from models.atlas import language_model as shipped
 
 CONFIGS = ROOT / "configs"
 FILES = sorted(path.relative_to(CONFIGS) for path in CONFIGS.glob("**/*.yaml"))
-EDITORS = sorted(
-    path.stem
-    for path in (CONFIGS / "editor").glob("*.yaml")
-    if not path.stem.startswith("pretraining")
-)
-MODELS = [path.stem for path in (CONFIGS / "model").glob("*.yaml")]
+EDITORS = sorted(path.stem for path in (CONFIGS / "editor").glob("*.yaml"))
 PRESETS = CONFIGS / "preset"
 ROMES = [name for name in EDITORS if "rome" in name]
-SOLVERS = [*ROMES, "memit", "pmet", "emmet", "alphaedit"]
-SOLVED = {"steps": 3, "contexts": "fixed", "cache_folder": None}
-FAST = {
-    **dict.fromkeys([*ROMES, "memit", "pmet", "emmet"], SOLVED),
-    "alphaedit": {**SOLVED, "threshold": 1.0},
-    "mend": {"rank": 4},
-    "malmen": {"rank": 4, "edit_lr": 0.01},
-    "ke": {"max_scale": 50.0},
-    "kn": {"blocks": [0, 1, 2]},
-}
-OF_EDIT = (("trainer", "edit"), ("experiment", "atlas_batch"), ("experiment", "atlas_sequence"))
+SMALL = {path.stem: OmegaConf.load(path) for path in (ROOT / "tests/editors/small").glob("*.yaml")}
+"""Settings that make an editor quick, beside its tests; a variant takes those of its base."""
+OF_EDIT = ("task", "protocol", "held_out")
+OF_EDIT_TOO = (("trainer", "edit"), ("experiment", "atlas_batch"), ("experiment", "atlas_sequence"))
+OF_ONE_EDITOR = {"preset": ("edit", "train"), "training": ("train",)}
+"""Groups with a folder for each model and a file for each editor, and the scripts that read it."""
 SENTENCES = [f"{what} is a city in {where}." for what in "ABCDEFGH" for where in "KLMNOPQ"]
 REQUESTS = [
     Request("Lagos is in", "Lagos", "Sweden", "Nigeria"),
@@ -70,12 +60,19 @@ def overrides_of(file: Path) -> tuple[str, ...]:
     group, name = str(file.parent), file.stem
     if group == ".":
         return (name,)
-    if group == "preset":
-        model = max((m for m in MODELS if name.startswith(f"{m}_")), key=len)
-        return ("edit", f"model={model}", f"editor={name.removeprefix(f'{model}_')}")
-    of_edit = group in ("protocol", "held_out") or (group, name) in OF_EDIT
-    script = "edit" if of_edit else "train"
+    if file.parts[0] in OF_ONE_EDITOR:
+        _, model, _ = file.parts
+        return (OF_ONE_EDITOR[file.parts[0]][0], f"model={model}", f"editor={name}")
+    script = "edit" if group in OF_EDIT or (group, name) in OF_EDIT_TOO else "train"
     return (script, f"{group}={name}")
+
+
+def base_of(editor: str) -> str:
+    """The editor whose preset an editor takes: its own, unless its file names another."""
+    for default in OmegaConf.load(CONFIGS / "editor" / f"{editor}.yaml").get("defaults", []):
+        if isinstance(default, str) and default != "_self_":
+            return base_of(default)
+    return editor
 
 
 def nodes(config: object):
@@ -117,19 +114,36 @@ def test_each_file_composes_and_names_what_is_there(file, composed):
     assert len(found) >= 3
     for node in found:
         known = arguments(get_object(node["_target_"]))
-        assert known is None or node.keys() <= known | {"_target_"}, node["_target_"]
+        assert known is None or node.keys() <= known | {"_target_", "_partial_"}, node["_target_"]
 
 
-@pytest.mark.parametrize("file", [f for f in FILES if f.parent.name == "preset"], ids=str)
-def test_a_preset_changes_its_editor(file, composed):
-    """And, where it is about more than the editor, the data and the trainer."""
-    _, model, editor = overrides_of(file)
-    given = OmegaConf.load(CONFIGS / file)
-    for script in ("edit", "train"):
-        config = composed(script, model, editor)
-        for group, settings in (given if "editor" in given else {"editor": given}).items():
-            for key, value in settings.items():
-                assert config[group][key] == value
+@pytest.mark.parametrize("file", [f for f in FILES if f.parts[0] in OF_ONE_EDITOR], ids=str)
+def test_a_preset_changes_its_editor_and_a_training_its_data_and_trainer(file, composed):
+    _, *chosen = overrides_of(file)
+    text, given = (CONFIGS / file).read_text(), OmegaConf.load(CONFIGS / file)
+    of_editor = file.parts[0] == "preset"
+    assert text.startswith("# @package editor\n" if of_editor else "# @package _global_\n")
+    assert of_editor or given.keys() <= {"data", "trainer", "callbacks"}
+    for script in OF_ONE_EDITOR[file.parts[0]]:
+        config = composed(script, *chosen)
+        assert_holds(config.editor if of_editor else config, given)
+
+
+def assert_holds(config: Mapping, given: Mapping) -> None:
+    """Every value that is given is there."""
+    for key, value in given.items():
+        if isinstance(value, Mapping):
+            assert_holds(config[key], value)
+        else:
+            assert config[key] == value
+
+
+def test_presets_are_of_a_model_and_an_editor_that_are_there():
+    for group in OF_ONE_EDITOR:
+        for path in (CONFIGS / group).glob("*/*.yaml"):
+            assert (CONFIGS / "model" / f"{path.parent.name}.yaml").is_file()
+            assert path.stem in EDITORS
+            assert base_of(path.stem) == path.stem  # a variant's would be read beside its base's
 
 
 BLOCKS = {
@@ -149,11 +163,13 @@ BLOCKS = {
 def test_solvers_find_their_layers_in_a_model_of_that_depth(name, composed, tiny):
     family, blocks = BLOCKS[name]
     lm = tiny(family, num_hidden_layers=blocks)
-    for solver in SOLVERS:
+    for solver in EDITORS:
         config = composed("edit", f"editor={solver}", f"model={name}")
+        if not solves(config.editor):
+            continue
         editor = built(config.editor, lm)
-        own = CONFIGS / "preset" / f"{name}_{'rome' if solver in ROMES else solver}.yaml"
-        given = OmegaConf.load(own) if own.is_file() else {}
+        preset = PRESETS / name / f"{base_of(solver)}.yaml"
+        given = OmegaConf.load(preset) if preset.is_file() else {}
         if "layer" in given or "layers" in given:
             assert editor.blocks == list(given.get("layers", [given.get("layer")]))
         else:
@@ -162,10 +178,25 @@ def test_solvers_find_their_layers_in_a_model_of_that_depth(name, composed, tiny
         assert OmegaConf.is_missing(config.corpus, "source")
 
 
+def solves(config: Mapping) -> bool:
+    """Whether an editor solves for the outputs of a few blocks, given keys of a corpus."""
+    return ".locate_then_edit." in config["_target_"] and "corpus" in config
+
+
+def test_there_are_solvers(composed):
+    solvers = {name for name in EDITORS if solves(composed("edit", f"editor={name}").editor)}
+    assert solvers >= {*ROMES, "memit", "pmet", "emmet", "alphaedit"}
+
+
 def test_models_with_a_file_of_their_own_are_all_known():
-    own = {*MODELS} - {"atlas", "blank_atlas", "blank_facts", "pretrained"}
+    own = {path.stem for path in (CONFIGS / "model").glob("*.yaml")} - {
+        "atlas",
+        "blank_atlas",
+        "blank_facts",
+        "pretrained",
+    }
     assert own >= {*BLOCKS}
-    sources = [path.read_text() for name in BLOCKS for path in PRESETS.glob(f"{name}_*.yaml")]
+    sources = [path.read_text() for name in BLOCKS for path in PRESETS.glob(f"{name}/*.yaml")]
     assert sources and all("# Source: " in text for text in sources)
 
 
@@ -202,7 +233,8 @@ def test_each_editor_is_built_with_the_shipped_model(name, composed):
 def editor(request, composed, language_model):
     """An editor as its file describes it, on a tiny model; one that learns has learned nothing."""
     config = composed("edit", f"editor={request.param}").editor
-    editor = built(config, language_model, **FAST.get(request.param, {}))
+    small = SMALL.get(request.param, SMALL.get(base_of(request.param), {}))
+    editor = built(config, language_model, **small)
     if isinstance(editor, Hypernetwork):
         editor.collect(REQUESTS)
     if isinstance(editor, L.LightningModule):
