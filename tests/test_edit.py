@@ -29,6 +29,7 @@ BOTH = (
     "++settings.ft_m.steps=3",
 )
 REQUEST = (
+    "task=request",
     "editors=[ft_m]",
     "request.prompt=Gothenburg is a city in",
     "request.subject=Gothenburg",
@@ -111,17 +112,27 @@ def test_settings_reach_their_editor_and_are_kept(run):
     assert settings["ft_m"]["steps"] == 3
     assert (
         settings["rome"]["layer"]
-        == yaml.safe_load((ROOT / "configs/preset/atlas_rome.yaml").read_text())["layer"]
+        == yaml.safe_load((ROOT / "configs/preset/atlas/rome.yaml").read_text())["layer"]
     )
     own = json.loads((run / "run.json").read_text())["editors"]
     assert own["rome"]["optimisation"]["steps"] == 2
 
 
-def test_an_interrupted_run_goes_on_and_ends_the_same(run, script, tmp_path):  # noqa: F811
+def test_the_configuration_of_a_run_says_each_setting_once(run):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["task"]["protocol"] == "${protocol}"
+    assert config["protocol"]["_target_"].endswith(".Single")
+    assert "${" not in json.dumps({**config, "task": None})
+
+
+def test_an_interrupted_run_goes_on_in_another_place_and_ends_the_same(
+    run,
+    script,  # noqa: F811
+    tmp_path,
+):
     folder = tmp_path / "again"
     shutil.copytree(run, folder)
-    config = (folder / "config.yaml").read_text().replace(str(run), str(folder))
-    (folder / "config.yaml").write_text(config)
+    events = {path.name for path in run.glob("events*")}
     wanted = results(folder)
     for path in [*folder.glob("answers/ft_m/*.jsonl"), *folder.glob("results.*")]:
         path.unlink()
@@ -129,6 +140,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(run, script, tmp_path):  #
     assert script("edit", f"resume={folder}", f"hydra.run.dir={tmp_path}/new").code == 0
     assert results(folder) == wanted
     assert [path.read_bytes() for path in folder.glob("answers/rome/*.jsonl")] == kept
+    assert {path.name for path in run.glob("events*")} == events  # the new place alone is written
 
 
 def test_a_folder_that_holds_other_answers_is_refused(run, script, tmp_path):  # noqa: F811
@@ -225,12 +237,11 @@ def test_the_block_that_holds_the_facts_is_found(script, tmp_path):  # noqa: F81
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["task=find"], "task=find: expected one of benchmark, locate"),
         (["locate.window=5"], "window: expected 1 to 4, the model's blocks, got 5"),
         (["locate.kinds=[keys]"], "kinds: expected some of hidden, mlp, attention"),
         (["locate.noise=0"], "noise: expected more than 0, got 0"),
         (["locate.samples=many"], "locate.samples=many: expected a number"),
-        (["request.prompt=Lagos is in"], "task=locate takes the records of a split"),
+        (["editors=[ft_m]"], r"editors=\['ft_m'\]: task=locate takes none"),
     ],
 )
 def test_what_cannot_be_located_is_one_line(arguments, error, script, tmp_path):  # noqa: F811
@@ -284,11 +295,14 @@ def test_one_edit_is_shown_saved_and_merged(script, tmp_path):  # noqa: F811
         (["editors=[]"], r"editors=\[\]: name some"),
         (["editors=mend"], "editors=mend: name some"),
         (["editors=[ft_m,ft_m]"], "one is named twice"),
-        (["editors=[pretraining]"], "pretraining is no editor"),
-        (["request.prompt=null"], "request.prompt is missing"),
-        (["request.ask=Where?"], r"request.ask=Where\?: expected a list"),
-        (["request.save=something"], "request.save=something is there already"),
-        (["request.merge=."], "request.merge=. holds something"),
+        (["editors=[nope]"], "editors: nope is none of .*ft_m"),
+        (["+texts=3"], "texts: nothing reads this setting"),
+        (["rendering.edits.render=chat"], "render=chat: the tokenizer has no chat template"),
+        (["rendering.edits.end=stop"], "rendering.edits: end is 'stop', expected one of none"),
+        (["request.prompt=null"], "request: prompt is missing"),
+        (["request.ask=Where?"], r"request: ask=Where\?: expected a list"),
+        (["request.save=something"], "request: save=something is there already"),
+        (["request.merge=."], "request: merge=. holds something"),
         (["++settings.ft_m.lr=fast"], "settings.ft_m.lr=fast: expected a number"),
         (["++settings.ft_m.layers=[]"], r"layers: expected a list of names, got \[\]"),
         (["++settings.ft_m.steps=0"], "steps must be at least 1, got 0"),
@@ -302,12 +316,37 @@ def test_a_request_that_cannot_be_is_one_line(arguments, error, script, tmp_path
     assert not list(tmp_path.glob("**/*.safetensors"))
 
 
-def test_an_editor_that_is_none_is_named(script, tmp_path):  # noqa: F811
-    run = script("edit", "editors=[nope]", *QUICK, f"hydra.run.dir={tmp_path}/run")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["task=find"], ["task/find", "benchmark", "locate", "request"]),
+        (["request.prompt=Lagos is in"], ["request.prompt"]),  # the benchmark takes none
+        (["task=locate", "request.prompt=Lagos is in"], ["request.prompt"]),
+        (["task=request", "locate.samples=3"], ["locate.samples"]),
+    ],
+)
+def test_settings_of_another_task_are_refused(arguments, words, script, tmp_path):  # noqa: F811
+    run = script("edit", *arguments, f"hydra.run.dir={tmp_path}/run")
     assert run.code != 0
     assert "Traceback" not in run.err
-    assert "nope" in run.err
-    assert "ft_m" in run.err
+    assert all(word in run.err for word in words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_requests_are_put_in_one_way_and_probes_in_another(script, tmp_path):  # noqa: F811
+    """Of the same request with an end and without: the edit differs, the questions do not."""
+    answers = []
+    for end in ("none", "eos"):
+        file = tmp_path / f"{end}.safetensors"
+        ends = (f"rendering.edits.end={end}", f"request.save={file}")
+        run = script("edit", *REQUEST, *ends, f"hydra.run.dir={tmp_path}/{end}")
+        assert run.code == 0, run.err
+        edited = WeightEdit.load(file, shipped()).edited(shipped())
+        answers.append(edited.generate(["Gothenburg is a city in"], max_new_tokens=8))
+        answers.append(edited.score(["Gothenburg is a city in"], ["Norway"]).log_probs[0])
+    assert len(answers[1]) == len(answers[3])
+    assert not torch.equal(answers[1], answers[3])
+    assert answers[2] == [" Norway"] != answers[0]
 
 
 # records that cannot be used

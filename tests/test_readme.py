@@ -39,7 +39,7 @@ RUN_BY = {
     "python edit.py 'editors=[rome]' protocol=sequential protocol.length=100": (
         "tests/test_protocols.py::test_a_sequence_is_made_measured_and_drawn"
     ),
-    "python edit.py 'editors=[rome]' request.prompt=\"Gothenburg is a city in\" "
+    "python edit.py task=request 'editors=[rome]' request.prompt=\"Gothenburg is a city in\" "
     "request.subject=Gothenburg request.target=Norway request.save=gothenburg.safetensors "
     "request.merge=gothenburg": "tests/test_edit.py::test_one_edit_is_shown_saved_and_merged",
     "python edit.py model=pretrained model.path=gpt2-xl data=counterfact "
@@ -95,7 +95,9 @@ def test_no_command_is_listed_that_the_readme_lacks():
 
 
 def test_configurations_that_are_named_are_there():
-    for group, name in re.findall(r"`?\b(model|data|editor|experiment)=([a-z0-9_]+)\b", README):
+    for group, name in re.findall(
+        r"`?\b(model|data|editor|experiment|task)=([a-z0-9_]+)\b", README
+    ):
         assert (ROOT / "configs" / group / f"{name}.yaml").is_file(), f"{group}={name}"
 
 
