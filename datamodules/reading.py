@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import HTTPError
 
 from datamodules.records import Record, RecordError
+from files import written_whole
 
 TIMEOUT = 60  # seconds without a byte before a download is given up
 
@@ -166,21 +166,20 @@ def _download(url: str) -> Path:
     path = folder / (Path(unquote(urlsplit(url).path)).name or "file")
     if path.is_file():
         return path
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=folder, suffix=".part")
     try:
-        with os.fdopen(handle, "wb") as file, urllib.request.urlopen(url, timeout=TIMEOUT) as reply:
+        with (
+            written_whole(path) as draft,
+            draft.open("wb") as file,
+            urllib.request.urlopen(url, timeout=TIMEOUT) as reply,
+        ):
             shutil.copyfileobj(reply, file)
             expected = reply.headers.get("Content-Length")
             if expected is not None and file.tell() != int(expected):
                 raise OSError(f"got {file.tell():,} of {int(expected):,} bytes")
-        os.replace(partial, path)
     except (OSError, HTTPException, ValueError) as error:
         raise FileNotFoundError(
             f"cannot download {url}: {error}; without a network, give the path of a local copy"
         ) from error
-    finally:
-        Path(partial).unlink(missing_ok=True)
     return path
 
 

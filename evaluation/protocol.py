@@ -27,6 +27,7 @@ from evaluation.folder import RunFolder
 from evaluation.lines import UNEDITED, answer_lines
 from evaluation.questions import Questions
 from evaluation.scorers import Answer
+from files import first_line
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ class Protocol(L.LightningModule, ABC):
             try:
                 edit, reason = make(), None
             except (ValueError, torch.linalg.LinAlgError) as error:
-                edit, reason = None, str(error).strip().split("\n", 1)[0]
+                edit, reason = None, first_line(str(error))
         return Attempt(edit, reason, cost)
 
     def run(self, editor: str, n: int, step: int, phase: str) -> dict[str, object]:

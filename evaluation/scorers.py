@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from math import exp
 
 from datamodules.records import LOCALITY, Probe
+from files import first_line
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,3 @@ SCORERS: tuple[Scorer, ...] = (
 def expected(probe: Probe, after: Answer, before: Answer) -> tuple[int, ...]:
     """The token ids that would be right: the target's, or on locality probes the unedited ones."""
     return before.predicted if probe.kind in LOCALITY else after.targets
-
-
-def first_line(text: str) -> str:
-    """The generated answer: up to the first line break after leading blanks."""
-    return text.strip().split("\n", 1)[0].strip()
