@@ -133,16 +133,24 @@ def facts_of(*, seed: int = 0, **sources: EditingData) -> FactText:
 def known_facts(records: Iterable[Record]) -> list[tuple[str, str]]:
     """What was true before any edit: (prompt, answer) pairs, in order, each prompt once.
 
-    The request and its paraphrases with ``target_true``, and locality prompts with their answers.
+    The requests and their paraphrases with what was true, and locality prompts with their answers.
     Prompts to which the records give several answers are left out.
     """
     answers = defaultdict(dict)  # a dict keeps the order
     for record in records:
-        true = record.request.target_true
-        asked = record.of_kind("reliability", "generalization") if true is not None else ()
-        for prompt, answer in (
-            *((probe.prompt, true) for probe in asked),
-            *((probe.prompt, probe.target) for probe in record.of_kind(*LOCALITY)),
-        ):
+        asked = ((probe.prompt, probe.target) for probe in record.of_kind(*LOCALITY))
+        for prompt, answer in (*_truths(record), *asked):
             answers[prompt][answer] = None
     return [(prompt, next(iter(found))) for prompt, found in answers.items() if len(found) == 1]
+
+
+def _truths(record: Record) -> list[tuple[str, str]]:
+    """The requests and their paraphrases, each with what was true, as far as that is known.
+
+    Where there are several requests, a paraphrase is told by its contrast, the old object.
+    """
+    probes = record.of_kind("reliability", "generalization")
+    if len(record.requests) > 1:
+        return [(probe.prompt, probe.contrast) for probe in probes if probe.contrast is not None]
+    true = record.request.target_true
+    return [] if true is None else [(probe.prompt, true) for probe in probes]

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
@@ -92,6 +92,35 @@ class Fields:
         """The object that a field holds."""
         self.require(name)
         return Fields(self._raw[name], self._name(name))
+
+    def answers(self, name: str) -> tuple[str, ...]:
+        """The answer that a field holds, then its aliases, each once.
+
+        Published files write ``"a"``, ``["a", "b"]`` or ``[["a", "b"], ["c"]]``.
+        """
+        self.require(name)
+        texts = list(_leaves(self._raw[name], self._name(name)))
+        if not texts:
+            raise RecordError(self._name(name), "expected an answer, got none")
+        return tuple(dict.fromkeys(_text(text, place) for text, place in texts))
+
+    def each(self, name: str) -> Iterator[Fields]:
+        """The objects of a field that holds a list of them; none where the field is missing.
+
+        Args:
+            name: of the field, or dotted names on the way to it: ``"portability.Reasoning"``.
+        """
+        outer, _, rest = name.partition(".")
+        if outer not in self:
+            return
+        if rest:
+            yield from self.inner(outer).each(rest)
+            return
+        values, place = self._raw[outer], self._name(outer)
+        if not isinstance(values, list):
+            raise RecordError(place, f"expected a list of objects, got {_shown(values)}")
+        for index, value in enumerate(values):
+            yield Fields(value, f"{place}[{index}]")
 
     def _name(self, name: str) -> str:
         return f"{self._path}.{name}" if self._path else name
@@ -235,6 +264,15 @@ def _text(value: object, name: str) -> str:
         except UnicodeEncodeError as error:
             raise RecordError(name, f"is not valid Unicode: {error.reason}") from None
     return value.strip()
+
+
+def _leaves(value: object, place: str) -> Iterator[tuple[object, str]]:
+    """What nested lists hold, in order, each with its place."""
+    if not isinstance(value, list):
+        yield value, place
+        return
+    for index, part in enumerate(value):
+        yield from _leaves(part, f"{place}[{index}]")
 
 
 def _shown(value: object) -> str:
