@@ -20,6 +20,9 @@ def settled(
 ) -> tuple[list[Record], list[Overruled]]:
     """The records that are edited together, and those that a later one of them overrules.
 
+    A record that has several requests is made whole or not at all: it is overruled if one of them
+    is contradicted by a later record that is made. Requests of one record are not compared.
+
     Args:
         records: in order.
         policy: ``last``: of requests that contradict each other the last one is made; ``refuse``:
@@ -29,16 +32,22 @@ def settled(
         ValueError: there are some, and the policy is to refuse them; or it is no policy.
     """
     policy = checked_policy(policy)
-    last = {key(record.request): record for record in records}
-    overruled = [
-        (record, final)
-        for record in records
-        if (final := last[key(record.request)]).request.target != record.request.target
-    ]
+    kept: list[Record] = []
+    overruled: list[Overruled] = []
+    last: dict[tuple[str, str], Record] = {}
+    for record in reversed(records):
+        later = (last.get(key(request)) for request in record.requests)
+        final = next((one for one in later if one and contradictions(record, one)), None)
+        if final is not None:
+            overruled.append((record, final))
+            continue
+        kept.append(record)
+        for request in record.requests:
+            last.setdefault(key(request), record)
+    overruled.reverse()
     if overruled and policy == "refuse":
         raise ValueError(f"conflicts=refuse: {told(overruled)}")
-    dropped = {id(record) for record, _ in overruled}
-    return [record for record in records if id(record) not in dropped], overruled
+    return kept[::-1], overruled
 
 
 def checked_policy(policy: str) -> str:
@@ -59,13 +68,24 @@ def key(request: Request) -> tuple[str, str]:
     return request.subject.casefold(), " ".join(around.casefold().split())
 
 
+def contradictions(record: Record, later: Record) -> list[tuple[Request, Request]]:
+    """Pairs of their requests that give one fact two targets."""
+    return [
+        (one, other)
+        for one in record.requests
+        for other in later.requests
+        if key(one) == key(other) and one.target != other.target
+    ]
+
+
 def told(overruled: Sequence[Overruled], most: int = 3) -> str:
     """How many requests contradict a later one of their step, and which."""
-    shown = "; ".join(
-        f"{one.id!r} ({one.request.prompt} {one.request.target}) and {other.id!r} "
-        f"(... {other.request.target})"
-        for one, other in overruled[:most]
-    )
+    shown = "; ".join(_both(*pair) for pair in overruled[:most])
     more = f"; and {len(overruled) - most:,} more" if len(overruled) > most else ""
     count = f"{len(overruled):,} request{'s contradict' if len(overruled) > 1 else ' contradicts'}"
     return f"{count} a later one of the same step: {shown}{more}"
+
+
+def _both(record: Record, later: Record) -> str:
+    one, other = contradictions(record, later)[0]
+    return f"{record.id!r} ({one.prompt} {one.target}) and {later.id!r} (... {other.target})"

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from datamodules.records import PROBE_KINDS
-from evaluation.folder import write_whole
 from evaluation.health import PERPLEXITY, RELATIVE_NORM
 from evaluation.lines import IMMEDIATE, UNEDITED
 from evaluation.report import ALL, HEALTH, SCORE, caption
+from files import write_whole
 
 SCORER = "exact_match"
 COLUMNS, WIDTH, HEIGHT = 4, 3.2, 2.6  # of panels; inches

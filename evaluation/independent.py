@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from datamodules.records import Record, Request
+from datamodules.records import Record, Request, requests_of
 from evaluation.conflicts import Overruled, told
 from evaluation.efficiency import chunk_costs, measured
 from evaluation.lines import IMMEDIATE, UNEDITED
@@ -32,7 +32,7 @@ class Chunk:
     @property
     def together(self) -> list[Request]:
         """The requests of an edit that the probes of other records meet too."""
-        return [] if self.n == 1 else [record.request for record in self.records]
+        return [] if self.n == 1 else requests_of(self.records)
 
 
 class Independent(Protocol):

@@ -29,8 +29,8 @@ def answer_lines(
 
     ``answer`` and ``before`` are the most likely tokens, edited and not, each given the target up
     to it; ``generated`` and ``generated_before`` the free continuations, if any; ``nll`` and
-    ``contrast_nll`` are in nats per token; ``mentions`` says how often the request's prompt names
-    its subject; ``disturbed`` says that another request changes what is
+    ``contrast_nll`` are in nats per token; ``mentions`` says how often the prompt of a
+    request names its subject, at most; ``disturbed`` says that another request changes what is
     to be kept, so that nothing is judged; then each scorer's value, null where it does not apply.
 
     Args:
@@ -53,7 +53,7 @@ def answer_lines(
                 "record": record.id,
                 "index": index,
                 "probe": probe.kind,
-                "mentions": record.request.mentions,
+                "mentions": max(request.mentions for request in record.requests),
                 "prompt": probe.prompt,
                 "target": probe.target,
                 "contrast": probe.contrast,

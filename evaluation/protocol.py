@@ -18,13 +18,14 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
-from datamodules.records import PROBE_KINDS, Record, Request
+from datamodules.records import GENERATED, KINDS, Record, Request, fingerprint
 from editors.editor import Editor
 from edits.edit import Edit
 from evaluation import curves, identity, report
 from evaluation.efficiency import Cost, measured
 from evaluation.folder import RunFolder
 from evaluation.lines import UNEDITED, answer_lines
+from files import first_line
 from scoring.questions import Questions
 from scoring.scorers import Answer
 
@@ -52,7 +53,8 @@ class Protocol(L.LightningModule, ABC):
         folder: Where answers, costs and reports go; on a disk that all processes share.
         data: Name of the data set, for result rows.
         split: Name of the split, for result rows.
-        generate: Probe kinds that are answered by free generation too.
+        generate: Probe kinds that are answered by free generation too; None: those of which `KINDS`
+            says so.
         max_new_tokens: Tokens generated; more where an expected answer is as long as that.
 
     Raises:
@@ -71,10 +73,11 @@ class Protocol(L.LightningModule, ABC):
         *,
         data: str = "",
         split: str = "test",
-        generate: Sequence[str] = PROBE_KINDS,
+        generate: Sequence[str] | None = None,
         max_new_tokens: int = 16,
     ):
         super().__init__()
+        generate = GENERATED if generate is None else generate
         _check(editors, records, generate)
         self.editors = dict(editors)
         self.language_model = next(iter(editors.values())).language_model
@@ -163,7 +166,7 @@ class Protocol(L.LightningModule, ABC):
             "model": self.language_model.fingerprint,
             "data": self.data,
             "split": self.split,
-            "records": identity.of_records(self.records),
+            "records": fingerprint(self.records),
             **self.settings(),
             "generate": sorted(self.generate),
             "max_new_tokens": self.max_new_tokens,
@@ -181,7 +184,7 @@ class Protocol(L.LightningModule, ABC):
             try:
                 edit, reason = make(), None
             except (ValueError, torch.linalg.LinAlgError) as error:
-                edit, reason = None, str(error).strip().split("\n", 1)[0]
+                edit, reason = None, first_line(str(error))
         return Attempt(edit, reason, cost)
 
     def run(self, editor: str, n: int, step: int, phase: str) -> dict[str, object]:
@@ -227,6 +230,6 @@ def _check(
     [(twice, count)] = Counter(record.id for record in records).most_common(1)
     if count > 1:
         raise ValueError(f"records: id {twice!r} occurs {count} times, ids are unique")
-    unknown = sorted(set(generate) - set(PROBE_KINDS))
+    unknown = sorted(set(generate) - set(KINDS))
     if unknown:
-        raise ValueError(f"generate: {unknown} are none of {', '.join(PROBE_KINDS)}")
+        raise ValueError(f"generate: {unknown} are none of {', '.join(KINDS)}")

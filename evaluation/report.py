@@ -14,10 +14,11 @@ import pandas as pd
 
 from datamodules.records import LOCALITY, PROBE_KINDS
 from evaluation.efficiency import efficiency
-from evaluation.folder import RunFolder, write_whole
+from evaluation.folder import RunFolder
 from evaluation.health import PERPLEXITY, RELATIVE_NORM, UPDATE_NORM
 from evaluation.intervals import harmonic_mean, interval, resampled_means
 from evaluation.lines import IMMEDIATE, UNEDITED
+from files import write_whole
 from scoring.scorers import SCORERS
 
 RUN = ("editor", "model", "data", "split", "protocol", "n", "step", "phase")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from datamodules.records import Record
+from datamodules.records import Record, requests_of
 from datamodules.text import TextCorpus
 from editors.editor import Editor
 from edits.edit import Edit
@@ -155,7 +155,10 @@ class Sequential(Protocol):
         records = [record for kept, _ in self.intervals[number] for record in kept]
         before = self._before(records)
         so_far = [
-            r.request for part in self.intervals[: number + 1] for kept, _ in part for r in kept
+            request
+            for part in self.intervals[: number + 1]
+            for kept, _ in part
+            for request in requests_of(kept)
         ]
         lines = self.lines(run, self.questions(records), before, before, so_far)
         found = health.measured(self.language_model, None, self.texts)
@@ -193,7 +196,7 @@ class Sequential(Protocol):
 
     def _make(self, chain: Chain, records: Sequence[Record], done: Done, run: Mapping) -> None:
         """One step, and the questions right after it."""
-        editor, requests = self.editors[chain.name], [record.request for record in records]
+        editor, requests = self.editors[chain.name], requests_of(records)
         before = {} if chain.edit is None else {"after": chain.edit}
         made = self.attempt(lambda: self._journaled(editor.edit(requests, **before), chain.edit))
         done.editing.append(made.cost)
@@ -224,7 +227,7 @@ class Sequential(Protocol):
         with measured(self.device) as cost:
             after = questions.ask(chain.edit.edited(self.language_model))
         done.asking.append(cost)
-        so_far = [record.request for record in chain.made]
+        so_far = requests_of(chain.made)
         done.lines += self.lines(run, questions, self._before(records), after, so_far)
 
     def _alarm(self, name: str, n: int, found: Mapping[str, Mapping[str, float]]) -> None:

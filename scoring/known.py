@@ -10,19 +10,22 @@ from models.language_model import LanguageModel
 
 
 def known(records: Sequence[Record], language_model: LanguageModel) -> list[Record]:
-    """The records whose request asks what the unedited model answers rightly, in order.
+    """The records all of whose requests ask what the unedited model answers rightly, in order.
 
     It does if each token of the true answer is the likeliest one, given the answer up to there, as
-    ``scorers.exact_match`` has it. A record without a true answer is not known. Paraphrases and
-    locality probes are not asked.
+    ``scorers.exact_match`` has it. A record with a request without a true answer is not known.
+    Paraphrases and locality probes are not asked.
 
     Raises:
         ValueError: the model knows none of them.
     """
-    asked = [record for record in records if record.request.target_true is not None]
-    prompts = [record.request.prompt for record in asked]
-    scores = language_model.score(prompts, [record.request.target_true for record in asked])
-    found = [record for record, right in zip(asked, scores.exact(), strict=True) if right]
+    true = [[request.target_true for request in record.requests] for record in records]
+    asked = [at for at, answers in enumerate(true) if None not in answers]
+    prompts = [request.prompt for at in asked for request in records[at].requests]
+    scores = language_model.score(prompts, [answer for at in asked for answer in true[at]])
+    exact = iter(scores.exact())
+    right = {at: all([next(exact) for _ in true[at]]) for at in asked}
+    found = [record for at, record in enumerate(records) if right.get(at)]
     if not found:
         raise ValueError(
             f"{language_model.name!r} knows the fact of none of the {len(records):,} records"
@@ -41,7 +44,8 @@ def fitting(
         ValueError: none fits.
     """
     asked = [(at, probe) for at, record in enumerate(records) for probe in record.questions]
-    asked += [(at, replace(p, target=p.contrast)) for at, p in asked if p.contrast is not None]
+    others = [(at, p, answer) for at, p in asked for answer in (p.contrast, *p.aliases)]
+    asked += [(at, replace(p, target=answer)) for at, p, answer in others if answer is not None]
     prompts, targets = [p.prompt for _, p in asked], [p.target for _, p in asked]
     whole = language_model.lengths(prompts, targets)
     alone = language_model.lengths(prompts, None, more)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from math import inf, isnan
 
-from datamodules.records import LOCALITY, PROBE_KINDS, Probe, Record
+from datamodules.records import GENERATED, KINDS, Probe, Record
 from edits.edit import EditedModel
 from scoring.scorers import Answer
 
@@ -23,7 +23,7 @@ class Questions:
     """
 
     records: Sequence[Record]
-    generate: Sequence[str] = PROBE_KINDS
+    generate: Sequence[str] = GENERATED
     max_new_tokens: int = 16
 
     @property
@@ -69,7 +69,7 @@ class Questions:
 
         def length(at: int) -> int:
             # One token more than the answer, to see whether a word goes on behind it.
-            own = 0 if probes[at].kind in LOCALITY else len(answers[at].targets) + 1
+            own = 0 if KINDS[probes[at].kind].local else len(answers[at].targets) + 1
             return max(self.max_new_tokens, own)
 
         asked = [at for at, probe in enumerate(probes) if probe.kind in self.generate]

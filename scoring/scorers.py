@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import exp
 
-from datamodules.records import LOCALITY, Probe
+from datamodules.records import KINDS, Probe
+from files import first_line
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def generation_exact_match(probe: Probe, after: Answer, before: Answer) -> float
     """
     if after.text is None:
         return None
-    if probe.kind in LOCALITY:
+    if KINDS[probe.kind].local:
         return float(first_line(after.text) == first_line(before.text))
     said, target = after.text.strip(), probe.target.strip()
     return float(said.startswith(target) and not said[len(target) :][:1].isalnum())
@@ -103,9 +104,4 @@ SCORERS: tuple[Scorer, ...] = (
 
 def expected(probe: Probe, after: Answer, before: Answer) -> tuple[int, ...]:
     """The token ids that would be right: the target's, or on locality probes the unedited ones."""
-    return before.predicted if probe.kind in LOCALITY else after.targets
-
-
-def first_line(text: str) -> str:
-    """The generated answer: up to the first line break after leading blanks."""
-    return text.strip().split("\n", 1)[0].strip()
+    return before.predicted if KINDS[probe.kind].local else after.targets

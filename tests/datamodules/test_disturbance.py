@@ -4,7 +4,7 @@ from datamodules.records import Probe, Record, Request
 
 def record(subject, country, target, *probes, known=True):
     request = Request(f"{subject} is in", subject, target, country if known else None)
-    return Record(subject, request, tuple(Probe(kind, *rest) for kind, *rest in probes))
+    return Record(subject, (request,), tuple(Probe(kind, *rest) for kind, *rest in probes))
 
 
 def test_probes_that_another_request_changes_are_not_asked():

@@ -17,7 +17,7 @@ from datamodules.records import Probe, Record, Request
 
 def record(index, subject=None, name="r"):
     subject = subject or f"City{index}"
-    return Record(f"{name}-{index}", Request(f"{subject} is in", subject, "Sweden", "Italy"))
+    return Record(f"{name}-{index}", (Request(f"{subject} is in", subject, "Sweden", "Italy"),))
 
 
 class GivenData(EditingData):
@@ -286,9 +286,9 @@ def test_known_facts_are_those_before_the_edit():
         Probe("unrelated", "Who wrote Hamlet?", "Shakespeare"),
         Probe("one_hop", "The capital of the country of Lagos is", "Stockholm"),
     )
-    again = Record("b", Request("Kano is in", "Kano", "Italy", "Nigeria"))
-    unknown = Record("c", Request("Turin is in", "Turin", "Italy"), probes[2:3])
-    assert known_facts([Record("a", request, probes), again, unknown]) == [
+    again = Record("b", (Request("Kano is in", "Kano", "Italy", "Nigeria"),))
+    unknown = Record("c", (Request("Turin is in", "Turin", "Italy"),), probes[2:3])
+    assert known_facts([Record("a", (request,), probes), again, unknown]) == [
         ("Lagos is in", "Nigeria"),
         ("Lagos, in", "Nigeria"),
         ("Kano is in", "Nigeria"),
@@ -298,7 +298,7 @@ def test_known_facts_are_those_before_the_edit():
 
 def test_contradictions_are_no_known_facts():
     records = [
-        Record(land, Request("Turkey is in", "Turkey", "Africa", land))
+        Record(land, (Request("Turkey is in", "Turkey", "Africa", land),))
         for land in ("Asia", "Europe")
     ]
     assert known_facts(records) == []

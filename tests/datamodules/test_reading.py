@@ -9,7 +9,7 @@ from datamodules.records import Record, RecordError, Request
 
 
 def build(index, fields):
-    return Record(str(index), Request(fields.text("prompt"), fields.text("subject"), "new"))
+    return Record(str(index), (Request(fields.text("prompt"), fields.text("subject"), "new"),))
 
 
 GOOD = {"prompt": "Lagos is in", "subject": "Lagos"}

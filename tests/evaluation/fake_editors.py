@@ -146,4 +146,4 @@ def make_record(index: int) -> Record:
         for pair in [(true, new) if kind == "neighborhood" else (new, true)]
     )
     request = Request(f"{subject} {index} is a city in", subject, new, true)
-    return Record(f"record-{index}", request, probes)
+    return Record(f"record-{index}", (request,), probes)

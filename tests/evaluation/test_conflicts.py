@@ -7,7 +7,7 @@ from evaluation.conflicts import key, settled, told
 
 
 def record(name, prompt, subject, target):
-    return Record(name, Request(prompt, subject, target))
+    return Record(name, (Request(prompt, subject, target),))
 
 
 FIRST = record("first", "Lagos is a city in", "Lagos", "Sweden")

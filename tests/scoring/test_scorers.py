@@ -122,7 +122,7 @@ def official_record(fields) -> Record:
     prompt, subject = rewrite["prompt"].format(rewrite["subject"]), rewrite["subject"]
     probes = [Probe("generalization", p, new, true) for p in fields["paraphrase_prompts"]]
     probes += [Probe("neighborhood", p, true, new) for p in fields["neighborhood_prompts"]]
-    return Record(str(fields["case_id"]), Request(prompt, subject, new, true), tuple(probes))
+    return Record(str(fields["case_id"]), (Request(prompt, subject, new, true),), tuple(probes))
 
 
 @pytest.mark.parametrize("when", ["pre", "post"])
