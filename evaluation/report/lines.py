@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from datamodules.disturbance import changes, disturbed
-from datamodules.records import Request
+from datamodules.disturbance import Changes, changes, disturbed
+from datamodules.records import Probe, Record, Request
 from scoring.questions import Questions
 from scoring.scorers import SCORERS, Answer
 
@@ -15,6 +15,9 @@ UNEDITED = "unedited"
 """The name under which the language model itself stands beside the editors."""
 IMMEDIATE, RETENTION = "immediate", "retention"
 """Whether edits were asked about right after they were made, or once later ones had been too."""
+DISTURBED, UNKNOWN = "disturbed", "unknown"
+"""Why a probe is not judged: what it is to keep, another request changes; the unedited model does
+not know what it presumes."""
 
 
 def answer_lines(
@@ -29,13 +32,13 @@ def answer_lines(
 
     ``answer`` and ``before`` are the most likely tokens, edited and not, each given the target up
     to it; ``generated`` and ``generated_before`` the free continuations, if any; ``nll`` and
-    ``contrast_nll`` are in nats per token; ``mentions`` says how often the prompt of a
-    request names its subject, at most; ``disturbed`` says that another request changes what is
-    to be kept, so that nothing is judged; then each scorer's value, null where it does not apply.
+    ``contrast_nll`` are in nats per token; ``mentions`` says how often the prompt of a request
+    names its subject, at most; ``any_of`` names the question that several probes ask together;
+    ``judged`` is null, or why the probe is not; then each scorer's value, null where it does not
+    apply.
 
     Args:
-        run: What stands in every line: editor, model, data, split, protocol, n, step,
-            phase.
+        run: What stands in every line; see `Protocol.run`.
         questions: What was asked.
         before: The unedited model's answers.
         after: The edited model's.
@@ -47,22 +50,35 @@ def answer_lines(
     for record in questions.records:
         for index, probe in enumerate(record.questions):
             old, new = next(answers)
-            other = disturbed(probe, record, changed)
+            reason = _not_judged(probe, record, old, changed)
+            judged = {n: None if reason else s(probe, new, old) for n, s in SCORERS.items()}
             yield {
                 **run,
                 "record": record.id,
                 "index": index,
                 "probe": probe.kind,
+                "any_of": probe.any_of,
                 "mentions": max(request.mentions for request in record.requests),
                 "prompt": probe.prompt,
                 "target": probe.target,
                 "contrast": probe.contrast,
-                "answer": tokenizer.decode(new.predicted).strip(),
-                "before": tokenizer.decode(old.predicted).strip(),
+                "answer": _decoded(new, tokenizer),
+                "before": _decoded(old, tokenizer),
                 "generated": new.text,
                 "generated_before": old.text,
                 "nll": new.nll,
-                "contrast_nll": new.contrast_nll,
-                "disturbed": other,
-                **{s.__name__: None if other else s(probe, new, old) for s in SCORERS},
+                "contrast_nll": None if new.contrast is None else new.contrast.nll,
+                "judged": reason,
+                **judged,
             }
+
+
+def _not_judged(probe: Probe, record: Record, before: Answer, changed: Changes) -> str | None:
+    if not before.knows:
+        return UNKNOWN
+    return DISTURBED if disturbed(probe, record, changed) else None
+
+
+def _decoded(answer: Answer, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """What the model says in place of the right answer that counts; None if it was not scored."""
+    return tokenizer.decode(answer.best.predicted).strip() if answer.readings else None

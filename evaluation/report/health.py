@@ -9,46 +9,32 @@ from collections.abc import Sequence
 from math import exp
 
 import numpy as np
-import torch
 
-from edits.edit import Edit
-from edits.weights import WeightEdit
-from evaluation.intervals import interval, resampled_means
-from models.language_model import LanguageModel
-from scoring.questions import Model
+from edits.edit import EditedModel
+from evaluation.report.intervals import interval, resampled_means
 
 PERPLEXITY, UPDATE_NORM, RELATIVE_NORM = "perplexity", "update_norm", "relative_norm"
 LARGEST = 700.0  # nats per token, the exponential of which is still a number
 
 
-def measured(
-    language_model: LanguageModel, edit: Edit | None, texts: Sequence[str]
-) -> dict[str, dict[str, float]]:
-    """Perplexity of the texts, if there are any, and the norms of the update, if it is of weights.
+def of(model: EditedModel, texts: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Perplexity of the texts, if there are any to score, and what the edit says of its size.
 
     Args:
-        language_model: the unedited model.
-        edit: one edit; None: the unedited model is measured.
+        model: edited by one edit, or by none.
         texts: held out of all that is edited and asked.
 
     Returns:
-        mean, its interval and the number of texts of ``perplexity``; the Frobenius norm over all
-        layers as ``update_norm``, and that over the norm of these layers' own weights as
-        ``relative_norm``.
+        By name the mean, its interval and the number of texts of ``perplexity``; and each measure
+        of `Edit.size`, which has no interval.
     """
-    found = {}
-    if texts:
-        model = language_model if edit is None else edit.edited(language_model)
-        found[PERPLEXITY] = perplexity(model, texts)
-    if isinstance(edit, WeightEdit):
-        update = sum(float(norm.square().sum()) for norm in edit.norms().values()) ** 0.5
-        weights = [language_model.module(name).weight.detach() for name in edit.updates]
-        own = sum(float(torch.linalg.vector_norm(w.double()).square()) for w in weights) ** 0.5
-        found |= {UPDATE_NORM: _exact(update), RELATIVE_NORM: _exact(update / own)}
-    return found
+    size = model.edit.size(model.language_model)
+    exact = {name: _exact(value) for name, value in size.items()}
+    asked = texts and model.edit.scores
+    return ({PERPLEXITY: perplexity(model, texts)} if asked else {}) | exact
 
 
-def perplexity(model: Model, texts: Sequence[str]) -> dict[str, float]:
+def perplexity(model: EditedModel, texts: Sequence[str]) -> dict[str, float]:
     """Perplexity per token of the texts behind their first words; the interval is over texts.
 
     Asked as an edited model can be asked: each text is a first word continued by a target.
