@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from datamodules.records import PROBE_KINDS
+from datamodules.records import KINDS
 from evaluation.health import PERPLEXITY, RELATIVE_NORM
 from evaluation.lines import IMMEDIATE, UNEDITED
 from evaluation.report import ALL, HEALTH, SCORE, caption
@@ -60,7 +60,7 @@ def figure(rows: Sequence[Mapping]) -> Figure:
     Across: n, the requests of an edit or the edits so far. Solid: what was asked at n; dashed: what
     was asked right after each of the edits, where both are there. Bands: 95 % intervals.
     """
-    panels = [(kind, SCORER) for kind in PROBE_KINDS] + [(ALL, SCORE)]
+    panels = [(kind, SCORER) for kind in KINDS] + [(ALL, SCORE)]
     panels += [(ALL, PERPLEXITY), (ALL, RELATIVE_NORM)]
     there = {(row["probe"], row["scorer"]) for row in rows}
     panels = [panel for panel in panels if panel in there]

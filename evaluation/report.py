@@ -12,7 +12,7 @@ from types import MappingProxyType
 import numpy as np
 import pandas as pd
 
-from datamodules.records import LOCALITY, PROBE_KINDS
+from datamodules.records import KINDS
 from evaluation.efficiency import efficiency
 from evaluation.folder import RunFolder
 from evaluation.health import PERPLEXITY, RELATIVE_NORM, UPDATE_NORM
@@ -94,7 +94,7 @@ def rows(lines: Iterable[Mapping]) -> list[dict]:
         key = tuple(line[name] for name in RUN)
         if line["editor"] == UNEDITED and line["probe"] == "reliability":
             asked[key].append(line)
-        if line["probe"] in LOCALITY:
+        if KINDS[line["probe"]].local:
             judged[key][not line["disturbed"]] += 1
         for name in SCORER_NAMES:
             if line[name] is not None:
@@ -121,8 +121,9 @@ def _doubtful(asked: Sequence[Mapping]) -> Iterator[dict]:
     repeated = [line["record"] for line in asked if line["mentions"] > 1]
     for name, records in ((ALREADY_TRUE, true), (REPEATED, repeated)):
         if records:
-            more = [f"{len(records) - NAMED:,} more"] if len(records) > NAMED else []
-            yield _count_row(name, len(records), len(asked), ", ".join(records[:NAMED] + more))
+            ids = list(dict.fromkeys(records))  # a record may have several such requests
+            more = [f"{len(ids) - NAMED:,} more"] if len(ids) > NAMED else []
+            yield _count_row(name, len(records), len(asked), ", ".join(ids[:NAMED] + more))
 
 
 def _count_row(name: str, count: int, among: int, reason: str | None = None) -> dict:
@@ -196,7 +197,7 @@ def _reasons(failures: Sequence[Mapping], most: int = 3) -> str:
 
 def _run_rows(cells: Mapping[tuple[str, str], Mapping[str, list[float]]]) -> Iterator[dict]:
     """The rows of one editor in one run; ``cells`` hold each record's values by kind and scorer."""
-    order = [(kind, name) for name in SCORER_NAMES for kind in PROBE_KINDS if (kind, name) in cells]
+    order = [(kind, name) for name in SCORER_NAMES for kind in KINDS if (kind, name) in cells]
     means = {key: np.array([np.mean(values) for values in cells[key].values()]) for key in order}
     draws = _draws({key: cells[key].keys() for key in order}, means)
     counts = {key: sum(map(len, cells[key].values())) for key in order}
