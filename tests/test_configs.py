@@ -75,7 +75,9 @@ def overrides_of(file: Path) -> tuple[str, ...]:
         return ("edit", f"model={model}", f"editor={name.removeprefix(f'{model}_')}")
     of_edit = group in ("protocol", "held_out") or (group, name) in OF_EDIT
     script = "edit" if of_edit else "train"
-    return (script, f"{group}={name}")
+    defaults = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{script}.yaml"))["defaults"]
+    groups = {word for default in defaults for word in " ".join(default).split()}
+    return (script, f"{'' if group in groups else '+'}{group}={name}")
 
 
 def nodes(config: object):

@@ -18,7 +18,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from evaluation.intervals import interval, resampled_means
+from evaluation.report.intervals import interval, resampled_means
 from files import write_whole
 
 COLOURS = MappingProxyType({"hidden": "Purples", "mlp": "Greens", "attention": "Reds"})

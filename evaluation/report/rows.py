@@ -8,7 +8,7 @@ from itertools import chain
 
 import numpy as np
 
-from datamodules.records import LOCALITY, PROBE_KINDS
+from datamodules.records import KINDS
 from evaluation.report.intervals import harmonic_mean, interval, resampled_means
 from evaluation.report.lines import DISTURBED, IMMEDIATE, UNEDITED, UNKNOWN
 from scoring.scorers import SCORERS
@@ -38,6 +38,16 @@ Cells = Mapping[tuple[str, str], Values]
 def is_measure(name: str) -> bool:
     """Whether rows of this name hold no shares but a measure of the model or the edit."""
     return name not in (*SCORER_NAMES, SCORE, *EVENTS)
+
+
+def common_scorer(rows: Iterable[Mapping]) -> str:
+    """The first scorer that has values of every editor; the first of all if there is none."""
+    names: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        if row["scorer"] in SCORERS:
+            names[row["editor"]].add(row["scorer"])
+    shared = set(SCORERS).intersection(*names.values())
+    return next((name for name in SCORERS if name in shared), SCORER_NAMES[0])
 
 
 def rows(lines: Iterable[Mapping]) -> list[dict]:
@@ -83,7 +93,7 @@ class _Lines:
         """Take a line in."""
         if line["editor"] == UNEDITED and line["probe"] == "reliability":
             self.requests.append(line)
-        self.judged[line["probe"] in LOCALITY, line["judged"]] += 1
+        self.judged[KINDS[line["probe"]].local, line["judged"]] += 1
         for name, scorer in SCORERS.items():
             if line[name] is None:
                 continue
@@ -112,8 +122,9 @@ def _doubtful(requests: Sequence[Mapping]) -> Iterator[dict]:
     repeated = [line["record"] for line in requests if line["mentions"] > 1]
     for name, records in ((ALREADY_TRUE, true), (REPEATED, repeated)):
         if records:
-            more = [f"{len(records) - NAMED:,} more"] if len(records) > NAMED else []
-            yield _count_row(name, len(records), len(requests), ", ".join(records[:NAMED] + more))
+            ids = list(dict.fromkeys(records))  # a record may have several such requests
+            more = [f"{len(ids) - NAMED:,} more"] if len(ids) > NAMED else []
+            yield _count_row(name, len(records), len(requests), ", ".join(ids[:NAMED] + more))
 
 
 def _count_row(name: str, count: int, among: int, reason: str | None = None) -> dict:
@@ -193,7 +204,7 @@ def _reasons(failures: Sequence[Mapping], most: int = 3) -> str:
 
 def _run_rows(cells: Cells) -> Iterator[dict]:
     """The rows of one editor in one run."""
-    order = [(kind, name) for name in SCORER_NAMES for kind in PROBE_KINDS if (kind, name) in cells]
+    order = [(kind, name) for name in SCORER_NAMES for kind in KINDS if (kind, name) in cells]
     means = {key: np.array([np.mean(values) for values in cells[key].values()]) for key in order}
     draws = _draws({key: cells[key].keys() for key in order}, means)
     counts = {key: sum(map(len, cells[key].values())) for key in order}

@@ -3,62 +3,99 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from dataclasses import dataclass
+from itertools import groupby
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from datamodules.records import LOCALITY, PORTABILITY, PROBE_KINDS
-from evaluation.report import ALL, EVENTS, HEALTH, NOT_MADE, caption
+from datamodules.records import KINDS
+from evaluation.report.page import caption
+from evaluation.report.rows import ALL, EVENTS, NOT_MADE, common_scorer, is_measure
 
-HEADINGS = MappingProxyType(
-    {
-        "reliability": "relia-\nbility",
-        "generalization": "general-\nization",
-        "neighborhood": "neighbor-\nhood",
-        "unrelated": "un-\nrelated",
-        "distracting_neighbor": "distract.\nneighbor",
-    }
-)
-STYLES = MappingProxyType(
-    dict.fromkeys(PORTABILITY, "magenta") | dict.fromkeys(LOCALITY, "cyan") | {ALL: "bold"}
-)
-
+MOST = 10
+"""Probe kinds beside each other: so many fit into 120 columns."""
 
 Line = tuple[int, str, str]
 """n, editor and phase: what a line of the table is about."""
 
 
+@dataclass(frozen=True)
+class Column:
+    """A column of the table, and what stands in it."""
+
+    heading: str
+    cells: Mapping[Line, Text]
+    style: str = ""
+
+
 def table(
-    rows: Sequence[Mapping], costs: Sequence[Mapping] = (), scorer: str = "exact_match"
-) -> Table:
-    """Editors by probe kinds: means in percent, below each its 95 % interval; seconds per edit.
+    rows: Sequence[Mapping], costs: Sequence[Mapping] = (), scorer: str | None = None
+) -> Group:
+    """Editors by the probe kinds asked: means in percent, 95 % intervals; seconds per edit.
 
     Where there are several n or phases, each editor has a line for each, the smallest n first.
-    Fits in 120 columns with all ten probe kinds.
+    Where there are more kinds than fit into 120 columns, there are several tables, one below the
+    other.
+
+    Args:
+        rows: of results.
+        costs: of `efficiency`.
+        scorer: whose means are shown; None: the first that all editors have.
 
     Raises:
         ValueError: no row has this scorer.
     """
+    scorer = scorer or common_scorer(rows)
     cells = {(*_line(row), row["probe"]): row for row in rows if row["scorer"] == scorer}
     if not cells:
         known = ", ".join(dict.fromkeys(row["scorer"] for row in rows))
         raise ValueError(f"no row has the scorer {scorer!r}; there are: {known or 'no rows'}")
-    kinds = [kind for kind in (*PROBE_KINDS, ALL) if any(key[-1] == kind for key in cells)]
+    lines = _lines([row for row in rows if row["scorer"] in (scorer, NOT_MADE)])
+    asked = [kind for kind in (*KINDS, ALL) if any(key[-1] == kind for key in cells)]
+    parts = [
+        [_column(kind, {line: _cell(cells.get((*line, kind))) for line in lines}) for kind in kinds]
+        for kinds in beside(asked)
+    ]
     seconds = {(row["n"], row["editor"]): row["seconds_per_edit"] for row in costs}
-    grid = _grid(f"{scorer}, percent · {caption(rows)}")
-    grid.caption = "below each mean: 95 % interval over records"
-    grid.add_column("editor", overflow="fold")
-    for kind in kinds:
-        heading = HEADINGS.get(kind, kind.replace("_", "\n"))
-        grid.add_column(heading, justify="right", header_style=STYLES.get(kind, "green"))
     if seconds:
-        grid.add_column("s per\nedit", justify="right")
-    for line in _lines([row for row in rows if row["scorer"] in (scorer, NOT_MADE)]):
-        shown = [_cell(cells.get((*line, kind))) for kind in kinds]
-        shown += [_seconds(seconds.get(line[:2]))] if seconds else []
-        grid.add_row(_label(line, rows), *shown)
+        shown = {line: _seconds(seconds.get(line[:2])) for line in lines}
+        parts[-1].append(Column("s per\nedit", shown))
+    labels = {line: _label(line, rows) for line in lines}
+    grids = [_of_columns(columns, labels) for columns in parts]
+    grids[0].title = f"{scorer}, percent · {caption(rows)}"
+    grids[-1].caption = "below each mean: 95 % interval over records"
+    return Group(*grids)
+
+
+def beside(kinds: Sequence[str]) -> list[list[str]]:
+    """The kinds of each table: all of them in one if they fit, or else as many groups as do."""
+    if len(kinds) <= MOST:
+        return [list(kinds)]
+    parts: list[list[str]] = [[]]
+    for _, group in groupby(kinds, key=lambda kind: KINDS[kind].group if kind in KINDS else kind):
+        together = list(group)
+        if len(parts[-1]) + len(together) > MOST:
+            parts.append([])
+        parts[-1] += together
+    return parts
+
+
+def _column(kind: str, cells: Mapping[Line, Text]) -> Column:
+    if kind == ALL:
+        return Column(kind, cells, "bold")
+    return Column(KINDS[kind].heading, cells, KINDS[kind].colour)
+
+
+def _of_columns(columns: Sequence[Column], labels: Mapping[Line, Text]) -> Table:
+    grid = _grid(None)
+    grid.add_column("editor", overflow="fold")
+    for column in columns:
+        grid.add_column(column.heading, justify="right", header_style=column.style)
+    for line, label in labels.items():
+        grid.add_row(label, *(column.cells[line] for column in columns))
     return grid
 
 
@@ -67,27 +104,28 @@ def events(rows: Sequence[Mapping]) -> Table | None:
 
     None if there is nothing to tell.
     """
-    names = [*HEALTH, *EVENTS]
-    found = [row for row in rows if row["scorer"] in names]
-    if not found:
+    measures = dict.fromkeys(row["scorer"] for row in rows if is_measure(row["scorer"]))
+    names = [*measures, *EVENTS]
+    happened = [row for row in rows if row["scorer"] in names]
+    if not happened:
         return None
-    cells = {(*_line(row), row["scorer"]): row for row in found}
+    cells = {(*_line(row), row["scorer"]): row for row in happened}
     grid = _grid("the edited models")
     grid.add_column("editor", overflow="fold")
-    names = [name for name in names if any(row["scorer"] == name for row in found)]
+    names = [name for name in names if any(row["scorer"] == name for row in happened)]
     for name in names:
         grid.add_column(name.replace("_", "\n"), justify="right")
-    if any("reason" in row for row in found):
+    if any("reason" in row for row in happened):
         grid.add_column("which and why", overflow="fold")
-    for line in _lines(found):
+    for line in _lines(happened):
         own = [cells.get((*line, name)) for name in names]
         reasons = Text("\n".join(row["reason"] for row in own if row and "reason" in row))
         shown = [_number(row) for row in own] + [reasons]
-        grid.add_row(_label(line, found), *shown[: len(grid.columns) - 1])
+        grid.add_row(_label(line, happened), *shown[: len(grid.columns) - 1])
     return grid
 
 
-def _grid(title: str) -> Table:
+def _grid(title: str | None) -> Table:
     return Table(
         title=title,
         box=box.SIMPLE_HEAD,
@@ -132,12 +170,12 @@ def _cell(row: Mapping | None) -> Text:
 def _number(row: Mapping | None) -> str:
     if row is None:
         return "-"
-    if row["scorer"] in HEALTH:
+    if is_measure(row["scorer"]):
         return f"{row['mean']:.4g}"
     return f"{row['count']:,} of {row['records']:,}"
 
 
-def _seconds(value: float | None) -> str:
+def _seconds(value: float | None) -> Text:
     if value is None:
-        return "-"
-    return f"{value:.2g}" if value < 100 else f"{value:.0f}"
+        return Text("-")
+    return Text(f"{value:.2g}" if value < 100 else f"{value:.0f}")

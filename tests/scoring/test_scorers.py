@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from datamodules.records import Probe, Record, Request
 from edits.weights import LowRank, WeightEdit
-from evaluation.intervals import harmonic_mean
+from evaluation.report.intervals import harmonic_mean
 from models import LanguageModel
 from scoring.questions import Questions
 from scoring.scorers import (
