@@ -25,8 +25,8 @@ def double(tiny):
 
 
 @pytest.fixture(scope="module")
-def reference(shared):
-    folder = shared / "parity" / "other_editors"
+def reference(golden):
+    folder = golden / "other_editors"
     settings = json.loads((folder / "finetuning.json").read_text())
     common = json.loads((folder / "common.json").read_text())
     requests = [
