@@ -90,9 +90,9 @@ def test_scorers_that_do_not_apply_say_so():
 
 
 @pytest.fixture(scope="module")
-def official(shared):
+def official(golden):
     """The official numbers, the model they belong to, and its edit."""
-    folder = shared / "parity" / "other_editors"
+    folder = golden / "other_editors"
     model = LanguageModel.load(str(folder / "model"))
     tensors = load_file(folder / "memit.safetensors")
     updates = {
