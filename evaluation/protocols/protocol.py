@@ -26,6 +26,7 @@ from evaluation.efficiency import Cost, measured
 from evaluation.folder import RunFolder
 from evaluation.lines import UNEDITED, answer_lines
 from files import first_line
+from models.rendering import Rendering
 from scoring.questions import Questions
 from scoring.scorers import Answer
 
@@ -56,6 +57,7 @@ class Protocol(L.LightningModule, ABC):
         generate: Probe kinds that are answered by free generation too; None: those of which `KINDS`
             says so.
         max_new_tokens: Tokens generated; more where an expected answer is as long as that.
+        rendering: How probes are put to the model; editors have their own way with requests.
 
     Raises:
         ValueError: no editor, editors of several language models, an editor called ``unedited``,
@@ -75,12 +77,13 @@ class Protocol(L.LightningModule, ABC):
         split: str = "test",
         generate: Sequence[str] | None = None,
         max_new_tokens: int = 16,
+        rendering: Rendering = Rendering(),  # noqa: B008 - frozen
     ):
         super().__init__()
         generate = GENERATED if generate is None else generate
         _check(editors, records, generate)
         self.editors = dict(editors)
-        self.language_model = next(iter(editors.values())).language_model
+        self.language_model = next(iter(editors.values())).language_model.rendered(rendering)
         # Lightning moves what is registered to the device.
         self.trained = nn.ModuleList(e for e in editors.values() if isinstance(e, nn.Module))
         self.records = records

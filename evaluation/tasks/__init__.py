@@ -1,0 +1,1 @@
+"""What edit.py can be asked to do: a file here, and one of configs/task, for each."""

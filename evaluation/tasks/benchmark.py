@@ -1,0 +1,97 @@
+"""The task ``benchmark``: editors on the records of a split, under a protocol."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import lightning as L
+from rich.console import Console
+
+from datamodules.editing import EditingData
+from datamodules.records import Record
+from editors.editor import Editor
+from evaluation.protocol import Protocol
+from evaluation.table import events, table
+from evaluation.tasks.task import Task
+from models.language_model import LanguageModel
+from scoring.known import fitting, known
+
+log = logging.getLogger(__name__)
+
+
+class Benchmark(Task):
+    """Runs a protocol over the records of a split and shows the tables.
+
+    Args:
+        data: whose records.
+        split: of the data.
+        protocol: makes a protocol of editors, records and folder.
+        trainer: tests it.
+        known_only: take only records whose true fact the unedited model knows.
+        max_new_tokens: that the model has to have room for behind a prompt.
+    """
+
+    def __init__(
+        self,
+        *,
+        data: EditingData,
+        split: str,
+        protocol: Callable[..., Protocol],
+        trainer: L.Trainer,
+        known_only: bool = False,
+        max_new_tokens: int = 16,
+    ):
+        self.data = data
+        self.split = split
+        self.protocol = protocol
+        self.trainer = trainer
+        self.known_only = known_only
+        self.max_new_tokens = max_new_tokens
+
+    def run(
+        self,
+        language_model: LanguageModel,
+        editors: Mapping[str, Editor],
+        folder: Path,
+        console: Console,
+    ) -> None:
+        """As `Task.run`."""
+        records, name = self._records(language_model)
+        protocol = self.protocol(
+            editors,
+            records,
+            folder,
+            data=name,
+            split=self.split,
+            rendering=language_model.rendering,
+        )
+        self.trainer.test(protocol, verbose=False)
+        if self.trainer.is_global_zero:
+            _show(folder, console)
+
+    def _records(self, language_model: LanguageModel) -> tuple[Sequence[Record], str]:
+        """What is edited and asked, and its name in results."""
+        records, name = self.data.records(self.split), self.data.name
+        records, too_long = fitting(records, language_model, self.max_new_tokens)
+        for record in too_long:
+            log.info("left out, longer than the model takes: %s", record.id)
+        if not self.known_only:
+            return records, name
+        facts = known(records, language_model)
+        name = f"{name} ({len(facts):,} of {len(records):,} known)"
+        log.info("only records whose fact the unedited model knows: %s", name)
+        return facts, name
+
+
+def _show(folder: Path, console: Console) -> None:
+    """The tables of a run that is through."""
+    rows, costs = (
+        json.loads((folder / name).read_text()) for name in ("results.json", "efficiency.json")
+    )
+    for shown in filter(None, (table(rows, costs), events(rows))):
+        console.print(shown)
+    if (folder / "curves.png").is_file():
+        log.info("scores against the number of edits: %s", folder / "curves.png")

@@ -1,0 +1,1 @@
+"""What both scripts share: settings, a run and its folder, and what is said of errors."""

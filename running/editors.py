@@ -1,0 +1,82 @@
+"""The editors of a run of edit.py: their names, configurations and objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import lightning as L
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+
+from editors.checkpoints import checkpoint_of, load_trained
+from editors.editor import Editor
+from models.language_model import LanguageModel
+from running.settings import check_types, given
+
+
+def editor_names(cfg: DictConfig) -> list[str]:
+    """The names in ``editors``, all of which have a file.
+
+    Raises:
+        ValueError: it is no list of different names, one has no file, or ``settings`` has another.
+    """
+    names = cfg.editors
+    if not isinstance(names, ListConfig):
+        raise ValueError(f"editors={names}: name some, as in 'editors=[mend,rome]'")
+    if len(set(names)) < len(names):
+        raise ValueError(f"editors={names}: one is named twice")
+    known = GlobalHydra.instance().config_loader().get_group_options("editor")
+    for name in names:
+        if name not in known:
+            raise ValueError(f"editors: {name} is none of {', '.join(sorted(known))}")
+    for name in cfg.settings:
+        if name not in names:
+            raise ValueError(f"settings.{name}: {name} is not among editors={names}")
+    return list(names)
+
+
+def editor_configs(
+    cfg: DictConfig, names: Sequence[str], language_model: LanguageModel
+) -> dict[str, DictConfig]:
+    """The configuration of each editor: its file, the preset for the model, the user's settings.
+
+    Of a trained one all that counts is its checkpoint, which is looked for here, so that a run that
+    is resumed later takes the same.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+        ValueError: a setting has a wrong type, or a trained editor is to be set.
+    """
+    return {name: _config(cfg, name, language_model) for name in names}
+
+
+def _config(cfg: DictConfig, name: str, language_model: LanguageModel) -> DictConfig:
+    composed, settings = _composed(name), cfg.settings.get(name) or OmegaConf.create()
+    target = composed.editor._target_
+    if issubclass(get_class(target), L.LightningModule):
+        if settings:
+            raise ValueError(f"settings.{name}: {name} is trained, and set as its checkpoint says")
+        path = checkpoint_of(get_class(target), name, language_model, cfg.ckpt, cfg.runs)
+        return OmegaConf.create({"_target_": target, "checkpoint": str(path)})
+    check_types(settings, composed.editor, f"settings.{name}.")
+    with open_dict(composed.editor):
+        composed.editor = OmegaConf.merge(composed.editor, settings)
+    OmegaConf.resolve(composed.editor)
+    return composed.editor
+
+
+def _composed(name: str) -> DictConfig:
+    """What the user has composed, with an editor's file and its preset."""
+    overrides = [override for key, override in given() if key not in ("editor", "editors")]
+    script = HydraConfig.get().job.config_name
+    return compose(script, overrides=[*overrides, f"editor={name}"])
+
+
+def built(config: DictConfig, language_model: LanguageModel) -> Editor:
+    """The editor of a configuration, with its trained weights if it is one that learns."""
+    if "checkpoint" in config:
+        return load_trained(get_class(config._target_), language_model, config.checkpoint)
+    return instantiate(config, language_model=language_model, _convert_="object")

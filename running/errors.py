@@ -1,0 +1,80 @@
+"""What a user can mend is said in one line; a bug keeps its trace."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from files import first_line
+from running.settings import check
+
+Main = Callable[[DictConfig], None]
+
+
+def reporting_errors(main: Main) -> Main:
+    """A script that checks its settings first, and ends with one line where one of them is wrong.
+
+    It goes below ``hydra.main``.
+    """
+
+    @functools.wraps(main)
+    def checked(cfg: DictConfig) -> None:
+        _quiet()
+        try:
+            check(cfg)
+            main(cfg)
+        except InstantiationException as error:
+            if not isinstance(error.__cause__, ValueError | FileNotFoundError | TypeError):
+                raise
+            sys.exit(f"error: {_of_part(cfg, error)}")
+        except (ValueError, FileNotFoundError, OmegaConfBaseException) as error:
+            sys.exit(f"error: {_text(error)}")
+
+    return checked
+
+
+def _of_part(cfg: DictConfig, error: InstantiationException) -> str:
+    """What a part of the configuration says against its settings, and where it stands."""
+    key = _home(cfg, str(error).rpartition("full_key: ")[2])
+    given = [o for o in HydraConfig.get().overrides.task if o.lstrip("+~").startswith(f"{key}.")]
+    wrong_type = isinstance(error.__cause__, TypeError)
+    behind = f" ({' '.join(given)})" if given and wrong_type else ""
+    return f"{key}: {_text(error.__cause__)}{behind}"
+
+
+def _home(cfg: DictConfig, key: str) -> str:
+    """The key under which a user sets what another part, such as a task, takes by reference."""
+    node, home = cfg, []
+    for name in key.split("."):
+        if not isinstance(node, DictConfig) or name not in node:
+            home.append(name)
+            node = None
+            continue
+        inside = OmegaConf.to_container(node, resolve=False)[name]
+        reference = OmegaConf.is_interpolation(node, name) and isinstance(inside, str)
+        home = [inside.strip("${}")] if reference else [*home, name]
+        node = node[name]
+    return ".".join(home)
+
+
+def _text(error: BaseException) -> str:
+    """The first line, without those that OmegaConf and others put below it."""
+    return first_line(str(error)) or type(error).__name__
+
+
+def _quiet() -> None:
+    """Lightning's messages go into the run's log, without its advice."""
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's, against newer torch
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
+    advice = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    advice.addFilter(lambda record: "Tip: " not in record.getMessage())

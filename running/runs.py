@@ -1,0 +1,126 @@
+"""A run has a folder of its own, with its configuration in it, from which it can go on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+
+from editors.checkpoints import saved
+from evaluation.folder import differences
+from files import write_whole
+from running.settings import given
+
+
+def new_run(cfg: DictConfig) -> Path:
+    """The folder of a run that begins, with the configuration in it."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if rank_zero_only.rank == 0:
+        write_whole(folder / "config.yaml", as_text(cfg))
+    return folder
+
+
+def as_text(cfg: DictConfig) -> str:
+    """The resolved configuration; a task's references stay, so that each setting stands once."""
+    resolved = OmegaConf.to_container(cfg, resolve=True)
+    if "task" in cfg:
+        resolved["task"] = OmegaConf.to_container(cfg, resolve=False)["task"]
+    return OmegaConf.to_yaml(OmegaConf.create(resolved))
+
+
+# going on
+
+
+def of_run(folder: Path, part: str) -> DictConfig:
+    """The configuration of a run that is to go on, in the folder where it now is.
+
+    Raises:
+        FileNotFoundError: there is no run in the folder.
+        ValueError: it is of another script, whose configuration lacks ``part``.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise FileNotFoundError(f"resume={folder}: there is no config.yaml of a run in it")
+    cfg = OmegaConf.load(folder / "config.yaml")
+    if part not in cfg:
+        script = HydraConfig.get().job.config_name
+        raise ValueError(f"resume={folder}: this is no run of {script}.py")
+    return moved(cfg, cfg.trainer.default_root_dir, folder.resolve())
+
+
+def editing_run(folder: Path) -> DictConfig:
+    """The configuration of a run of edit.py that is to go on, which nothing can be added to.
+
+    Raises:
+        FileNotFoundError: as of `of_run`.
+        ValueError: the same; or more than the folder is given.
+    """
+    cfg = of_run(folder, "editors")
+    others = [override for key, override in given() if key != "resume"]
+    if others:
+        raise ValueError(f"resume keeps the run's own settings; leave out {' '.join(others)}")
+    return cfg
+
+
+def training_run(cfg: DictConfig) -> tuple[DictConfig, Path, str]:
+    """Configuration, folder and checkpoint of the run of train.py in the folder ``cfg.resume``.
+
+    What the command line sets besides must be as it was; but for ``trainer``, which says how long
+    and where a run trains.
+
+    Raises:
+        FileNotFoundError: there is no run in the folder, or it has no checkpoint.
+        ValueError: it was set otherwise, or was not made by this script.
+    """
+    folder = Path(cfg.resume).resolve()
+    run = of_run(folder, "callbacks")
+    path = checkpoint(str(folder / "checkpoints" / "last.ckpt"))
+    now = moved(cfg, HydraConfig.get().runtime.output_dir, folder)
+    for key, _ in given():
+        if key.partition(".")[0] == "trainer":
+            OmegaConf.update(run, key, OmegaConf.select(now, key), merge=False, force_add=True)
+        elif key != "resume" and not key.startswith("hydra."):
+            whole = key in now or "." in key
+            check_agreement(run, now, [key] if whole else ["model", "data", "editor", "module"])
+    write_whole(folder / "config.yaml", OmegaConf.to_yaml(run))
+    if "TensorBoard" in OmegaConf.select(run, "trainer.logger._target_", default=""):
+        step = saved(Path(path))["global_step"]  # what is behind it is made again
+        OmegaConf.update(run, "trainer.logger.purge_step", step, force_add=True)
+    return run, folder, path
+
+
+def checkpoint(path: str | None) -> str | None:
+    """The checkpoint to resume from; checked here, since Lightning would start afresh instead."""
+    if path is not None and not Path(path).is_file():
+        raise FileNotFoundError(f"resume={path}: there is no such checkpoint")
+    if path is not None and saved(Path(path)) is None:
+        raise ValueError(f"resume={path}: this is no checkpoint")
+    return path
+
+
+def moved(cfg: DictConfig, old: str, new: Path) -> DictConfig:
+    """The configuration, resolved, with the run's folder in another place."""
+
+    def place(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: place(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [place(item) for item in value]
+        inside = isinstance(value, str) and (value == old or value.startswith(f"{old}/"))
+        return f"{new}{value[len(old) :]}" if inside else value
+
+    return OmegaConf.create(place(OmegaConf.to_container(cfg, resolve=True)))
+
+
+def check_agreement(run: DictConfig, now: DictConfig, keys: Sequence[str]) -> None:
+    """Refuse to go on with a run that is set otherwise.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    for key in keys:
+        parts = (OmegaConf.create({key: OmegaConf.select(cfg, key)}) for cfg in (run, now))
+        for name, values in differences(*map(OmegaConf.to_container, parts)):
+            raise ValueError(f"{name}: {values}; a run goes on as it was set, but for trainer")
