@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from datamodules.records import LOCALITY, Record
 from editors.editor import Editor
-from scoring.scorers import first_line
+from files import first_line
 
 COLUMNS = ("prompt", "new target", "before", "after", "paraphrase", "neighbour, before and after")
 

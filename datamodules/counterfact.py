@@ -5,11 +5,10 @@ ROME's, with ten neighbours a record, and EasyEdit's, flat and with one.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar
 
 from datamodules.editing import FileData
-from datamodules.reading import Fields, Reading, collect, fetch, read_rows
+from datamodules.reading import Fields
 from datamodules.records import Probe, Record, RecordError, Request
 
 ROME = ("requested_rewrite", "paraphrase_prompts", "neighborhood_prompts")
@@ -19,8 +18,8 @@ EASYEDIT = (
 )
 
 
-def read_counterfact(source: str | Path) -> Reading:
-    """Reads a file of CounterFact records; ``source`` as ``reading.fetch`` takes it.
+class CounterFactData(FileData):
+    """CounterFact for ``Trainer``; by default ROME's file, split by subject.
 
     The format is told by each record's fields. Probes: paraphrases as ``generalization`` (contrast:
     the true object), neighbours as ``neighborhood`` (target: the true object, which they share with
@@ -30,19 +29,19 @@ def read_counterfact(source: str | Path) -> Reading:
     reference texts by them, but scores no answer to them, and an edit that says the new object
     everywhere would pass), and ``generation_prompts`` (they have no expected answer).
 
-    Ids are the file's name and the record's index in it (``counterfact-17``), which in ROME's whole
-    file is also its ``case_id``. Blanks at the ends of fields are dropped.
+    A record's index is in ROME's whole file also its ``case_id``. Blanks at the ends of fields are
+    dropped.
     """
-    path = fetch(source)
 
-    def build(index: int, fields: Fields) -> Record:
-        record = _rome if "requested_rewrite" in fields else _easyedit
-        return record(f"{path.stem}-{index}", fields)
+    name = "counterfact"
+    published: ClassVar = {"train": "https://rome.baulab.info/data/dsets/counterfact.json"}
 
-    return collect(path, read_rows(path), build)
+    def record(self, id: str, fields: Fields) -> Record:
+        """The record of an object of either format."""
+        return (_rome if "requested_rewrite" in fields else _easyedit)(id, fields)
 
 
-def _rome(name: str, fields: Fields) -> Record:
+def _rome(id: str, fields: Fields) -> Record:
     fields.require(*ROME)
     rewrite = fields.inner("requested_rewrite")
     rewrite.require("prompt", "subject", "target_new", "target_true")
@@ -58,10 +57,10 @@ def _rome(name: str, fields: Fields) -> Record:
         Probe("neighborhood", prompt, true, new) for prompt in fields.texts("neighborhood_prompts")
     ]
     request = Request(template.replace("{}", subject), subject, new, true)
-    return Record(name, request, (*paraphrases, *neighbours))
+    return Record(id, (request,), (*paraphrases, *neighbours))
 
 
-def _easyedit(name: str, fields: Fields) -> Record:
+def _easyedit(id: str, fields: Fields) -> Record:
     lacking = [field for field in EASYEDIT if field not in fields]
     if lacking:
         raise RecordError(
@@ -73,8 +72,8 @@ def _easyedit(name: str, fields: Fields) -> Record:
     neighbour = fields.text("locality_ground_truth")
     contrast = new if neighbour.casefold() != new.casefold() else None
     return Record(
-        name,
-        Request(fields.text("prompt"), fields.text("subject"), new, true),
+        id,
+        (Request(fields.text("prompt"), fields.text("subject"), new, true),),
         (
             Probe("generalization", fields.text("rephrase_prompt"), new, true),
             Probe("neighborhood", fields.text("locality_prompt"), neighbour, contrast),
@@ -85,14 +84,3 @@ def _easyedit(name: str, fields: Fields) -> Record:
 def _differ(new: str, true: str, field: str) -> None:
     if new.casefold() == true.casefold():
         raise RecordError(field, f"{new!r} is the true object already")
-
-
-class CounterFactData(FileData):
-    """CounterFact for ``Trainer``; by default ROME's file, split by subject."""
-
-    name = "counterfact"
-    published: ClassVar = {"train": "https://rome.baulab.info/data/dsets/counterfact.json"}
-
-    def read(self, source: str) -> Reading:
-        """Reads one file with ``read_counterfact``."""
-        return read_counterfact(source)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from datamodules.records import LOCALITY, Probe, Record, Request
+from datamodules.records import LOCALITY, Probe, Record, Request, requests_of
 
 Changes = Mapping[str | None, Sequence[Request]]
 """Requests by the answer that they change; None: where that is not known."""
@@ -24,17 +24,18 @@ def disturbed(probe: Probe, record: Record, changed: Changes) -> bool:
     """Whether a locality probe's right answer is one that another record's request changes.
 
     That is a probe in which the request's subject stands, and whose target is the answer that the
-    request is to change (or any, where that is not known): to keep it would be the mistake.
+    request is to change (or any, where that is not known): to keep it would be the mistake. What
+    the record's own requests change, its author knew of.
     """
     return probe.kind in LOCALITY and any(
-        request.subject in probe.prompt and request is not record.request
+        request.subject in probe.prompt and all(request is not own for own in record.requests)
         for request in (*changed.get(probe.target, ()), *changed.get(None, ()))
     )
 
 
 def undisturbed(records: Sequence[Record]) -> list[Record]:
-    """The records without the probes that the request of another one of them disturbs."""
-    changed = changes(record.request for record in records)
+    """The records without the probes that a request of another one of them disturbs."""
+    changed = changes(requests_of(records))
     return [_without_disturbed(record, changed) for record in records]
 
 

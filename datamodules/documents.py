@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import lightning as L
-import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from datamodules.batches import padded_batches
 from datamodules.editing import EditingData
 from datamodules.records import LOCALITY, Record
 
@@ -62,18 +62,15 @@ class DocumentData(L.LightningDataModule):
         language_model = self.trainer.lightning_module.language_model
         tokenizer = language_model.tokenizer
         encoded = tokenizer(list(documents), add_special_tokens=False)["input_ids"]
-        rows = sorted(([*ids, tokenizer.eos_token_id] for ids in encoded), key=len)
-        if len(rows[-1]) > language_model.max_length:
+        rows = [[*ids, tokenizer.eos_token_id] for ids in encoded]
+        longest = max(map(len, rows))
+        if longest > language_model.max_length:
             raise ValueError(
-                f"a document has {len(rows[-1])} tokens, end included; "
+                f"a document has {longest} tokens, end included; "
                 f"the model takes at most {language_model.max_length}"
             )
-        batches, start = [], 0
-        for end in range(1, len(rows) + 1):
-            if end == len(rows) or (end + 1 - start) * len(rows[end]) > self.tokens_per_batch:
-                batches.append(_padded(rows[start:end], tokenizer.pad_token_id))
-                start = end
-        return batches
+        batches = padded_batches(rows, self.tokens_per_batch, tokenizer.pad_token_id)
+        return [{"input_ids": ids, "attention_mask": mask} for ids, mask in batches]
 
 
 class FactText:
@@ -136,24 +133,24 @@ def facts_of(*, seed: int = 0, **sources: EditingData) -> FactText:
 def known_facts(records: Iterable[Record]) -> list[tuple[str, str]]:
     """What was true before any edit: (prompt, answer) pairs, in order, each prompt once.
 
-    The request and its paraphrases with ``target_true``, and locality prompts with their answers.
+    The requests and their paraphrases with what was true, and locality prompts with their answers.
     Prompts to which the records give several answers are left out.
     """
     answers = defaultdict(dict)  # a dict keeps the order
     for record in records:
-        true = record.request.target_true
-        asked = record.of_kind("reliability", "generalization") if true is not None else ()
-        for prompt, answer in (
-            *((probe.prompt, true) for probe in asked),
-            *((probe.prompt, probe.target) for probe in record.of_kind(*LOCALITY)),
-        ):
+        asked = ((probe.prompt, probe.target) for probe in record.of_kind(*LOCALITY))
+        for prompt, answer in (*_truths(record), *asked):
             answers[prompt][answer] = None
     return [(prompt, next(iter(found))) for prompt, found in answers.items() if len(found) == 1]
 
 
-def _padded(rows: Sequence[Sequence[int]], pad: int) -> dict[str, Tensor]:
-    width = len(rows[-1])  # sorted: the last is the longest
-    ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows])
-    lengths = torch.tensor([len(row) for row in rows])
-    mask = (torch.arange(width) < lengths[:, None]).long()
-    return {"input_ids": ids, "attention_mask": mask}
+def _truths(record: Record) -> list[tuple[str, str]]:
+    """The requests and their paraphrases, each with what was true, as far as that is known.
+
+    Where there are several requests, a paraphrase is told by its contrast, the old object.
+    """
+    probes = record.of_kind("reliability", "generalization")
+    if len(record.requests) > 1:
+        return [(probe.prompt, probe.contrast) for probe in probes if probe.contrast is not None]
+    true = record.request.target_true
+    return [] if true is None else [(probe.prompt, true) for probe in probes]

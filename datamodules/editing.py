@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import lightning as L
@@ -13,7 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader, DistributedSampler
 
 from datamodules.order import Order, ResumableLoader
-from datamodules.reading import Reading
+from datamodules.reading import Fields, Reading, collect, fetch, read_rows
 from datamodules.records import Record
 
 SPLITS = ("train", "val", "test")
@@ -24,7 +25,8 @@ class EditingData(L.LightningDataModule, ABC):
 
     No subject of the test split is in train or val, and none of val in train, regardless of case:
     records that break this are dropped from the lesser split and counted in ``dropped``.
-    (The subject of the request counts; a neighbour's probe may still mention one of test.)
+    (The subjects of requests count, of all that a record has; a neighbour's probe may still mention
+    one of test.)
 
     Val and test come in an order drawn from ``seed``, so that the first n of it are the same
     records whatever ``limit`` is; train comes as loaded, and its loader shuffles it every epoch.
@@ -148,6 +150,9 @@ class EditingData(L.LightningDataModule, ABC):
 class FileData(EditingData):
     """Records from files, each a path, a URL or a hub id (``reading.fetch``).
 
+    A format is the method `record`, and `begin` where one record needs the others. Ids are the
+    file's name and the record's index in it: ``counterfact-17``.
+
     ``test`` alone is evaluated whole. ``train`` gives up ``val_share`` and ``test_share`` of its
     subjects, drawn by ``seed``, for those of the other two that have no file of their own. With no
     file at all, those of ``published`` are used.
@@ -162,6 +167,7 @@ class FileData(EditingData):
     """
 
     published: ClassVar[Mapping[str, str]]
+    """The authors' file of each split that has one."""
 
     def __init__(
         self,
@@ -183,9 +189,28 @@ class FileData(EditingData):
         self.files = {split: file for split, file in given.items() if file} or self.published
         self.shares = {"val": val_share, "test": test_share}
 
+    def begin(self, rows: Sequence[object]) -> None:
+        """Sees all values of a file before the first record of it is built; by default nothing."""
+
     @abstractmethod
-    def read(self, source: str) -> Reading:
-        """Reads one file."""
+    def record(self, id: str, fields: Fields) -> Record:
+        """The record of one object of a file.
+
+        Raises:
+            RecordError: it cannot be used; it is left out, and named in the log.
+        """
+
+    def read(self, source: str | Path) -> Reading:
+        """Reads one file.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it is not of this format: not one record of it can be used.
+        """
+        path = fetch(source)
+        rows = read_rows(path)
+        self.begin(rows)
+        return collect(path, rows, lambda at, fields: self.record(f"{path.stem}-{at}", fields))
 
     def load(self) -> dict[str, list[Record]]:
         """Reads the files, and splits ``train`` for the splits that have none."""
@@ -216,8 +241,10 @@ def split_by_subject(
     """Draws a share (0..1) of the subjects for each split of ``shares``; the rest is ``train``.
 
     A share above 0 gets one subject at least, as long as there are any; records keep their order.
+    Subjects that a record has together are drawn together, as one.
     """
-    subjects = sorted({_subject(record) for record in records})
+    family = families(records)
+    subjects = sorted(set(family.values()))
     random.Random(f"{seed}-subjects").shuffle(subjects)
     owner = {}
     total = len(subjects)
@@ -226,12 +253,29 @@ def split_by_subject(
             owner[subjects.pop()] = split
     splits = {split: [] for split in ("train", *shares)}
     for record in records:
-        splits[owner.get(_subject(record), "train")].append(record)
+        splits[owner.get(family[min(record.subjects)], "train")].append(record)
     return splits
 
 
+def families(records: Sequence[Record]) -> dict[str, str]:
+    """For each subject the one that stands for all that records join with it, one to the next."""
+    parent = {subject: subject for record in records for subject in record.subjects}
+
+    def root(subject: str) -> str:
+        while parent[subject] != subject:
+            parent[subject] = subject = parent[parent[subject]]
+        return subject
+
+    for record in records:
+        first, *others = sorted(map(root, record.subjects))
+        parent.update(dict.fromkeys(others, first))
+    return {subject: root(subject) for subject in parent}
+
+
 def disjoint(splits: Mapping[str, Sequence[Record]]) -> dict[str, list[Record]]:
-    """The splits without the records whose subject is in a better one: test, then val, then train.
+    """The splits without the records that share a subject with a better one.
+
+    Test is the best one, then val, then train.
 
     Raises:
         ValueError: an id stands for two of the records.
@@ -240,8 +284,8 @@ def disjoint(splits: Mapping[str, Sequence[Record]]) -> dict[str, list[Record]]:
     for split in reversed(SPLITS):
         if split not in splits:
             continue
-        kept[split] = [record for record in splits[split] if _subject(record) not in taken]
-        taken |= {_subject(record) for record in kept[split]}
+        kept[split] = [record for record in splits[split] if taken.isdisjoint(record.subjects)]
+        taken.update(*(record.subjects for record in kept[split]))
         for record in kept[split]:
             if record.id in ids:
                 raise ValueError(f"id {record.id!r} occurs twice; do two files have one name?")
@@ -253,7 +297,3 @@ def _positive(argument: str, value: int) -> int:
     if value < 1:
         raise ValueError(f"{argument} is {value}; expected at least 1")
     return value
-
-
-def _subject(record: Record) -> str:
-    return record.request.subject.casefold()

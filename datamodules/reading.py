@@ -6,9 +6,8 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
@@ -18,6 +17,7 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import HTTPError
 
 from datamodules.records import Record, RecordError
+from files import written_whole
 
 TIMEOUT = 60  # seconds without a byte before a download is given up
 
@@ -93,6 +93,35 @@ class Fields:
         self.require(name)
         return Fields(self._raw[name], self._name(name))
 
+    def answers(self, name: str) -> tuple[str, ...]:
+        """The answer that a field holds, then its aliases, each once.
+
+        Published files write ``"a"``, ``["a", "b"]`` or ``[["a", "b"], ["c"]]``.
+        """
+        self.require(name)
+        texts = list(_leaves(self._raw[name], self._name(name)))
+        if not texts:
+            raise RecordError(self._name(name), "expected an answer, got none")
+        return tuple(dict.fromkeys(_text(text, place) for text, place in texts))
+
+    def each(self, name: str) -> Iterator[Fields]:
+        """The objects of a field that holds a list of them; none where the field is missing.
+
+        Args:
+            name: of the field, or dotted names on the way to it: ``"portability.Reasoning"``.
+        """
+        outer, _, rest = name.partition(".")
+        if outer not in self:
+            return
+        if rest:
+            yield from self.inner(outer).each(rest)
+            return
+        values, place = self._raw[outer], self._name(outer)
+        if not isinstance(values, list):
+            raise RecordError(place, f"expected a list of objects, got {_shown(values)}")
+        for index, value in enumerate(values):
+            yield Fields(value, f"{place}[{index}]")
+
     def _name(self, name: str) -> str:
         return f"{self._path}.{name}" if self._path else name
 
@@ -166,21 +195,20 @@ def _download(url: str) -> Path:
     path = folder / (Path(unquote(urlsplit(url).path)).name or "file")
     if path.is_file():
         return path
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=folder, suffix=".part")
     try:
-        with os.fdopen(handle, "wb") as file, urllib.request.urlopen(url, timeout=TIMEOUT) as reply:
+        with (
+            written_whole(path) as draft,
+            draft.open("wb") as file,
+            urllib.request.urlopen(url, timeout=TIMEOUT) as reply,
+        ):
             shutil.copyfileobj(reply, file)
             expected = reply.headers.get("Content-Length")
             if expected is not None and file.tell() != int(expected):
                 raise OSError(f"got {file.tell():,} of {int(expected):,} bytes")
-        os.replace(partial, path)
     except (OSError, HTTPException, ValueError) as error:
         raise FileNotFoundError(
             f"cannot download {url}: {error}; without a network, give the path of a local copy"
         ) from error
-    finally:
-        Path(partial).unlink(missing_ok=True)
     return path
 
 
@@ -236,6 +264,15 @@ def _text(value: object, name: str) -> str:
         except UnicodeEncodeError as error:
             raise RecordError(name, f"is not valid Unicode: {error.reason}") from None
     return value.strip()
+
+
+def _leaves(value: object, place: str) -> Iterator[tuple[object, str]]:
+    """What nested lists hold, in order, each with its place."""
+    if not isinstance(value, list):
+        yield value, place
+        return
+    for index, part in enumerate(value):
+        yield from _leaves(part, f"{place}[{index}]")
 
 
 def _shown(value: object) -> str:

@@ -1,15 +1,91 @@
-"""Records: one request, the probes that judge it, and the errors a file of them can hold."""
+"""Records: requests, the probes that judge them, and the errors that a file of them can hold."""
 
 from __future__ import annotations
 
+import hashlib
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
+from typing import Literal
 
-PORTABILITY = ("subject_alias", "reversed_relation", "one_hop")
-LOCALITY = ("neighborhood", "unrelated", "other_relation", "distracting_neighbor", "other_task")
-PROBE_KINDS = ("reliability", "generalization", *PORTABILITY, *LOCALITY)
-"""The survey's probe kinds, in the order in which tables list them."""
+Group = Literal["request", "generalization", "portability", "locality", "depth"]
+COLOURS: Mapping[str, str] = MappingProxyType(
+    {
+        "request": "green",
+        "generalization": "green",
+        "portability": "magenta",
+        "locality": "cyan",
+        "depth": "yellow",
+    }
+)
+"""The colour of each group of kinds in tables."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a probe asks for.
+
+    Attributes:
+        name: as it stands in records, rows of results and configurations.
+        group: which of the questions about an edit it belongs to. On ``locality`` kinds the right
+            answer is whatever the unedited model says.
+        heading: of its column in a table; narrow, so that ten of them fit beside each other.
+        generated: whether it is answered by free generation too, unless a run says otherwise.
+    """
+
+    name: str
+    group: Group
+    heading: str
+    generated: bool = False
+
+    @property
+    def colour(self) -> str:
+        """That of its group."""
+        return COLOURS[self.group]
+
+    @property
+    def local(self) -> bool:
+        """Whether the right answer is what the unedited model says."""
+        return self.group == "locality"
+
+
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        kind.name: kind
+        for kind in (
+            Kind("reliability", "request", "relia-\nbility", generated=True),
+            Kind("generalization", "generalization", "general-\nization", generated=True),
+            Kind("subject_alias", "portability", "subject\nalias", generated=True),
+            Kind("reversed_relation", "portability", "reversed\nrelation", generated=True),
+            Kind("one_hop", "portability", "one\nhop", generated=True),
+            Kind("entailed", "portability", "en-\ntailed", generated=True),
+            Kind("neighborhood", "locality", "neighbor-\nhood"),
+            Kind("unrelated", "locality", "un-\nrelated"),
+            Kind("other_relation", "locality", "other\nrelation"),
+            Kind("distracting_neighbor", "locality", "distract.\nneighbor"),
+            Kind("kept_objects", "locality", "kept\nobjects"),
+            Kind("other_task", "locality", "other\ntask"),
+            Kind("negated", "depth", "negated"),
+            Kind("yes_no", "depth", "yes\nor no"),
+            Kind("choice", "depth", "choice"),
+            Kind("leak", "depth", "leak", generated=True),
+        )
+    }
+)
+"""All probe kinds, in the order in which tables and figures show them."""
+
+
+def kinds_of(*groups: Group) -> tuple[str, ...]:
+    """The names of the kinds of some groups, in order."""
+    return tuple(kind.name for kind in KINDS.values() if kind.group in groups)
+
+
+PROBE_KINDS = tuple(KINDS)
+PORTABILITY = kinds_of("portability")
+LOCALITY = kinds_of("locality")
+GENERATED = tuple(kind.name for kind in KINDS.values() if kind.generated)
 
 
 class RecordError(ValueError):
@@ -39,8 +115,7 @@ class Request:
     def __post_init__(self):
         for name in ("prompt", "subject", "target"):
             value = getattr(self, name)
-            if not isinstance(value, str) or not value.strip():
-                raise RecordError(name, f"expected text, got {value!r}")
+            _checked_text(name, value)
             if value != value.strip():
                 raise RecordError(name, f"has blanks at an end: {value!r}")
         if not self._mentions(re.IGNORECASE):
@@ -79,43 +154,115 @@ def _is_whole(found: re.Match) -> bool:
 class Probe:
     """A question put to the edited model.
 
-    ``target`` is the expected answer; for locality kinds it is only what the question is about: the
-    right answer there is whatever the unedited model says. ``contrast`` is the answer whose
-    probability must stay below that of ``target`` (the old object for the request and its
-    paraphrases, the new one for neighbours), as in ROME's scores.
+    Attributes:
+        kind: one of `KINDS`.
+        prompt: the question.
+        target: the expected answer; for locality kinds it is only what the question is about: the
+            right answer there is whatever the unedited model says.
+        contrast: the answer whose probability must stay below that of ``target`` (the old object
+            for a request and its paraphrases, the new one for neighbours), as in ROME's scores.
+        aliases: other right answers; the best of them all counts.
+        known: (prompt, answer) pairs that the unedited model has to know, or the probe is not
+            judged.
+        any_of: probes of a record under one such name are one question in several wordings: it is
+            answered if one of them is. Empty: the probe stands by itself.
+
+    Raises:
+        RecordError: a kind that is none, or a field that holds no text where one is needed.
     """
 
     kind: str
     prompt: str
     target: str
     contrast: str | None = None
+    aliases: tuple[str, ...] = ()
+    known: tuple[tuple[str, str], ...] = ()
+    any_of: str = ""
 
     def __post_init__(self):
-        if self.kind not in PROBE_KINDS:
-            raise RecordError("kind", f"{self.kind!r} is none of {', '.join(PROBE_KINDS)}")
+        if self.kind not in KINDS:
+            raise RecordError("kind", f"{self.kind!r} is none of {', '.join(KINDS)}")
         for name in ("prompt", "target"):
-            value = getattr(self, name)
-            if not isinstance(value, str) or not value.strip():
-                raise RecordError(name, f"expected text, got {value!r}")
+            _checked_text(name, getattr(self, name))
+        for name, texts in (("aliases", self.aliases), *(("known", pair) for pair in self.known)):
+            if isinstance(texts, str):
+                raise RecordError(name, f"expected several texts, got {texts!r}")
+            for text in texts:
+                _checked_text(name, text)
+        if any(len(pair) != 2 for pair in self.known):
+            raise RecordError("known", f"expected pairs of prompt and answer, got {self.known}")
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """All right answers: the target, then the aliases."""
+        return (self.target, *self.aliases)
 
 
 @dataclass(frozen=True)
 class Record:
-    """One request and its probes; ``id`` is unique in its data set."""
+    """Requests that are made together, mostly one, and their probes.
+
+    Attributes:
+        id: unique in its data set.
+        requests: what is to become true.
+        probes: what is asked beside the requests themselves.
+
+    Raises:
+        RecordError: there is no request, or it does not stand in a tuple.
+    """
 
     id: str
-    request: Request
-    probes: tuple[Probe, ...] = field(default=())
+    requests: tuple[Request, ...]
+    probes: tuple[Probe, ...] = ()
+
+    def __post_init__(self):
+        if not isinstance(self.requests, tuple) or not self.requests:
+            raise RecordError("requests", f"expected a tuple of requests, got {self.requests!r}")
+
+    @property
+    def request(self) -> Request:
+        """The one request.
+
+        Raises:
+            ValueError: there are several.
+        """
+        if len(self.requests) > 1:
+            count = len(self.requests)
+            raise ValueError(f"record {self.id!r} has {count} requests where one is expected")
+        return self.requests[0]
+
+    @cached_property
+    def subjects(self) -> frozenset[str]:
+        """The subjects of all requests, without regard to case."""
+        return frozenset(request.subject.casefold() for request in self.requests)
 
     @cached_property
     def questions(self) -> tuple[Probe, ...]:
-        """The request itself as the ``reliability`` probe, then the other probes."""
-        request = self.request
-        return (
-            Probe("reliability", request.prompt, request.target, request.target_true),
-            *self.probes,
+        """The requests themselves as ``reliability`` probes, then the other probes."""
+        asked = (
+            Probe("reliability", request.prompt, request.target, request.target_true)
+            for request in self.requests
         )
+        return (*asked, *self.probes)
 
     def of_kind(self, *kinds: str) -> tuple[Probe, ...]:
         """The probes of the given kinds, in order."""
         return tuple(probe for probe in self.questions if probe.kind in kinds)
+
+
+def requests_of(records: Iterable[Record]) -> list[Request]:
+    """The requests of all the records, in order."""
+    return [request for record in records for request in record.requests]
+
+
+def fingerprint(records: Iterable[Record]) -> str:
+    """The first 16 hexadecimal digits of SHA-256 over all texts of the records, in order."""
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(repr(record).encode())
+    return digest.hexdigest()[:16]
+
+
+def _checked_text(name: str, value: object) -> None:
+    if not isinstance(value, str) or not value.strip():
+        raise RecordError(name, f"expected text, got {value!r}")

@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
-import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from datamodules.batches import padded_batches
 from datamodules.reading import fetch, read_rows
 
 # B texts, T tokens
@@ -71,12 +71,8 @@ class TextCorpus(Sequence[str]):
             if value < 1:
                 raise ValueError(f"{argument} is {value}; expected at least 1")
         encoded = tokenizer(self.texts[:limit], truncation=True, max_length=max_length)["input_ids"]
-        rows = sorted((ids for ids in encoded if ids), key=len)  # stable: ties in the texts' order
-        start = 0
-        for end in range(1, len(rows) + 1):
-            if end == len(rows) or (end + 1 - start) * len(rows[end]) > tokens_per_batch:
-                yield _padded(rows[start:end], _pad_id(tokenizer))
-                start = end
+        rows = (ids for ids in encoded if ids)
+        yield from padded_batches(rows, tokens_per_batch, _pad_id(tokenizer))
 
 
 def _read(path: Path, field: str | None) -> list[str]:
@@ -112,13 +108,6 @@ def _key(place: str, keys: Sequence[str], field: str | None) -> str:
     if not found:
         raise ValueError(f"{place} has no field {field or 'text'!r}; it has {', '.join(keys)}")
     return found[0]
-
-
-def _padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    width = len(rows[-1])  # sorted: the last is the longest
-    input_ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows])  # [B, T]
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])  # [B, T]
-    return input_ids, mask
 
 
 def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:

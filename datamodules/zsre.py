@@ -10,23 +10,23 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar
 
 from datamodules.editing import FileData
-from datamodules.reading import Fields, Reading, collect, fetch, read_rows
+from datamodules.reading import Fields
 from datamodules.records import Probe, Record, RecordError, Request
 
 NEW_TARGETS = ("shuffled", "alt")
 
 
-def read_zsre(source: str | Path, new_targets: str = "shuffled", seed: int = 0) -> Reading:
-    """Reads a file of ZsRE records in MEND's format; ``source`` as ``reading.fetch`` takes it.
+class ZsreData(FileData):
+    """ZsRE for ``Trainer``; by default the files that ROME's authors publish.
 
     The request is ``src`` with target ``alt``, and ``answers[0]`` as what was true; where ``alt``
     is itself one of the ``answers`` (regardless of case), ``target_true`` is None: such a request
     corrects BART, and there is no old object to set it against. Probes: ``rephrase`` as
-    ``generalization``, and ``loc`` as ``unrelated``, with its "nq question: " as published.
+    ``generalization``, and ``loc`` as ``unrelated``, with its "nq question: " as published. Blanks
+    at the ends of fields are dropped.
 
     **Reduced files** have no ``answers``, and their ``alt`` is the TRUE answer. For records without
     the field ``answers``, ``new_targets`` says what becomes of it:
@@ -37,19 +37,56 @@ def read_zsre(source: str | Path, new_targets: str = "shuffled", seed: int = 0) 
       question are never drawn, so the target differs from ``target_true`` in more than case.
     * ``"alt"``: the target is ``alt``, the truth; ``target_true`` is None.
 
-    Ids are the file's name and the record's index in it: ``zsre_eval-17``. Blanks at the ends of
-    fields are dropped.
+    Args:
+        *files: as FileData takes them.
+        new_targets: of records that only have a true answer: ``"shuffled"`` or ``"alt"``.
+        **options: as FileData takes them.
+
+    Raises:
+        ValueError: new_targets is neither.
     """
-    if new_targets not in NEW_TARGETS:
-        raise ValueError(f"new_targets is {new_targets!r}; expected {' or '.join(NEW_TARGETS)}")
-    path = fetch(source)
-    rows = read_rows(path)
-    answers = OtherAnswers(rows, seed) if new_targets == "shuffled" else None
 
-    def build(index: int, fields: Fields) -> Record:
-        return _record(f"{path.stem}-{index}", fields, *_targets(index, fields, answers))
+    name = "zsre"
+    published: ClassVar = {
+        "train": "https://rome.baulab.info/data/dsets/zsre_mend_train.json",
+        "test": "https://rome.baulab.info/data/dsets/zsre_mend_eval.json",
+    }
 
-    return collect(path, rows, build)
+    def __init__(self, *files, new_targets: str = "shuffled", **options):
+        super().__init__(*files, **options)
+        if new_targets not in NEW_TARGETS:
+            raise ValueError(f"new_targets is {new_targets!r}; expected {' or '.join(NEW_TARGETS)}")
+        self.new_targets = new_targets
+
+    def begin(self, rows: Sequence[object]) -> None:
+        """Collects the answers of a file, from which new targets are drawn."""
+        self.others = OtherAnswers(rows, self.seed)
+
+    def record(self, id: str, fields: Fields) -> Record:
+        """The record of a question."""
+        target, true = self._targets(id, fields)
+        request = Request(fields.text("src"), fields.text("subject"), target, true)
+        return Record(
+            id,
+            (request,),
+            (
+                Probe("generalization", fields.text("rephrase"), target, true),
+                Probe("unrelated", fields.text("loc"), fields.text("loc_ans")),
+            ),
+        )
+
+    def _targets(self, id: str, fields: Fields) -> tuple[str, str | None]:
+        """The new target, and what was true."""
+        fields.require("subject", "src", "rephrase", "alt", "loc", "loc_ans")
+        alt = fields.text("alt")
+        if "answers" in fields:
+            true = fields.texts("answers")
+            known = alt.casefold() in {answer.casefold() for answer in true}
+            return alt, None if known or not true else true[0]
+        if self.new_targets == "alt":
+            return alt, None
+        index = id.rpartition("-")[2]
+        return self.others.draw(index, fields.text("src"), fields.text("subject")), alt
 
 
 class OtherAnswers:
@@ -71,7 +108,7 @@ class OtherAnswers:
                 continue  # named when the record itself is built
         self.all = [answer for answers in self.alike.values() for answer in answers]
 
-    def draw(self, index: int, question: str, subject: str) -> str:
+    def draw(self, index: str, question: str, subject: str) -> str:
         """An answer that is not one of ``question``; RecordError if the file has no other."""
         right = self.right[question.casefold()]
         for pool in (self.alike[_wording(question, subject)], self.all):
@@ -83,45 +120,3 @@ class OtherAnswers:
 
 def _wording(question: str, subject: str) -> str:
     return question.casefold().replace(subject.casefold(), "{}")
-
-
-def _targets(index: int, fields: Fields, answers: OtherAnswers | None) -> tuple[str, str | None]:
-    fields.require("subject", "src", "rephrase", "alt", "loc", "loc_ans")
-    alt = fields.text("alt")
-    if "answers" in fields:
-        true = fields.texts("answers")
-        known = alt.casefold() in {answer.casefold() for answer in true}
-        return alt, None if known or not true else true[0]
-    if answers is None:
-        return alt, None
-    return answers.draw(index, fields.text("src"), fields.text("subject")), alt
-
-
-def _record(name: str, fields: Fields, target: str, target_true: str | None) -> Record:
-    request = Request(fields.text("src"), fields.text("subject"), target, target_true)
-    return Record(
-        name,
-        request,
-        (
-            Probe("generalization", fields.text("rephrase"), target, target_true),
-            Probe("unrelated", fields.text("loc"), fields.text("loc_ans")),
-        ),
-    )
-
-
-class ZsreData(FileData):
-    """ZsRE for ``Trainer``; by default the files that ROME's authors publish."""
-
-    name = "zsre"
-    published: ClassVar = {
-        "train": "https://rome.baulab.info/data/dsets/zsre_mend_train.json",
-        "test": "https://rome.baulab.info/data/dsets/zsre_mend_eval.json",
-    }
-
-    def __init__(self, *args, new_targets: str = "shuffled", **kwargs):
-        super().__init__(*args, **kwargs)
-        self.new_targets = new_targets
-
-    def read(self, source: str) -> Reading:
-        """Reads one file with ``read_zsre``."""
-        return read_zsre(source, self.new_targets, self.seed)

@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write ``content`` to ``path``: wholly, or not at all if anything fails on the way."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        draft.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+from files import write_whole
 
 
 class RunFolder:

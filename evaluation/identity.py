@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import lightning as L
 import torch
 from torch import nn
 
-from datamodules.records import Record
 from editors.editor import Editor
 
 NAME, LANGUAGE_MODEL = 16, "language_model."
 LIGHTNING = frozenset(vars(L.LightningModule()))  # what every module has
-
-
-def of_records(records: Sequence[Record]) -> str:
-    """Digest of all texts of the records, in order."""
-    digest = hashlib.sha256()
-    for record in records:
-        digest.update(repr(record).encode())
-    return digest.hexdigest()[:NAME]
 
 
 def of_editor(editor: Editor) -> dict[str, object]:

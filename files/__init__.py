@@ -1,4 +1,4 @@
-"""Files and folders that are there whole, or not at all; and the first line of a text."""
+"""Files that are written whole or not at all, and the first line of a text."""
 
 from __future__ import annotations
 
@@ -11,24 +11,30 @@ from tempfile import TemporaryDirectory
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
-    """A place to write a file or a folder to, beside ``path``, that becomes it if all goes well.
+    """A draft, to be written as a file or a folder, that becomes ``path`` if nothing fails.
 
-    A folder that is there already has to be empty.
+    It lies beside ``path``, on the same disk, and has its name. A file replaces the one that is
+    there; a folder takes the place of an empty one.
+
+    Raises:
+        OSError: the draft is a folder, and ``path`` a folder that holds something.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         draft = Path(folder) / path.name
         yield draft
+        if draft.is_dir() and path.is_dir():
+            path.rmdir()
         os.replace(draft, path)
 
 
 def write_whole(path: str | Path, content: str | bytes) -> None:
-    """Write ``content`` to ``path``: wholly, or not at all if anything fails on the way."""
+    """Write ``content`` to ``path``, whole or not at all; text in UTF-8."""
     with written_whole(path) as draft:
         draft.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def first_line(text: str) -> str:
-    """The text up to the first line break behind leading blanks, without blanks around it."""
+    """The text up to the first line break after leading blanks, without blanks at its ends."""
     return text.strip().split("\n", 1)[0].strip()

@@ -245,6 +245,14 @@ class LanguageModel(nn.Module):
         """
         return self._ids_of(prompts, targets, more)[2]
 
+    def answer_lengths(self, prompts: Sequence[str], targets: Sequence[str]) -> list[int]:
+        """How many tokens of each target `score` asks for.
+
+        Raises:
+            ValueError: not one target for each prompt, or a target without a token.
+        """
+        return [len(ids) for ids in self.form.target_ids(prompts, targets, ended=False)]
+
     def token_positions(self, prompts: Sequence[str], spans: Sequence[tuple[int, int]]) -> Tensor:
         """Index ``[B]`` of the last token of each prompt that holds characters of its span.
 

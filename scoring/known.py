@@ -1,33 +1,60 @@
-"""Which records can be edited: those that fit into the model, those whose fact it knows."""
+"""What a model says and knows; which records can be edited: those that fit, those it knows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
-from datamodules.records import Record
+from torch import Tensor
+
+from datamodules.records import Record, Request
+from edits.edit import NOTHING, EditedModel
 from models.language_model import LanguageModel
+
+Pair = tuple[str, str]
+"""A prompt and an answer to it."""
+
+
+def says(
+    model: EditedModel, requests: Sequence[Request], rows: Tensor | Sequence[int] | None = None
+) -> list[bool]:
+    """Whether the model's answer to each request is its target, in every token.
+
+    Answers are teacher-forced: each token is to be the likeliest one, given the target up to there.
+
+    Args:
+        model: edited or not.
+        requests: what is asked.
+        rows: which edit each of them is asked of; see `EditedModel`.
+    """
+    prompts, targets = [r.prompt for r in requests], [r.target for r in requests]
+    return model.score(prompts, targets, rows=rows).exact()
+
+
+def knows(model: EditedModel, pairs: Sequence[Pair]) -> list[bool]:
+    """Whether the model gives each prompt its answer, in every token, as `says` has it."""
+    return model.score([prompt for prompt, _ in pairs], [answer for _, answer in pairs]).exact()
 
 
 def known(records: Sequence[Record], language_model: LanguageModel) -> list[Record]:
-    """The records whose request asks what the unedited model answers rightly, in order.
+    """The records all of whose requests ask what the unedited model answers rightly, in order.
 
     It does if each token of the true answer is the likeliest one, given the answer up to there, as
-    ``scorers.exact_match`` has it. A record without a true answer is not known. Paraphrases and
-    locality probes are not asked.
+    ``scorers.exact_match`` has it. A record with a request without a true answer is not known.
+    Paraphrases and locality probes are not asked.
 
     Raises:
         ValueError: the model knows none of them.
     """
-    asked = [record for record in records if record.request.target_true is not None]
-    prompts = [record.request.prompt for record in asked]
-    scores = language_model.score(prompts, [record.request.target_true for record in asked])
-    found = [record for record, right in zip(asked, scores.exact(), strict=True) if right]
-    if not found:
+    complete = [r for r in records if all(q.target_true is not None for q in r.requests)]
+    pairs = [(q.prompt, q.target_true) for record in complete for q in record.requests]
+    right = iter(knows(NOTHING.edited(language_model), pairs))
+    kept = [record for record in complete if all(list(islice(right, len(record.requests))))]
+    if not kept:
         raise ValueError(
             f"{language_model.name!r} knows the fact of none of the {len(records):,} records"
         )
-    return found
+    return kept
 
 
 def fitting(
@@ -40,10 +67,9 @@ def fitting(
     Raises:
         ValueError: none fits.
     """
-    asked = [(at, probe) for at, record in enumerate(records) for probe in record.questions]
-    asked += [(at, replace(p, target=p.contrast)) for at, p in asked if p.contrast is not None]
-    prompts, targets = [p.prompt for _, p in asked], [p.target for _, p in asked]
-    whole = language_model.lengths(prompts, targets)
+    asked = [(at, pair) for at, record in enumerate(records) for pair in _pairs(record)]
+    prompts, answers = [prompt for _, (prompt, _) in asked], [answer for _, (_, answer) in asked]
+    whole = language_model.lengths(prompts, answers)
     alone = language_model.lengths(prompts, None, more)
     longest = [0] * len(records)
     for (at, _), length, free in zip(asked, whole, alone, strict=True):
@@ -56,3 +82,11 @@ def fitting(
         )
     kept, others = ([r for r, f in zip(records, fit, strict=True) if f is w] for w in (True, False))
     return kept, others
+
+
+def _pairs(record: Record) -> Iterator[Pair]:
+    """All that a model may be asked about a record: every answer, and every condition."""
+    for probe in record.questions:
+        contrast = () if probe.contrast is None else (probe.contrast,)
+        yield from ((probe.prompt, answer) for answer in (*probe.answers, *contrast))
+        yield from probe.known

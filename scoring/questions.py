@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, islice
 from math import inf, isnan
 
-from datamodules.records import LOCALITY, PROBE_KINDS, Probe, Record
+from datamodules.records import GENERATED, KINDS, Probe, Record
 from edits.edit import EditedModel
-from scoring.scorers import Answer
+from models.scores import Scores
+from scoring.known import knows
+from scoring.scorers import Answer, Reading
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Questions:
     """
 
     records: Sequence[Record]
-    generate: Sequence[str] = PROBE_KINDS
+    generate: Sequence[str] = GENERATED
     max_new_tokens: int = 16
 
     @property
@@ -39,41 +41,48 @@ class Questions:
     def ask(self, model: EditedModel, each: bool = False) -> list[Answer]:
         """The answer to each probe; ``each``: by the edit of the probe's own record.
 
-        Targets and contrasts are scored together, as rows of one call.
+        Targets and contrasts, then aliases, are scored together, as rows of one call. An edit that
+        only generates is not asked for scores.
         """
-        probes, owners = self.probes, self.owners
-        contrasts = [at for at, probe in enumerate(probes) if probe.contrast is not None]
-        asked = [*range(len(probes)), *contrasts]
-        scores = model.score(
-            [probes[at].prompt for at in asked],
-            [probe.target for probe in probes] + [probes[at].contrast for at in contrasts],
-            rows=[owners[at] for at in asked] if each else None,
-        )
-        nlls = [-float(log_probs.double().mean()) for log_probs in scores.log_probs]
-        nlls = [inf if isnan(nll) else nll for nll in nlls]  # a diverged edit makes nothing likely
-        contrast_nlls = dict(zip(contrasts, nlls[len(probes) :], strict=True))
-        answers = [
-            Answer(
-                targets=tuple(scores.targets[at].tolist()),
-                predicted=tuple(scores.predicted[at].tolist()),
-                nll=nlls[at],
-                contrast_nll=contrast_nlls.get(at),
-            )
-            for at in range(len(probes))
-        ]
+        answers = [Answer() for _ in self.probes]
+        if model.edit.scores:
+            answers = self._scored(model, each)
         return self._with_texts(model, answers, each)
+
+    def before(self, unedited: EditedModel) -> list[Answer]:
+        """The unedited model's answer to each probe, and whether it knows what a probe presumes."""
+        conditions = [pair for probe in self.probes for pair in probe.known]
+        answers = self.ask(unedited)
+        if not conditions:
+            return answers
+        right = iter(knows(unedited, conditions))
+        pairs = zip(answers, self.probes, strict=True)
+        return [replace(a, knows=all(list(islice(right, len(p.known))))) for a, p in pairs]
+
+    def _scored(self, model: EditedModel, each: bool) -> list[Answer]:
+        probes, owners = self.probes, self.owners
+        targets = [(at, probe.target) for at, probe in enumerate(probes)]
+        contrasts = [(at, p.contrast) for at, p in enumerate(probes) if p.contrast is not None]
+        aliases = [(at, alias) for at, probe in enumerate(probes) for alias in probe.aliases]
+        rows = [*targets, *contrasts, *aliases]
+        scores = model.score(
+            [probes[at].prompt for at, _ in rows],
+            [text for _, text in rows],
+            rows=[owners[at] for at, _ in rows] if each else None,
+        )
+        readings = iter(_readings(scores))
+        right = [[next(readings)] for _ in targets]
+        contrast = {at: next(readings) for at, _ in contrasts}
+        for (at, _), reading in zip(aliases, readings, strict=True):
+            right[at].append(reading)
+        return [Answer(tuple(own), contrast.get(at)) for at, own in enumerate(right)]
 
     def _with_texts(self, model: EditedModel, answers: list[Answer], each: bool) -> list[Answer]:
         """The same answers, with the free continuation where it is asked for."""
         probes, owners, answers = self.probes, self.owners, list(answers)
-
-        def length(at: int) -> int:
-            # One token more than the answer, to see whether a word goes on behind it.
-            own = 0 if probes[at].kind in LOCALITY else len(answers[at].targets) + 1
-            return max(self.max_new_tokens, own)
-
-        asked = [at for at, probe in enumerate(probes) if probe.kind in self.generate]
-        for tokens, group in groupby(sorted(asked, key=length), key=length):
+        lengths = self._lengths(model)
+        asked = sorted((at for at in lengths), key=lengths.__getitem__)
+        for tokens, group in groupby(asked, key=lengths.__getitem__):
             same = list(group)
             prompts = [probes[at].prompt for at in same]
             rows = [owners[at] for at in same] if each else None
@@ -81,3 +90,30 @@ class Questions:
             for at, text in zip(same, texts, strict=True):
                 answers[at] = replace(answers[at], text=text)
         return answers
+
+    def _lengths(self, model: EditedModel) -> dict[int, int]:
+        """How many tokens are generated for each probe that is answered by free generation."""
+        probes = self.probes
+        lengths = {at: self.max_new_tokens for at, p in enumerate(probes) if p.kind in self.generate}
+        rows = [
+            (at, answer)
+            for at in lengths
+            if not KINDS[probes[at].kind].local
+            for answer in probes[at].answers
+        ]
+        prompts = [probes[at].prompt for at, _ in rows]
+        tokens = model.language_model.answer_lengths(prompts, [answer for _, answer in rows])
+        for (at, _), length in zip(rows, tokens, strict=True):
+            # one token more than the answer, to see whether a word goes on behind it
+            lengths[at] = max(lengths[at], length + 1)
+        return lengths
+
+
+def _readings(scores: Scores) -> list[Reading]:
+    nlls = [-float(log_probs.double().mean()) for log_probs in scores.log_probs]
+    nlls = [inf if isnan(nll) else nll for nll in nlls]  # a diverged edit makes nothing likely
+    triples = zip(scores.targets, scores.predicted, nlls, strict=True)
+    return [
+        Reading(tuple(targets.tolist()), tuple(predicted.tolist()), nll)
+        for targets, predicted, nll in triples
+    ]

@@ -189,9 +189,15 @@ def any_answering(request, answering) -> LanguageModel:
 
 
 @pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of numbers from the authors' implementations, see its README."""
+    return Path(__file__).resolve().parent / "golden"
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of reference numbers beside the repository; skips where it is not there."""
+    """The folder of published data sets beside the repository; skips where it is not there."""
     folder = Path(__file__).resolve().parents[2] / "shared"
     if not folder.is_dir():
-        pytest.skip(f"reference numbers are not here: no folder {folder}")
+        pytest.skip(f"published data sets are not here: no folder {folder}")
     return folder

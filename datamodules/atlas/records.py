@@ -56,7 +56,7 @@ class RecordWriter:
         ]
         probes += self._portability(rng, fact, relation, request)
         probes += self._locality(rng, fact, relation, request)
-        return Record(f"{fact.subject}/{fact.relation}/{variant}", request, tuple(probes))
+        return Record(f"{fact.subject}/{fact.relation}/{variant}", (request,), tuple(probes))
 
     def _new_object(self, rng: random.Random, fact: Fact) -> str:
         """Another object of the relation; if possible one about which this split may ask."""

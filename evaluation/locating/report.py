@@ -18,8 +18,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from evaluation.folder import write_whole
-from evaluation.intervals import interval, resampled_means
+from evaluation.report.intervals import interval, resampled_means
+from files import write_whole
 
 COLOURS = MappingProxyType({"hidden": "Purples", "mlp": "Greens", "attention": "Reds"})
 TITLES = MappingProxyType(

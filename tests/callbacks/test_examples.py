@@ -13,13 +13,13 @@ from edits.weights import Dense, WeightEdit
 
 REQUEST = Request("Lagos is in", "Lagos", "Sweden")
 RECORDS = [
-    Record("full", REQUEST, (
+    Record("full", (REQUEST,), (
         Probe("neighborhood", "Tokyo is in", "Japan"),
         Probe("generalization", "Where is Lagos?", "Sweden"),
         Probe("generalization", "not shown", "Sweden"),
     )),
-    Record("bare", Request("Paris | is in", "Paris", "Japan")),
-    Record("third", REQUEST),
+    Record("bare", (Request("Paris | is in", "Paris", "Japan"),)),
+    Record("third", (REQUEST,)),
 ]  # fmt: skip
 
 

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from datamodules.counterfact import CounterFactData, read_counterfact
-from datamodules.zsre import read_zsre
+from datamodules.counterfact import CounterFactData
+from datamodules.zsre import ZsreData
 
 ROME = {
     "case_id": 7,
@@ -36,7 +36,7 @@ def read(tmp_path):
     def read(rows):
         path = tmp_path / "few.json"
         path.write_text(json.dumps(rows))
-        return read_counterfact(path)
+        return CounterFactData().read(path)
 
     return read
 
@@ -109,7 +109,7 @@ def test_a_broken_record_is_left_out_and_named(read, row, field, reason):
 )
 def test_published_files(shared, name, total, count):
     path = shared / "data" / "counterfact" / f"{name}.json"
-    reading = read_counterfact(path)
+    reading = CounterFactData().read(path)
     rows = json.loads(path.read_text())
     assert len(rows) == len(reading.records) == total
     assert reading.left_out == []
@@ -129,22 +129,20 @@ def test_the_formats_agree_on_the_facts_they_share(shared):
     flat = {}
     for name in ("counterfact_train.json", "counterfact_val.json"):
         rows = json.loads((folder / name).read_text())
-        records = read_counterfact(folder / name).records
+        records = CounterFactData().read(folder / name).records
         flat |= {row["case_id"]: record.request for row, record in zip(rows, records, strict=True)}
     rome = folder / "counterfact_rome_format.json"
     cases = [row["case_id"] for row in json.loads(rome.read_text())]
-    requests = [record.request for record in read_counterfact(rome).records]
+    requests = [record.request for record in CounterFactData().read(rome).records]
     assert all(flat[case] == request for case, request in zip(cases, requests, strict=True))
 
 
-@pytest.mark.parametrize("read", [read_counterfact, read_zsre])
-def test_another_format_is_refused(shared, read):
+@pytest.mark.parametrize("data", [CounterFactData, ZsreData])
+def test_another_format_is_refused(shared, data):
     path = shared / "data" / "counterfact" / "known_1000.json"
-    lacking = (
-        "target_new, ground_truth, rephrase_prompt" if read is read_counterfact else "alt, loc"
-    )
+    lacking = "target_new, ground_truth, rephrase_prompt" if data is CounterFactData else "alt, loc"
     with pytest.raises(ValueError, match=f"none of its 1,209 records can be used: .*{lacking}"):
-        read(path)
+        data().read(path)
 
 
 def test_the_published_file_is_the_default():

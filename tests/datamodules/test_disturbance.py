@@ -4,7 +4,7 @@ from datamodules.records import Probe, Record, Request
 
 def record(subject, country, target, *probes, known=True):
     request = Request(f"{subject} is in", subject, target, country if known else None)
-    return Record(subject, request, tuple(Probe(kind, *rest) for kind, *rest in probes))
+    return Record(subject, (request,), tuple(Probe(kind, *rest) for kind, *rest in probes))
 
 
 def test_probes_that_another_request_changes_are_not_asked():
@@ -41,3 +41,12 @@ def test_only_locality_probes_of_other_records_are_disturbed():
     assert not disturbed(asked, paris, changed)
     assert not disturbed(lagos.probes[0], lagos, changed)
     assert not disturbed(kept, paris, changes([]))
+
+
+def test_none_of_the_requests_of_a_record_disturbs_its_own_probes():
+    cities = ("Lagos", "Kano", "Abuja")
+    lagos, kano, abuja = (Request(f"{city} is in", city, "Peru", "Nigeria") for city in cities)
+    probes = tuple(Probe("neighborhood", f"{city} is in", "Nigeria") for city in cities)
+    both, other = Record("both", (lagos, kano), probes), Record("other", (abuja,), probes)
+    assert undisturbed([both]) == [both]
+    assert [record.probes for record in undisturbed([both, other])] == [probes[:2], probes[2:]]

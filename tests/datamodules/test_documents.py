@@ -27,7 +27,7 @@ def record(name, true="Italy"):
         Probe("generalization", f"{name}, in", "Sweden", true),
         Probe("neighborhood", f"New {name} is in", "Norway"),
     )
-    return Record(name, request, probes)
+    return Record(name, (request,), probes)
 
 
 def records(*names):
@@ -85,7 +85,7 @@ def test_facts_that_sources_contradict_each_other_on_are_left_out():
 def test_no_fact_at_all_is_an_error():
     with pytest.raises(ValueError, match="no source: 0 records without a true fact"):
         facts_of()
-    bare = Record("0", Request("Oslo is in", "Oslo", "Sweden"))
+    bare = Record("0", (Request("Oslo is in", "Oslo", "Sweden"),))
     with pytest.raises(ValueError, match="odd: 1 records without a true fact; expected some"):
         facts_of(odd=GivenData({"test": [bare]}))
 

@@ -9,7 +9,9 @@ from datamodules.counterfact import CounterFactData
 from datamodules.documents import known_facts
 from datamodules.editing import (
     EditingData,
+    FileData,
     disjoint,
+    families,
     split_by_subject,
 )
 from datamodules.records import Probe, Record, Request
@@ -17,7 +19,7 @@ from datamodules.records import Probe, Record, Request
 
 def record(index, subject=None, name="r"):
     subject = subject or f"City{index}"
-    return Record(f"{name}-{index}", Request(f"{subject} is in", subject, "Sweden", "Italy"))
+    return Record(f"{name}-{index}", (Request(f"{subject} is in", subject, "Sweden", "Italy"),))
 
 
 class GivenData(EditingData):
@@ -286,9 +288,9 @@ def test_known_facts_are_those_before_the_edit():
         Probe("unrelated", "Who wrote Hamlet?", "Shakespeare"),
         Probe("one_hop", "The capital of the country of Lagos is", "Stockholm"),
     )
-    again = Record("b", Request("Kano is in", "Kano", "Italy", "Nigeria"))
-    unknown = Record("c", Request("Turin is in", "Turin", "Italy"), probes[2:3])
-    assert known_facts([Record("a", request, probes), again, unknown]) == [
+    again = Record("b", (Request("Kano is in", "Kano", "Italy", "Nigeria"),))
+    unknown = Record("c", (Request("Turin is in", "Turin", "Italy"),), probes[2:3])
+    assert known_facts([Record("a", (request,), probes), again, unknown]) == [
         ("Lagos is in", "Nigeria"),
         ("Lagos, in", "Nigeria"),
         ("Kano is in", "Nigeria"),
@@ -298,7 +300,84 @@ def test_known_facts_are_those_before_the_edit():
 
 def test_contradictions_are_no_known_facts():
     records = [
-        Record(land, Request("Turkey is in", "Turkey", "Africa", land))
+        Record(land, (Request("Turkey is in", "Turkey", "Africa", land),))
         for land in ("Asia", "Europe")
     ]
     assert known_facts(records) == []
+
+
+def several(name, *subjects):
+    requests = tuple(Request(f"{one} is in", one, "Sweden", "Italy") for one in subjects)
+    return Record(name, requests)
+
+
+CHAINED = [
+    several("a", "Lagos", "Kano"),
+    several("b", "Turin"),
+    several("c", "KANO", "Oslo"),
+    several("d", "Bern", "Oslo"),
+    several("e", "Rome"),
+]
+
+
+def test_subjects_that_records_join_are_drawn_together():
+    drawn = set()
+    for seed in range(9):
+        splits = split_by_subject(CHAINED, {"val": 0.3, "test": 0.3}, seed)
+        parts = [ids(records) for records in splits.values()]
+        assert sorted(parts) == [["a", "c", "d"], ["b"], ["e"]]
+        assert disjoint(splits) == splits
+        drawn.add(tuple(map(tuple, parts)))
+    assert len(drawn) > 1
+
+
+def test_families_are_named_by_one_of_their_subjects():
+    assert families(CHAINED) == {
+        **dict.fromkeys(("lagos", "kano", "oslo", "bern"), "bern"),
+        **{"turin": "turin", "rome": "rome"},
+    }
+
+
+def test_a_record_that_shares_one_subject_of_several_with_a_better_split_is_dropped():
+    kept = disjoint({"train": CHAINED[:2], "test": CHAINED[2:3]})
+    assert {split: ids(records) for split, records in kept.items()} == {
+        "train": ["b"],
+        "test": ["c"],
+    }
+
+
+def test_the_known_facts_of_several_requests_are_those_of_each():
+    probes = (
+        Probe("generalization", "Kano, in", "Sweden", "Nigeria"),
+        Probe("generalization", "Turin, in", "Sweden"),
+        Probe("kept_objects", "A neighbour of Nigeria is", "Niger"),
+    )
+    requests = (
+        Request("Kano is in", "Kano", "Sweden", "Nigeria"),
+        Request("Turin is in", "Turin", "Sweden"),
+    )
+    assert known_facts([Record("a", requests, probes)]) == [
+        ("Kano is in", "Nigeria"),
+        ("Kano, in", "Nigeria"),
+        ("A neighbour of Nigeria is", "Niger"),
+    ]
+
+
+class OneMethod(FileData):
+    name, published = "own", {}
+
+    def record(self, id, fields):
+        target, *_ = fields.answers("new")
+        return Record(id, (Request(fields.text("ask"), fields.text("who"), target),))
+
+
+def test_a_format_is_one_method(tmp_path):
+    path = tmp_path / "own.jsonl"
+    path.write_text(
+        '{"ask": "Lagos is in", "who": "Lagos", "new": [["Sweden", "SE"]]}\n{"new": "x"}\n'
+    )
+    reading = OneMethod().read(path)
+    [record] = reading.records
+    assert (record.id, record.request.target) == ("own-0", "Sweden")
+    assert [(one.index, one.field) for one in reading.left_out] == [(1, "ask")]
+    assert OneMethod(test=str(path)).records("test") == [record]

@@ -9,7 +9,7 @@ from datamodules.records import Record, RecordError, Request
 
 
 def build(index, fields):
-    return Record(str(index), Request(fields.text("prompt"), fields.text("subject"), "new"))
+    return Record(str(index), (Request(fields.text("prompt"), fields.text("subject"), "new"),))
 
 
 GOOD = {"prompt": "Lagos is in", "subject": "Lagos"}
@@ -219,3 +219,46 @@ def test_a_hub_data_set_of_several_files_wants_one_named(monkeypatch, files):
     monkeypatch.setattr("datamodules.reading.HfApi.list_repo_files", lambda *_, **__: files)
     with pytest.raises(ValueError, match="name one file of the data set owner/name:"):
         fetch("hub:owner/name")
+
+
+def test_each_object_of_a_list_by_its_dotted_name():
+    fields = Fields({"a": {"b": [{"c": " x "}, {"c": 1}], "d": {}}, "e": [], "f": {"g": 1}})
+    first, second = fields.each("a.b")
+    assert first.text("c") == "x"
+    with pytest.raises(RecordError, match=r"field 'a.b\[1\].c': expected text, got 1"):
+        second.text("c")
+    for missing in ("e", "x", "a.x", "x.y", "a.d.x"):
+        assert list(fields.each(missing)) == []
+    for broken, name in (("a", "a"), ("f.g", "f.g"), ("f.g.h", "f.g")):
+        with pytest.raises(RecordError, match=f"field '{name}': expected"):
+            list(fields.each(broken))
+    with pytest.raises(RecordError, match=r"field 'a\[0\]': expected an object, got 1"):
+        list(Fields({"a": [1]}).each("a"))
+
+
+@pytest.mark.parametrize(
+    ("value", "answers"),
+    [
+        (" a ", ("a",)),
+        (["a", "b", "a "], ("a", "b")),
+        ([["a", "b"], ["c"]], ("a", "b", "c")),
+        ([["a"]], ("a",)),
+    ],
+)
+def test_answers_are_the_answer_and_its_aliases(value, answers):
+    assert Fields({"x": value}).answers("x") == answers
+
+
+@pytest.mark.parametrize(
+    ("raw", "error"),
+    [
+        ({}, "'x': is missing"),
+        ({"x": []}, "'x': expected an answer, got none"),
+        ({"x": [[]]}, "'x': expected an answer, got none"),
+        ({"x": [["a", ""]]}, r"'x\[0\]\[1\]': expected text"),
+        ({"x": {"a": "b"}}, "'x': expected text, got"),
+    ],
+)
+def test_answers_that_are_none_name_their_place(raw, error):
+    with pytest.raises(RecordError, match=error):
+        Fields(raw).answers("x")

@@ -1,6 +1,19 @@
 import pytest
 
-from datamodules.records import RecordError, Request
+from datamodules.records import (
+    COLOURS,
+    GENERATED,
+    KINDS,
+    LOCALITY,
+    PORTABILITY,
+    Probe,
+    Record,
+    RecordError,
+    Request,
+    fingerprint,
+    kinds_of,
+    requests_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -31,3 +44,84 @@ def test_a_request_finds_its_subject(prompt, subject, found):
 def test_a_request_that_cannot_be_is_refused(fields, error):
     with pytest.raises(RecordError, match=error):
         Request(*fields)
+
+
+REQUESTS = (
+    Request("Lagos is in", "Lagos", "Sweden", "Nigeria"),
+    Request("The capital of Sweden is", "Sweden", "Oslo"),
+)
+
+
+def test_kinds_stand_in_one_order_by_group():
+    assert kinds_of("portability") == PORTABILITY
+    assert PORTABILITY == ("subject_alias", "reversed_relation", "one_hop", "entailed")
+    assert kinds_of("locality") == LOCALITY == tuple(k for k in KINDS if KINDS[k].local)
+    assert kinds_of("depth") == ("negated", "yes_no", "choice", "leak")
+    groups = ("request", "generalization", "portability", "locality", "depth")
+    assert tuple(KINDS) == sum((kinds_of(group) for group in groups), ())
+    assert set(groups) == set(COLOURS)
+    assert all(KINDS[name].name == name and KINDS[name].heading for name in KINDS)
+
+
+def test_what_is_to_stay_is_not_generated_by_default():
+    assert tuple(k for k in KINDS if KINDS[k].generated) == GENERATED
+    assert set(PORTABILITY) < set(GENERATED)
+    assert not set(LOCALITY) & set(GENERATED)
+
+
+def test_a_record_asks_each_of_its_requests_then_its_probes():
+    probe = Probe(
+        "one_hop", "The capital of the country of Lagos is", "Oslo", aliases=("Kristiania",)
+    )
+    record = Record("a", REQUESTS, (probe,))
+    assert record.questions == (
+        Probe("reliability", "Lagos is in", "Sweden", "Nigeria"),
+        Probe("reliability", "The capital of Sweden is", "Oslo"),
+        probe,
+    )
+    assert record.subjects == {"lagos", "sweden"}
+    assert probe.answers == ("Oslo", "Kristiania")
+    assert requests_of([record, Record("b", REQUESTS[:1])]) == [*REQUESTS, REQUESTS[0]]
+
+
+def test_the_one_request_is_only_there_if_there_is_one():
+    assert Record("a", REQUESTS[:1]).request == REQUESTS[0]
+    with pytest.raises(ValueError, match="record 'a' has 2 requests where one is expected"):
+        _ = Record("a", REQUESTS).request
+
+
+@pytest.mark.parametrize("requests", [(), REQUESTS[0], list(REQUESTS)])
+def test_a_record_has_a_tuple_of_requests(requests):
+    with pytest.raises(RecordError, match="'requests': expected a tuple of requests, got"):
+        Record("a", requests)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"kind": "locality"}, f"field 'kind': 'locality' is none of {', '.join(KINDS)}"),
+        ({"prompt": ""}, "field 'prompt': expected text, got ''"),
+        ({"target": None}, "field 'target': expected text, got None"),
+        ({"aliases": ("a", " ")}, "field 'aliases': expected text, got ' '"),
+        ({"aliases": "Oslo"}, "field 'aliases': expected several texts, got 'Oslo'"),
+        ({"known": (("Lagos is in", ""),)}, "field 'known': expected text, got ''"),
+        ({"known": (("Lagos is in",),)}, "field 'known': expected pairs of prompt and answer"),
+    ],
+)
+def test_a_probe_that_cannot_be_is_refused(fields, error):
+    with pytest.raises(RecordError, match=error):
+        Probe(**({"kind": "one_hop", "prompt": "Lagos is in", "target": "Sweden"} | fields))
+
+
+def test_a_fingerprint_is_of_every_text_in_order():
+    one, other = Record("a", REQUESTS[:1]), Record("b", REQUESTS[1:])
+    digests = {
+        fingerprint(records)
+        for records in (
+            *([one], [other], [one, other], [other, one], []),
+            [Record("a", REQUESTS[:1], (Probe("leak", "x", "y"),))],
+            [Record("a", REQUESTS[:1], (Probe("leak", "x", "y", any_of="z"),))],
+        )
+    }
+    assert len(digests) == 7
+    assert fingerprint([one, other]) == fingerprint([Record("a", REQUESTS[:1]), other])

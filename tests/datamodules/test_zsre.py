@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from datamodules.zsre import ZsreData, read_zsre
+from datamodules.zsre import ZsreData
 
 FULL = {
     "subject": "Lagos",
@@ -30,7 +30,7 @@ def read(tmp_path):
     def read(rows, **options):
         path = tmp_path / "zsre_few.json"
         path.write_text(json.dumps(rows))
-        return read_zsre(path, **options)
+        return ZsreData(**options).read(path)
 
     return read
 
@@ -133,7 +133,7 @@ def test_published_files(shared, name, total, without_truth):
     rows = json.loads(path.read_text())
     blank = [index for index, row in enumerate(rows) if not row["alt"].strip()]
     assert blank == ([534, 723] if name == "zsre_train_1k" else [])
-    reading = read_zsre(path)
+    reading = ZsreData().read(path)
     assert [(one.index, one.field) for one in reading.left_out] == [(i, "alt") for i in blank]
     assert len(reading.records) == total - len(blank)
     assert len({record.id for record in reading.records}) == total - len(blank)

@@ -41,7 +41,7 @@ def records():
             Probe("unrelated", "The currency of Japan is", "the yen"),
             Probe("unrelated", f"People in {its_country} speak", "German"),
         )
-        made.append(Record(city, Request(f"{city} is in", city, target, country), probes))
+        made.append(Record(city, (Request(f"{city} is in", city, target, country),), probes))
     return made
 
 

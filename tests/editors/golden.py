@@ -6,9 +6,9 @@ from safetensors import safe_open
 from models import Batch
 
 
-def read(shared, name):
+def read(golden, name):
     """Tensors by name, and the settings."""
-    path = shared / "parity" / "trained_editors" / f"{name}.safetensors"
+    path = golden / "trained_editors" / f"{name}.safetensors"
     with safe_open(path, "pt") as file:
         return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
 

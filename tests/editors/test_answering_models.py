@@ -45,7 +45,7 @@ def made_records():
             Probe("unrelated", PROMPTS[1].format(far), CITIES[far]),
         )
         request = Request(PROMPTS[0].format(city), city, target, CITIES[city])
-        made.append(Record(city, request, probes))
+        made.append(Record(city, (request,), probes))
     return made
 
 

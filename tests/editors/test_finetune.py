@@ -25,8 +25,8 @@ def double(tiny):
 
 
 @pytest.fixture(scope="module")
-def reference(shared):
-    folder = shared / "parity" / "other_editors"
+def reference(golden):
+    folder = golden / "other_editors"
     settings = json.loads((folder / "finetuning.json").read_text())
     common = json.loads((folder / "common.json").read_text())
     requests = [
@@ -56,7 +56,7 @@ def test_the_weights_after_training(reference, case):
         **{key: setting[key] for key in ("lr", "steps", "norm_constraint", "weight_decay")},
     )
     chosen = [requests[i] for i in setting["requests"]]
-    edit, losses = editor.run(chosen, [0] * len(chosen))
+    edit, losses = editor.run([chosen])
     expected = {key: tensors[f"expected/{case}/{key}"] for key in ("weight_change", "bias_change")}
     update = edit.updates[layer]
     assert relative(update.weight[0], expected["weight_change"]) < 2e-5
@@ -78,7 +78,7 @@ def test_the_losses_of_ft_m(reference):
     chosen = [
         next(r for r in requests if f"{r.prompt} {r.target}" == text) for text in setting["texts"]
     ]
-    _, losses = editor.run(chosen, range(len(chosen)))
+    _, losses = editor.run([[request] for request in chosen])
     ours, theirs = torch.tensor(losses), torch.tensor(setting["losses_first_steps"])
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     first = tensors["expected/ft_m/loss_per_request"].float()
@@ -89,7 +89,7 @@ def test_the_losses_of_ft_m(reference):
 def test_edits_side_by_side_equal_edits_one_by_one(double, objective):
     editor = FineTune(double, objective=objective, lr=1e-2, stop_loss=4.0, edits_per_batch=2)
     together = editor.edit_each(REQUESTS)
-    steps = {len(losses) for losses in editor.run(REQUESTS, range(3))[1]}
+    steps = {len(losses) for losses in editor.run([[request] for request in REQUESTS])[1]}
     assert len(steps) > 1, "the edits are to stop at different steps"
     for number, request in enumerate(REQUESTS):
         alone = editor.edit([request])
@@ -107,7 +107,7 @@ def test_the_edited_model_says_the_new_targets(language_model):
     with torch.no_grad():  # as under a caller that wants no gradients
         edit = FineTune(language_model, lr=1e-2).edit_each(REQUESTS)
     scores = edit.edited(language_model).score(
-        [r.prompt for r in REQUESTS], [r.target for r in REQUESTS], [0, 1, 2]
+        [r.prompt for r in REQUESTS], [r.target for r in REQUESTS], rows=[0, 1, 2]
     )
     assert all(map(torch.equal, scores.predicted, scores.targets))
     assert not any(weight.requires_grad for weight in language_model.parameters())
@@ -124,7 +124,8 @@ def test_a_joint_edit_holds_all_requests_and_the_edit_before_it(language_model):
         [r.prompt for r in REQUESTS], [r.target for r in REQUESTS]
     )
     assert all(map(torch.equal, scores.predicted[1:], scores.targets[1:]))
-    own, _ = editor.run(REQUESTS[1:], [0, 0], after=first)
+    with first.hooks(language_model):
+        own, _ = editor.run([REQUESTS[1:]])
     layer = editor.layers[0]
     total = first.updates[layer].weight + own.updates[layer].weight
     torch.testing.assert_close(both.updates[layer].weight, total)
@@ -139,7 +140,9 @@ def test_no_weight_changes_by_more_than_the_constraint(language_model):
 
 def test_several_layers_of_any_family(any_family):
     layers = [any_family.layer(role, 1) for role in ("mlp_in", "mlp_out")]
-    edit, losses = FineTune(any_family, layers=layers, steps=3).run(REQUESTS, range(3))
+    edit, losses = FineTune(any_family, layers=layers, steps=3).run(
+        [[request] for request in REQUESTS]
+    )
     assert list(edit.updates) == layers
     assert all(first > last for first, *_, last in losses)
 
@@ -153,7 +156,7 @@ def test_names_tell_the_variants_apart(language_model):
 def test_what_cannot_be_is_refused(language_model):
     with pytest.raises(ValueError, match="objective is 'last'"):
         FineTune(language_model, objective="last")
-    with pytest.raises(ValueError, match="norm_constraint must be positive"):
+    with pytest.raises(ValueError, match="norm_constraint must be more than 0, got 0"):
         FineTune(language_model, norm_constraint=0.0)
     with pytest.raises(ValueError, match="no requests"):
         FineTune(language_model).edit([])

@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from edits.capture import captured
 from random_edits import digest, double, hooks_of, random_edit, written
 from torch import nn
 
 from models import LanguageModel
+from models.capture import captured
 
 PROMPTS = ("Lagos is a city in", "The capital of Sweden is", "In")
 TARGETS = ("Nigeria", "Stockholm, the old", "Paris")

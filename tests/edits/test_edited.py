@@ -19,7 +19,7 @@ def edited_and_written(language_model):
 @pytest.mark.parametrize("tokens_per_batch", [16, 4096])
 def test_scores_are_those_of_each_rows_own_model(any_family, tokens_per_batch):
     model, models = edited_and_written(double(any_family))
-    scores = model.score(PROMPTS, TARGETS, ROWS, tokens_per_batch=tokens_per_batch)
+    scores = model.score(PROMPTS, TARGETS, rows=ROWS, tokens_per_batch=tokens_per_batch)
     for i, own in enumerate(models):
         alone = own.score([PROMPTS[i]], [TARGETS[i]])
         torch.testing.assert_close(scores.log_probs[i], alone.log_probs[0], rtol=1e-4, atol=1e-4)
@@ -31,7 +31,7 @@ def test_scores_are_those_of_each_rows_own_model(any_family, tokens_per_batch):
 @pytest.mark.parametrize("tokens_per_batch", [16, 4096])
 def test_generation_with_the_cache_equals_full_recomputation(any_family, tokens_per_batch):
     model, models = edited_and_written(any_family)
-    texts = model.generate(PROMPTS, ROWS, max_new_tokens=6, tokens_per_batch=tokens_per_batch)
+    texts = model.generate(PROMPTS, rows=ROWS, max_new_tokens=6, tokens_per_batch=tokens_per_batch)
     for text, prompt, own in zip(texts, PROMPTS, models, strict=True):
         assert text == recomputed(own, prompt, steps=6)
     assert hooks_of(model.language_model) == 0
@@ -54,24 +54,27 @@ def test_without_rows_all_prompts_see_the_one_edit(language_model):
     edit = random_edit(language_model, count=2)
     alone = edit.select(1).edited(language_model)
     rows = edit.edited(language_model)
-    shared, own = alone.score(PROMPTS, TARGETS), rows.score(PROMPTS, TARGETS, [1] * 5)
+    shared, own = alone.score(PROMPTS, TARGETS), rows.score(PROMPTS, TARGETS, rows=[1] * 5)
     for i in range(5):
         torch.testing.assert_close(shared.log_probs[i], own.log_probs[i], rtol=1e-5, atol=1e-5)
-    assert alone.generate(PROMPTS) == rows.generate(PROMPTS, torch.tensor([1] * 5))
+    assert alone.generate(PROMPTS) == rows.generate(PROMPTS, rows=torch.tensor([1] * 5))
 
 
 def test_unedited_rows_answer_as_the_model_does(language_model):
     model = random_edit(language_model, count=2).edited(language_model)
-    scores, plain = model.score(PROMPTS, TARGETS, [-1] * 5), language_model.score(PROMPTS, TARGETS)
+    scores, plain = (
+        model.score(PROMPTS, TARGETS, rows=[-1] * 5),
+        language_model.score(PROMPTS, TARGETS),
+    )
     assert all(map(torch.equal, scores.log_probs, plain.log_probs))
-    assert model.generate(PROMPTS, [-1] * 5) == language_model.generate(PROMPTS)
+    assert model.generate(PROMPTS, rows=[-1] * 5) == language_model.generate(PROMPTS)
 
 
 def test_rows_must_fit_the_prompts(language_model):
     model = random_edit(language_model, count=2).edited(language_model)
     with pytest.raises(ValueError, match="5 prompts but 4 rows"):
-        model.score(PROMPTS, TARGETS, [0, 0, 1, 1])
+        model.score(PROMPTS, TARGETS, rows=[0, 0, 1, 1])
     with pytest.raises(ValueError, match=r"rows must lie in \[-1, 2\)"):
-        model.generate(PROMPTS, [0, 0, 1, 1, 2])
+        model.generate(PROMPTS, rows=[0, 0, 1, 1, 2])
     with pytest.raises(ValueError, match="2 edits: rows must say"):
         model.score(PROMPTS, TARGETS)

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from edits.capture import captured
 from random_edits import digest, double, hooks_of, random_edit, written
 from torch import nn
 
+from edits.loading import load
 from edits.weights import LowRank, WeightEdit
 from models import LanguageModel
+from models.capture import captured
 
 PROMPTS = ["Lagos is a city in", "The capital of Sweden is", "Tokyo is", "In", "In Asia, the"]
 TARGETS = ["Nigeria", "Stockholm", "the capital of Japan", "Europe", "yen is"]
@@ -75,8 +76,8 @@ def test_both_questions_are_answered_by_each_rows_own_model(any_encoder_decoder,
     edit = edit_of(lm, count=2)
     models = {-1: lm, **{n: written(lm, edit, n) for n in (0, 1)}}
     edited = edit.edited(lm)
-    scores = edited.score(PROMPTS, TARGETS, ROWS, tokens_per_batch=tokens_per_batch)
-    texts = edited.generate(PROMPTS, ROWS, max_new_tokens=6, tokens_per_batch=tokens_per_batch)
+    scores = edited.score(PROMPTS, TARGETS, rows=ROWS, tokens_per_batch=tokens_per_batch)
+    texts = edited.generate(PROMPTS, rows=ROWS, max_new_tokens=6, tokens_per_batch=tokens_per_batch)
     for i, row in enumerate(ROWS):
         alone = models[row].score([PROMPTS[i]], [TARGETS[i]])
         torch.testing.assert_close(scores.log_probs[i], alone.log_probs[0], rtol=1e-4, atol=1e-4)
@@ -100,12 +101,12 @@ def test_rows_of_minus_one_answer_as_the_unedited_model_to_the_bit(any_encoder_d
     lm = any_encoder_decoder
     edited = edit_of(lm, count=2).edited(lm)
     plain, rows = lm.score(PROMPTS, TARGETS), [-1, 0, -1, 1, -1]
-    some = edited.score(PROMPTS, TARGETS, rows)
-    none = edited.score(PROMPTS, TARGETS, [-1] * 5)
+    some = edited.score(PROMPTS, TARGETS, rows=rows)
+    none = edited.score(PROMPTS, TARGETS, rows=[-1] * 5)
     assert all(map(torch.equal, none.log_probs, plain.log_probs))
     for i, row in enumerate(rows):
         assert torch.equal(some.log_probs[i], plain.log_probs[i]) == (row < 0)
-    assert edited.generate(PROMPTS, [-1] * 5) == lm.generate(PROMPTS)
+    assert edited.generate(PROMPTS, rows=[-1] * 5) == lm.generate(PROMPTS)
 
 
 # gradients
@@ -142,7 +143,7 @@ def test_edits_survive_a_file_and_merged_folders_answer_alike(any_encoder_decode
     lm = double(any_encoder_decoder)
     edit, sha = edit_of(lm), digest(lm)
     edit.save(tmp_path / "edit.safetensors")
-    again = WeightEdit.load(tmp_path / "edit.safetensors", lm)
+    again = load(tmp_path / "edit.safetensors", lm)
     edit.merge(lm, tmp_path / "merged")
     merged = LanguageModel.load(str(tmp_path / "merged"), dtype="float64")
     hooked, loaded = (e.edited(lm).score(PROMPTS, TARGETS) for e in (edit, again))
@@ -150,7 +151,9 @@ def test_edits_survive_a_file_and_merged_folders_answer_alike(any_encoder_decode
     written_scores = merged.score(PROMPTS, TARGETS)
     for ours, theirs in zip(hooked.log_probs, written_scores.log_probs, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-    assert edit.edited(lm).generate(PROMPTS, max_new_tokens=6) == merged.generate(PROMPTS, 6)
+    assert edit.edited(lm).generate(PROMPTS, max_new_tokens=6) == merged.generate(
+        PROMPTS, max_new_tokens=6
+    )
     assert digest(lm) == sha
 
 

@@ -7,7 +7,7 @@ import torch
 from random_edits import as_dense, digest, random_edit, random_layers
 from safetensors.torch import save_file
 
-from edits import Journal, WeightEdit, load
+from edits import NOTHING, Journal, WeightEdit, journaled, load
 
 
 def increment(language_model, number):
@@ -98,12 +98,15 @@ def test_it_survives_a_file(made, language_model, tmp_path):
         assert same(again.cut(steps), states[steps - 1])
 
 
-def test_its_file_is_that_of_a_plain_edit_too(made, language_model, tmp_path):
-    journal, states = made
-    journal.save(tmp_path / "edit.safetensors")
-    plain = WeightEdit.load(tmp_path / "edit.safetensors", language_model)
-    assert type(plain) is WeightEdit
-    assert same(plain, states[-1])
+def test_steps_are_remembered_by_those_that_can(made, language_model):
+    edit = increment(language_model, 0)
+    first = journaled(edit, None)
+    assert isinstance(first, Journal) and first.steps == 1
+    second = journaled(first.plus(increment(language_model, 1)), first)
+    assert second.steps == 2 and same(second.cut(1), edit)
+    with pytest.raises(ValueError, match="does not hold the steps made before"):
+        journaled(increment(language_model, 1), first)
+    assert journaled(NOTHING, None) is NOTHING
 
 
 def test_a_plain_edit_is_loaded_as_one(language_model, tmp_path):
@@ -112,8 +115,6 @@ def test_a_plain_edit_is_loaded_as_one(language_model, tmp_path):
     again = load(tmp_path / "edit", language_model)
     assert type(again) is WeightEdit
     assert same(again, edit)
-    with pytest.raises(ValueError, match="edit holds an edit without the increments"):
-        Journal.load(tmp_path / "edit")
 
 
 def test_files_of_no_edit_are_refused(language_model, tmp_path):
@@ -123,7 +124,7 @@ def test_files_of_no_edit_are_refused(language_model, tmp_path):
     with pytest.raises(ValueError, match="text is not a safetensors file"):
         load(tmp_path / "text", language_model)
     save_file({"weight": torch.zeros(2)}, tmp_path / "other")
-    with pytest.raises(ValueError, match="holds no edit: its metadata have none of errata_weight"):
+    with pytest.raises(ValueError, match="holds no edit: its metadata lack 'errata_edit'"):
         load(tmp_path / "other", language_model)
 
 

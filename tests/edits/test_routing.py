@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
+from edits import storage
+from edits.loading import load
 from edits.routing import Entry, RoutedEdit
 from models import LanguageModel
 
@@ -44,7 +45,13 @@ def models(tiny):
 @pytest.fixture
 def edit(models, language_model):
     empty = RoutedEdit(((),), torch.zeros(0, 1), models, "serac", language_model.fingerprint)
-    return empty.with_entries(ENTRIES)
+    return empty.plus(remembered(empty, ENTRIES))
+
+
+def remembered(edit, entries):
+    """An edit of these entries alone."""
+    keys = edit.models.keys(entries)
+    return RoutedEdit((tuple(entries),), keys, edit.models, edit.editor, edit.model)
 
 
 def each(edit):
@@ -89,11 +96,11 @@ def test_each_row_sees_its_own_edit(edit, language_model):
     stack = each(edit)
     assert len(stack) == 3
     prompts, rows = [PROMPTS[n] for n in (0, 0, 1, 2, 2, 1)], [0, 1, 1, -1, 2, 0]
-    found = stack.routes(prompts, rows)
+    found = stack.scope(prompts, rows)
     assert found == [ENTRIES[0], None, ENTRIES[1], None, ENTRIES[2], None]
     chosen = stack.select([2, 0])
-    assert chosen.routes(PROMPTS[:3], [1, 0, 0]) == [ENTRIES[0], None, ENTRIES[2]]
-    assert len(stack.select(1)) == 1
+    assert chosen.scope(PROMPTS[:3], [1, 0, 0]) == [ENTRIES[0], None, ENTRIES[2]]
+    assert len(stack.select([1])) == 1
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -107,7 +114,7 @@ def test_the_scope_does_not_depend_on_what_is_scored(target, edit, language_mode
 
 def test_an_addition_embeds_one_text_and_the_last_of_one_prompt_counts(edit, models):
     before = models.embedded
-    more = edit.with_entries([Entry("Lagos is in", "France")])
+    more = edit.plus(remembered(edit, [Entry("Lagos is in", "France")]))
     assert models.embedded == before + 1
     assert more.caches == ((*ENTRIES[1:], Entry("Lagos is in", "France")),)
     assert len(more.embedded) == 3
@@ -116,7 +123,8 @@ def test_an_addition_embeds_one_text_and_the_last_of_one_prompt_counts(edit, mod
 
 def test_what_is_removed_is_as_if_it_had_never_been(edit, models, language_model):
     without = edit.without(["Tokyo is in"])
-    never = edit.without([e.prompt for e in ENTRIES]).with_entries([ENTRIES[0], ENTRIES[2]])
+    none = edit.without([e.prompt for e in ENTRIES])
+    never = none.plus(remembered(edit, [ENTRIES[0], ENTRIES[2]]))
     assert without.caches == never.caches
     assert torch.equal(without.embedded, never.embedded)
     with pytest.raises(ValueError, match="no entry of the edit has the prompt 'Oslo'"):
@@ -130,7 +138,7 @@ def test_several_edits_are_told_apart(edit, language_model):
     with pytest.raises(ValueError, match="5 prompts but 2 rows; one row a prompt"):
         stack.edited(language_model).generate(PROMPTS, rows=[0, 1])
     with pytest.raises(ValueError, match="only a single edit can be added to, got 3"):
-        stack.with_entries([])
+        stack.plus(edit)
     with pytest.raises(ValueError, match="only a single edit can be taken from, got 3"):
         stack.without([])
 
@@ -145,13 +153,13 @@ def test_an_edit_belongs_to_a_model_and_changes_no_weights(edit, tiny, tmp_path)
 def test_saved_and_loaded_it_is_the_same(edit, models, language_model, tmp_path):
     path = tmp_path / "edit.safetensors"
     each(edit).save(path, "tiny")
-    loaded = RoutedEdit.load(path, models, language_model)
+    loaded = load(path, language_model, models)
     assert loaded.caches == each(edit).caches
     assert torch.equal(loaded.embedded, edit.embedded)
     assert [p.name for p in tmp_path.iterdir()] == ["edit.safetensors"]
     rows = [0, 1, 2, 0, 0]
     ours, theirs = (
-        e.edited(language_model).score(PROMPTS, TARGETS, rows) for e in (each(edit), loaded)
+        e.edited(language_model).score(PROMPTS, TARGETS, rows=rows) for e in (each(edit), loaded)
     )
     assert_same(ours, theirs, range(5))
 
@@ -160,24 +168,22 @@ def test_a_file_of_something_else_is_refused(edit, models, tiny, language_model,
     path = tmp_path / "edit.safetensors"
     edit.save(path, "tiny")
     with pytest.raises(ValueError, match="an edit of 'tiny': this edit belongs to the model"):
-        RoutedEdit.load(path, models, tiny("gpt2", seed=2))
+        load(path, tiny("gpt2", seed=2), models)
     other = ByName(models.counterfactual, fingerprint="others")
     with pytest.raises(ValueError, match="made with models of fingerprint by name"):
-        RoutedEdit.load(path, other, language_model)
-    with pytest.raises(FileNotFoundError, match="no edit at"):
-        RoutedEdit.load(tmp_path / "gone", models, language_model)
-    text = tmp_path / "text"
-    text.write_text("no edit")
-    with pytest.raises(ValueError, match="text is not a safetensors file"):
-        RoutedEdit.load(text, models, language_model)
-    save_file({"weight": torch.ones(1)}, path)
-    with pytest.raises(ValueError, match="does not hold a routed edit"):
-        RoutedEdit.load(path, models, language_model)
-    header = '{"version": 2, "caches": []}'
-    save_file({"embedded": torch.ones(1)}, path, metadata={"errata_routed_edit": header})
-    with pytest.raises(ValueError, match="has another format version"):
-        RoutedEdit.load(path, models, language_model)
-    header = '{"version": 1, "caches": []}'
-    save_file({"embedded": torch.ones(1)}, path, metadata={"errata_routed_edit": header})
-    with pytest.raises(ValueError, match="is damaged"):
-        RoutedEdit.load(path, models, language_model)
+        load(path, language_model, other)
+    with pytest.raises(ValueError, match="is read by the editor that made it: serac's load"):
+        load(path, language_model)
+    header, _ = edit.state()
+    for change in ({"embedded": torch.ones(1, 1)}, {}):
+        owner = storage.Owner("routed", "serac", language_model.fingerprint, "tiny")
+        storage.write(path, owner, header, change)
+        with pytest.raises(ValueError, match=r"one to one|it lacks 'embedded'"):
+            load(path, language_model, models)
+
+
+def test_edits_of_other_models_are_not_added(edit, models, language_model):
+    other = ByName(models.counterfactual)
+    stranger = RoutedEdit(((),), torch.zeros(0, 1), other, "serac", language_model.fingerprint)
+    with pytest.raises(ValueError, match="serac goes on from its own edits only"):
+        edit.plus(stranger)

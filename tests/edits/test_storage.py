@@ -11,7 +11,9 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from edits import storage
-from edits.weights import Dense, WeightEdit
+from edits.loading import load
+from edits.updates import Dense
+from edits.weights import WeightEdit
 from models import LanguageModel
 
 PROMPTS = ["Lagos is a city in", "The capital of Sweden is", "Tokyo"]
@@ -37,7 +39,7 @@ def test_an_edit_survives_a_file(language_model, tmp_path, count):
     edit = random_edit(language_model, count=count, roles=("mlp_in",))
     mixed = edit.plus(as_dense(random_edit(language_model, count=count, roles=("mlp_out",)), 0.1))
     mixed.save(tmp_path / "new" / "edit.safetensors", base=language_model.name)
-    again = WeightEdit.load(tmp_path / "new" / "edit.safetensors", language_model)
+    again = load(tmp_path / "new" / "edit.safetensors", language_model)
     assert equal(mixed, again) and len(again) == count
     layer = language_model.layer("mlp_out", 0)
     assert isinstance(again.updates[layer], Dense)
@@ -50,7 +52,7 @@ def test_past_keys_survive_a_file(language_model, tmp_path):
     name = random_layers(language_model)[2]
     edit = replace(edit, past_keys={name: torch.randn(2, 3, edit.updates[name].shape[0])})
     edit.save(tmp_path / "edit.safetensors")
-    loaded = WeightEdit.load(tmp_path / "edit.safetensors", language_model)
+    loaded = load(tmp_path / "edit.safetensors", language_model)
     assert loaded.past_keys.keys() == {name}
     assert torch.equal(loaded.past_keys[name], edit.past_keys[name])
 
@@ -61,7 +63,8 @@ def test_a_file_says_what_it_belongs_to(language_model, tmp_path):
         header = json.loads(file.metadata()[storage.HEADER])
     assert header["base"] == "tiny" and header["editor"] == "random"
     assert header["model"] == language_model.fingerprint
-    assert header["updates"] == dict.fromkeys(random_layers(language_model), "low_rank")
+    assert header["kind"] == "weights"
+    assert header["state"]["updates"] == dict.fromkeys(random_layers(language_model), "low_rank")
 
 
 def test_views_of_one_tensor_and_graphs_can_be_saved(language_model, tmp_path):
@@ -71,7 +74,7 @@ def test_views_of_one_tensor_and_graphs_can_be_saved(language_model, tmp_path):
     layers = dict.fromkeys(edit.updates, next(iter(edit.updates.values())))
     shared = WeightEdit(layers, "random", edit.model)
     shared.save(tmp_path / "shared")
-    assert equal(shared, WeightEdit.load(tmp_path / "shared"))
+    assert equal(shared, load(tmp_path / "shared"))
 
 
 def test_a_failed_save_leaves_the_old_file(language_model, tmp_path, monkeypatch):
@@ -93,25 +96,60 @@ def test_a_failed_save_leaves_the_old_file(language_model, tmp_path, monkeypatch
 
 def test_files_that_are_no_edit_are_refused(language_model, tmp_path):
     with pytest.raises(FileNotFoundError, match="no edit at"):
-        WeightEdit.load(tmp_path / "missing")
+        load(tmp_path / "missing")
     (tmp_path / "text").write_text("not an edit")
     with pytest.raises(ValueError, match="is not a safetensors file"):
-        WeightEdit.load(tmp_path / "text")
+        load(tmp_path / "text")
     save_file({"weight": torch.zeros(2)}, tmp_path / "other")
-    with pytest.raises(ValueError, match="does not hold a weight edit"):
-        WeightEdit.load(tmp_path / "other")
+    with pytest.raises(ValueError, match="holds no edit: its metadata lack 'errata_edit'"):
+        load(tmp_path / "other")
 
 
-def test_later_and_damaged_files_are_refused(tmp_path):
-    header = {"version": 1, "editor": "e", "model": "m", "updates": {"a.b": "dense"}}
-    damaged, later = header, {**header, "version": 99}
-    for name, value in {"damaged": damaged, "later": later}.items():
-        metadata = {storage.HEADER: json.dumps(value)}
-        save_file({"x": torch.zeros(1)}, tmp_path / name, metadata=metadata)
-    with pytest.raises(ValueError, match=r"is damaged: it lists 'a\.b' but lacks its tensors"):
-        WeightEdit.load(tmp_path / "damaged")
-    with pytest.raises(ValueError, match="format version 99; this code reads 1"):
-        WeightEdit.load(tmp_path / "later")
+HEAD = {"version": 2, "kind": "weights", "editor": "e", "model": "m", "base": "b"}
+UPDATES = {"state": {"updates": {"a.b": "low_rank"}}}
+DAMAGED = {
+    "no JSON": ("{", "is damaged: its header is not JSON"),
+    "no object": ("[]", "format version None; this code reads 2"),
+    "later": (
+        {**HEAD, **UPDATES, "version": 99},
+        "this code reads 2; it needs a newer",
+    ),
+    "earlier": ({**HEAD, **UPDATES, "version": 1}, "format version 1; this code reads 2$"),
+    "no owner": ({"version": 2, "state": {}}, "is damaged: its header does not say whose"),
+    "no state": (HEAD, "is damaged: its header does not say whose"),
+    "unknown kind": ({**HEAD, **UPDATES, "kind": "dream"}, "unknown kind 'dream'; this code reads"),
+    "no updates": ({**HEAD, "state": {}}, "an edit of e: it lacks 'updates'"),
+    "no tensors": ({**HEAD, **UPDATES}, r"it lists 'a\.b' but lacks its tensors"),
+    "unknown update": ({**HEAD, "state": {"updates": {"a.b": "x"}}}, "an edit of e: it lacks 'x'"),
+    "no list": ({**HEAD, "state": {"updates": 3}}, "an edit of e: "),
+    "no layer": ({**HEAD, "state": {"updates": {}}}, "needs the update of at least one layer"),
+    "one factor": ({**HEAD, "state": {"updates": {"c": "low_rank"}}}, "an edit of e: "),
+    "other shapes": ({**HEAD, "state": {"updates": {"d": "low_rank"}}}, "do not fit"),
+    "no increments": (
+        {**HEAD, "kind": "journal", "state": {"updates": {"f": "dense"}}},
+        "it lacks 'increments'",
+    ),
+    "no models": ({**HEAD, "kind": "routed", "state": {}}, "read by the editor that made it"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_later_and_damaged_files_are_refused(tmp_path, case):
+    header, message = DAMAGED[case]
+    header = header if isinstance(header, str) else json.dumps(header)
+    shapes = {"c.left": (1, 2, 2), "d.left": (1, 2, 2), "d.right": (1, 3, 2), "f.weight": (1, 2, 2)}
+    tensors = {name: torch.ones(shape) for name, shape in shapes.items()}
+    save_file(tensors, tmp_path / "edit", metadata={storage.HEADER: header})
+    with pytest.raises(ValueError, match=message) as error:
+        load(tmp_path / "edit")
+    assert str(tmp_path / "edit") in str(error.value)
+
+
+def test_files_of_the_formats_before_are_refused(tmp_path):
+    for name in ("errata_weight_edit", "errata_routed_edit"):
+        save_file({"x": torch.zeros(1)}, tmp_path / "old", metadata={name: "{}"})
+        with pytest.raises(ValueError, match="holds no edit: its metadata lack 'errata_edit'"):
+            load(tmp_path / "old")
 
 
 def test_loading_for_another_model_is_refused(language_model, tiny, tmp_path):
@@ -119,7 +157,7 @@ def test_loading_for_another_model_is_refused(language_model, tiny, tmp_path):
     edit.save(tmp_path / "edit", base="tiny")
     other = tiny("gpt2", seed=1)
     with pytest.raises(ValueError, match=f"edit of 'tiny'.*{edit.model}.*{other.fingerprint}"):
-        WeightEdit.load(tmp_path / "edit", other)
+        load(tmp_path / "edit", other)
     update = next(iter(edit.updates.values()))
     for name, reason in {
         "transformer.h.9.mlp.c_fc": "no layer",
@@ -127,7 +165,7 @@ def test_loading_for_another_model_is_refused(language_model, tiny, tmp_path):
     }.items():
         WeightEdit({name: update}, "random", edit.model).save(tmp_path / "wrong")
         with pytest.raises(ValueError, match=reason):
-            WeightEdit.load(tmp_path / "wrong", language_model)
+            load(tmp_path / "wrong", language_model)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "opt", "llama"])

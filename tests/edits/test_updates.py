@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from edits.rows import checked_rows
-from edits.updates import stacked
-from edits.weights import Dense, LowRank
+from edits.rows import checked_rows, shift_of
+from edits.updates import Dense, LowRank, stacked
+from models.hooks import compute_dtype
 
 D_IN, D_OUT, RANK = 6, 5, 2
 
@@ -20,6 +20,10 @@ def low_rank(count=3, rank=RANK, seed=0, dtype=torch.float64):
 def dense(count=3, seed=0, bias=True):
     update = low_rank(count, seed=seed)
     return Dense(update.dense(), update.right[:, 0] if bias else None)
+
+
+def shifted(update, x, rows=None):
+    return shift_of(update, rows, x.device, compute_dtype(x.dtype))(x)
 
 
 def random(*shape, seed=9, dtype=torch.float64):
@@ -38,7 +42,7 @@ def expected(update, x, row):
 @pytest.mark.parametrize("rows", [[2, 0, 1, 2], [0, 1, 2, 0], [-1, 1, -1, 1], [1, 1, 1, 1]])
 def test_each_row_sees_its_own_edit(update, rows):
     x = random(4, 3, D_IN)
-    shift = update.shift(x, torch.tensor(rows))
+    shift = shifted(update, x, torch.tensor(rows))
     for b, row in enumerate(rows):
         answer = torch.zeros(3, D_OUT) if row < 0 else expected(update, x[b], row)
         torch.testing.assert_close(shift[b], answer.double(), rtol=1e-12, atol=1e-12)
@@ -47,29 +51,29 @@ def test_each_row_sees_its_own_edit(update, rows):
 @UPDATES
 def test_one_edit_is_shared_by_inputs_of_any_shape(update):
     one, x = update.select([1]), random(4, 3, D_IN)
-    torch.testing.assert_close(one.shift(x), expected(update, x, 1))
-    assert torch.equal(one.shift(x.flatten(0, 1)), one.shift(x).flatten(0, 1))
+    torch.testing.assert_close(shifted(one, x), expected(update, x, 1))
+    assert torch.equal(shifted(one, x.flatten(0, 1)), shifted(one, x).flatten(0, 1))
 
 
 @UPDATES
 def test_rows_without_an_edit_get_exact_zeros(update):
     x = random(4, 3, D_IN)
-    assert update.shift(x, torch.tensor([-1] * 4)).eq(0).all()
-    assert update.shift(x, torch.tensor([-1, 0, -1, 2]))[[0, 2]].eq(0).all()
+    assert shifted(update, x, torch.tensor([-1] * 4)).eq(0).all()
+    assert shifted(update, x, torch.tensor([-1, 0, -1, 2]))[[0, 2]].eq(0).all()
 
 
 @UPDATES
 def test_flattened_tokens_are_put_back_into_rows(update):
     x, rows = random(4, 3, D_IN), torch.tensor([2, -1, 0, 1])
-    flat = update.shift(x.flatten(0, 1), rows)
-    assert torch.equal(flat, update.shift(x, rows).flatten(0, 1))
+    flat = shifted(update, x.flatten(0, 1), rows)
+    assert torch.equal(flat, shifted(update, x, rows).flatten(0, 1))
 
 
 @UPDATES
 def test_an_edit_does_not_touch_the_rows_of_another(update):
     x, rows = random(4, 3, D_IN), torch.tensor([0, 1, 0, 1])
     other = stacked([update.select([0]), update.select([2])])
-    shift, changed = update.shift(x, rows), other.shift(x, rows)
+    shift, changed = shifted(update, x, rows), shifted(other, x, rows)
     assert torch.equal(shift[[0, 2]], changed[[0, 2]])
     assert not torch.equal(shift[[1, 3]], changed[[1, 3]])
 
@@ -78,7 +82,7 @@ def test_gradients_reach_the_factors():
     update, x = low_rank(), random(4, 3, D_IN)
 
     def shift(left, right):
-        return LowRank(left, right).shift(x, torch.tensor([2, -1, 0, 2]))
+        return shifted(LowRank(left, right), x, torch.tensor([2, -1, 0, 2]))
 
     factors = (update.left.requires_grad_(), update.right.requires_grad_())
     assert torch.autograd.gradcheck(shift, factors)
@@ -88,7 +92,7 @@ def test_gradients_reach_weight_and_bias():
     update, x = dense(), random(4, 3, D_IN)
 
     def shift(weight, bias):
-        return Dense(weight, bias).shift(x, torch.tensor([2, -1, 0, 2]))
+        return shifted(Dense(weight, bias), x, torch.tensor([2, -1, 0, 2]))
 
     assert torch.autograd.gradcheck(
         shift, (update.weight.requires_grad_(), update.bias.requires_grad_())
@@ -100,9 +104,9 @@ def test_half_precision_inputs_are_computed_in_float32(autocast):
     update, x = low_rank(dtype=torch.float32), random(4, 3, D_IN).bfloat16()
     rows = torch.tensor([0, 1, 2, -1])
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        shift = update.shift(x, rows)
+        shift = shifted(update, x, rows)
     assert shift.dtype == torch.bfloat16
-    assert torch.equal(shift, update.shift(x.float(), rows).bfloat16())
+    assert torch.equal(shift, shifted(update, x.float(), rows).bfloat16())
 
 
 @UPDATES
@@ -132,8 +136,8 @@ def test_stacking_mixed_kinds_gives_whole_matrices():
 @pytest.mark.parametrize("second", [low_rank(rank=1, seed=1), dense(seed=1), dense(bias=False)])
 def test_plus_adds_what_both_would_add(first, second):
     x, rows = random(4, 3, D_IN), torch.tensor([0, 1, 2, -1])
-    shift = first.plus(second).shift(x, rows)
-    torch.testing.assert_close(shift, first.shift(x, rows) + second.shift(x, rows))
+    shift = shifted(first.plus(second), x, rows)
+    torch.testing.assert_close(shift, shifted(first, x, rows) + shifted(second, x, rows))
 
 
 def test_ranks_add_up_until_the_whole_matrix_is_smaller():
@@ -166,18 +170,18 @@ def test_rows_that_are_no_list_of_numbers_are_refused(rows):
 @pytest.mark.parametrize("rows", [[0, 3], [-2, 0]])
 def test_rows_out_of_range_are_refused(rows):
     with pytest.raises(ValueError, match=r"rows must lie in \[-1, 3\)"):
-        low_rank().shift(random(2, 3, D_IN), torch.tensor(rows))
+        shifted(low_rank(), random(2, 3, D_IN), torch.tensor(rows))
 
 
 def test_several_edits_need_rows():
     with pytest.raises(ValueError, match="3 edits: rows must say which"):
-        low_rank().shift(random(2, 3, D_IN))
+        shifted(low_rank(), random(2, 3, D_IN))
 
 
 @pytest.mark.parametrize("shape", [(3, 3, D_IN), (7, D_IN)])
 def test_another_number_of_rows_than_announced_is_refused(shape):
     with pytest.raises(ValueError, match="2 rows were announced"):
-        low_rank().shift(random(*shape), torch.tensor([0, 1]))
+        shifted(low_rank(), random(*shape), torch.tensor([0, 1]))
 
 
 def test_factors_become_a_whole_matrix_where_that_is_fewer_numbers():

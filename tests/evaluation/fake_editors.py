@@ -3,7 +3,7 @@
 import lightning as L
 import torch
 
-from datamodules.records import PROBE_KINDS, Probe, Record, Request
+from datamodules.records import KINDS, Probe, Record, Request
 from editors.editor import Editor
 from edits.weights import Dense, LowRank, WeightEdit
 from evaluation.batch import Batch
@@ -141,9 +141,9 @@ def make_record(index: int) -> Record:
     new, true = OBJECTS[index % len(OBJECTS)], OBJECTS[(index + 1) % len(OBJECTS)]
     probes = tuple(
         Probe(kind, f"{which} {other} is in {kind}", *pair)
-        for kind in PROBE_KINDS[1:]
+        for kind in list(KINDS)[1:]
         for which in range(1 + index % 3)
         for pair in [(true, new) if kind == "neighborhood" else (new, true)]
     )
     request = Request(f"{subject} {index} is a city in", subject, new, true)
-    return Record(f"record-{index}", request, probes)
+    return Record(f"record-{index}", (request,), probes)

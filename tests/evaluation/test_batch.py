@@ -123,7 +123,7 @@ def test_an_editor_that_takes_no_batch_at_all_is_named_and_the_others_go_on(
 
 def test_requests_that_contradict_each_other_are_settled_and_told(language_model, tmp_path, caplog):
     first, *others = RECORDS
-    later = replace(first, id="later", request=replace(first.request, target="Tokyo"))
+    later = replace(first, id="later", requests=(replace(first.request, target="Tokyo"),))
     records = [first, *others[:2], later]
     run(batch(language_model, tmp_path, records, sizes=[1, 4]))
     rows = rows_of(tmp_path)

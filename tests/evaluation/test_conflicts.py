@@ -7,7 +7,7 @@ from evaluation.conflicts import key, settled, told
 
 
 def record(name, prompt, subject, target):
-    return Record(name, Request(prompt, subject, target))
+    return Record(name, (Request(prompt, subject, target),))
 
 
 FIRST = record("first", "Lagos is a city in", "Lagos", "Sweden")
@@ -54,3 +54,28 @@ def test_conflicts_can_be_refused():
         settled([FIRST, LATER], "refuse")
     with pytest.raises(ValueError, match="conflicts is 'first', expected one of last, refuse"):
         settled([FIRST], "first")
+
+
+def both(name, *records):
+    return Record(name, tuple(record.request for record in records))
+
+
+def test_a_record_of_several_requests_is_overruled_if_one_of_them_is():
+    pair = both("pair", OTHER, FIRST)
+    kept, overruled = settled([pair, CITIZENS, LATER])
+    assert (kept, overruled) == ([CITIZENS, LATER], [(pair, LATER)])
+    assert "'pair' (Lagos is a city in Sweden) and 'later' (... Japan)" in told(overruled)
+    kept, overruled = settled([LATER, CITIZENS, pair])
+    assert (kept, overruled) == ([CITIZENS, pair], [(LATER, pair)])
+
+
+def test_a_record_that_is_not_made_overrules_none():
+    tokyo = record("tokyo", "Tokyo is a city in", "Tokyo", "Chile")
+    pair = both("pair", OTHER, FIRST)
+    assert settled([tokyo, pair, LATER]) == ([tokyo, LATER], [(pair, LATER)])
+
+
+def test_requests_of_one_record_are_its_own_affair():
+    twice = both("twice", FIRST, LATER)
+    assert settled([twice]) == ([twice], [])
+    assert settled([AGAIN, twice], "last") == ([twice], [(AGAIN, twice)])

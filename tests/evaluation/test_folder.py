@@ -9,7 +9,8 @@ from torch import nn
 
 from datamodules.text import TextCorpus
 from evaluation import identity
-from evaluation.folder import RunFolder, write_whole
+from evaluation.folder import RunFolder
+from files import write_whole
 
 COST = {"edits": 1}
 

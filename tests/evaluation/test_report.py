@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from datamodules.records import PROBE_KINDS
+from datamodules.records import KINDS
 from evaluation import report
 from evaluation.folder import RunFolder
-from evaluation.intervals import harmonic_mean, interval, resampled_means
-from evaluation.table import events, table
+from evaluation.report.intervals import harmonic_mean, interval, resampled_means
+from evaluation.table import beside, events, table
 
 RUN = {"editor": "mend", "model": "m", "data": "d", "split": "test", "protocol": "single", "n": 1}
 RUN |= {"step": 1, "phase": "immediate"}
@@ -130,7 +130,7 @@ def folder(tmp_path):
             lines = [
                 line(f"{chunk}-{record}", kind, float(record == chunk), 1.0, editor)
                 for record in range(4)
-                for kind in PROBE_KINDS
+                for kind in KINDS
             ]
             edits = {"edits": 0, "edit_seconds": 0.0} if editor == "unedited" else {}
             cost = COST | edits | {"run": {**RUN, "editor": editor}}
@@ -185,6 +185,48 @@ def test_the_table_fits_in_120_columns_and_nothing_is_cut(folder, scorer):
     assert max(map(len, text.splitlines())) <= 120
     for part in ("unedited", "mend", "rome", "reversed", "neighbor-", "0.5", "8 records", scorer):
         assert part in text
+
+
+TEN = [kind for kind in KINDS if KINDS[kind].group != "depth"][:10]
+
+
+@pytest.mark.parametrize(("kinds", "tables"), [(TEN, 1), (list(KINDS), 2), (["leak"], 1)])
+def test_more_kinds_than_fit_beside_each_other_stand_below_each_other(kinds, tables):
+    assert len(KINDS) > len(TEN) == 10
+    rows = many(kinds)
+    costs = [{"editor": "finetune_constrained", "n": 10, "seconds_per_edit": 0.123}]
+    shown = table(rows, costs)
+    text = rendered(shown)
+    assert len(shown.renderables) == text.count("editor ") == tables
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 120
+    headings = [column.header for grid in shown.renderables for column in grid.columns]
+    assert [heading for heading in headings if heading != "editor"] == [
+        *(KINDS[kind].heading for kind in kinds),
+        "s per\nedit",
+    ]
+    assert [line.split()[0] for line in text.splitlines() if "immediate" in line] == (
+        tables * ["1", "1", "10", "10", "10", "1,000", "1,000"]
+    )
+
+
+def test_a_group_of_kinds_stays_together():
+    parts = beside(list(KINDS))
+    groups = [{KINDS[kind].group for kind in part} for part in parts]
+    assert sum(map(len, groups)) == len(set().union(*groups))
+    assert [kind for part in parts for kind in part] == list(KINDS)
+    assert all(len(part) <= 10 for part in parts)
+    assert beside([*TEN[:5], "all"]) == [[*TEN[:5], "all"]]
+
+
+def test_a_table_has_the_kinds_asked_and_their_colours():
+    [grid] = table(many(["reliability", "one_hop", "leak", "unrelated"])).renderables
+    assert [column.header for column in grid.columns[1:]] == [
+        *("relia-\nbility", "one\nhop", "un-\nrelated", "leak"),
+    ]
+    assert [column.header_style for column in grid.columns[1:]] == [
+        *("green", "magenta", "cyan", "yellow"),
+    ]
 
 
 def test_a_draw_takes_whole_records_also_where_some_lack_a_column():
@@ -270,7 +312,7 @@ def test_what_was_not_made_adds_up_in_a_sequence():
     assert [(row["n"], row["count"], row["records"]) for row in rows] == [(1, 1, 4), (5, 2, 8)]
 
 
-def many(kinds=PROBE_KINDS):
+def many(kinds=TEN):
     """Rows of a sequence with everything in it."""
     sequence = {
         **RUN,

@@ -245,7 +245,7 @@ def test_an_edit_without_the_steps_before_is_refused_where_they_are_kept(languag
 
 def test_requests_of_one_step_that_contradict_each_other(language_model, tmp_path, caplog):
     first, second = RECORDS[:2]
-    later = replace(first, id="later", request=replace(first.request, target="Tokyo"))
+    later = replace(first, id="later", requests=(replace(first.request, target="Tokyo"),))
     options = {"length": 3, "step": 2, "checkpoints": None}
     run(sequence(language_model, tmp_path / "a", [first, later, second], **options))
     rows = rows_of(tmp_path / "a")

@@ -19,7 +19,7 @@ from fake_editors import (
 )
 from torch import nn
 
-from datamodules.records import LOCALITY, PROBE_KINDS
+from datamodules.records import KINDS, LOCALITY
 from evaluation.lines import UNEDITED
 from evaluation.report import RUN
 from evaluation.single import Single
@@ -73,7 +73,7 @@ def test_a_large_edit_does_not(finished):
 def test_rows_count_what_was_asked(finished):
     rows, kinds = rows_of(finished[0]), Counter(p.kind for r in RECORDS for p in r.questions)
     for editor in NAMES:
-        for kind in PROBE_KINDS:
+        for kind in KINDS:
             row = rows[editor, kind, "exact_match"]
             assert (row["count"], row["records"]) == (kinds[kind], len(RECORDS))
             assert row["low"] <= row["mean"] <= row["high"]
@@ -117,7 +117,7 @@ def test_exact_matches_are_logged(finished):
     assert logged == {
         f"test/{editor}/{kind}": pytest.approx(rows[editor, kind, "exact_match"]["mean"])
         for editor in NAMES
-        for kind in PROBE_KINDS
+        for kind in KINDS
     }
 
 

@@ -103,7 +103,9 @@ def test_what_the_tokenizer_puts_first_is_given_and_not_scored(bart):
         assert_near(scores.log_probs[row], log_probs[1:])
         assert torch.equal(scores.predicted[row], predicted[1:])
         assert torch.equal(scores.targets[row], targets[1:])
-    assert bart.generate(PROMPTS, 6) == [plain_answer(bart, prompt, 6) for prompt in PROMPTS]
+    assert bart.generate(PROMPTS, max_new_tokens=6) == [
+        plain_answer(bart, prompt, 6) for prompt in PROMPTS
+    ]
 
 
 def test_a_model_that_says_exactly_the_target_scores_exactly(any_answering):
@@ -138,7 +140,9 @@ def test_target_logits_give_transformers_loss(any_encoder_decoder):
 
 @pytest.mark.parametrize("tokens_per_batch", [1, 60, 4096])
 def test_generation_is_row_by_row_greedy_decoding(any_encoder_decoder, tokens_per_batch):
-    texts = any_encoder_decoder.generate(PROMPTS, 8, tokens_per_batch=tokens_per_batch)
+    texts = any_encoder_decoder.generate(
+        PROMPTS, max_new_tokens=8, tokens_per_batch=tokens_per_batch
+    )
     assert texts == [plain_answer(any_encoder_decoder, prompt, 8) for prompt in PROMPTS]
 
 
@@ -260,7 +264,9 @@ def test_saved_models_load_with_equal_answers(any_encoder_decoder, tmp_path):
     assert loaded.form.opening == any_encoder_decoder.form.opening
     ours, theirs = (lm.score(PROMPTS, TARGETS) for lm in (loaded, any_encoder_decoder))
     assert all(map(torch.equal, ours.log_probs, theirs.log_probs))
-    assert loaded.generate(PROMPTS, 4) == any_encoder_decoder.generate(PROMPTS, 4)
+    assert loaded.generate(PROMPTS, max_new_tokens=4) == any_encoder_decoder.generate(
+        PROMPTS, max_new_tokens=4
+    )
 
 
 def test_a_head_of_its_own_is_kept(tiny, tmp_path):

@@ -10,6 +10,7 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from models.encoding import IGNORED, TokenIds, micro_batches
 from models.language_model import LanguageModel
+from models.rendering import Rendering
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def test_a_batch_moves_as_a_whole(language_model):
     ],
 )
 def test_one_blank_between_prompt_and_target(tokenizer, prompt, target, joined):
-    ids = TokenIds(tokenizer).targets([prompt], [target])
+    ids = TokenIds(tokenizer, Rendering()).targets([prompt], [target])
     assert ids == [tokenizer(joined, add_special_tokens=False)["input_ids"]]
 
 
@@ -90,7 +91,7 @@ def test_special_tokens_stand_before_the_prompt_only(bos_model, tokenizer):
 
 @pytest.mark.parametrize("prompt", ["The Tower is in", "The Tower is in "])
 def test_a_tokenizer_that_adds_a_blank_adds_no_second_one(sentencepiece, prompt):
-    ids = TokenIds(sentencepiece)
+    ids = TokenIds(sentencepiece, Rendering())
     (prompt_ids,), (target_ids,) = ids.prompts([prompt]), ids.targets([prompt], ["Paris"])
     assert sentencepiece.decode(prompt_ids + target_ids) == "The Tower is in Paris"
     first = sentencepiece.convert_ids_to_tokens(target_ids)[0]
@@ -107,7 +108,7 @@ def test_such_a_tokenizer_gives_generated_text_its_blank_back(tiny, sentencepiec
 
 def test_remembered_ids_are_the_same_ids(tokenizer, monkeypatch):
     monkeypatch.setattr("models.encoding._REMEMBERED", 3)
-    ids = TokenIds(tokenizer)
+    ids = TokenIds(tokenizer, Rendering())
     texts = ["Lagos", "Tokyo", "Lagos", "Paris", "Japan is in Asia"]
     expected = [tokenizer(text)["input_ids"] for text in texts]
     assert ids.prompts(texts) == expected
@@ -186,7 +187,7 @@ def test_a_target_whose_characters_the_tokenizer_drops(tokenizer):
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(" !", "removed"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    ids = TokenIds(PreTrainedTokenizerFast(tokenizer_object=backend))
+    ids = TokenIds(PreTrainedTokenizerFast(tokenizer_object=backend), Rendering())
     with pytest.raises(ValueError, match="target '!' of prompt 'Lagos' has no token"):
         ids.targets(["Lagos"], ["!"])
 
@@ -219,7 +220,7 @@ def test_the_longest_sequence_is_taken(language_model, tokenizer):
 
 def test_a_tokenizer_without_offsets():
     with pytest.raises(ValueError, match="ByT5Tokenizer gives no character offsets"):
-        TokenIds(ByT5Tokenizer())
+        TokenIds(ByT5Tokenizer(), Rendering())
 
 
 def test_micro_batches_hold_each_row_once_within_the_limit():

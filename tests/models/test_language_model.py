@@ -101,13 +101,13 @@ def test_half_precision_scores_are_close(tiny):
 
 @pytest.mark.parametrize("tokens_per_batch", [1, 60, 4096])
 def test_padded_generation_is_row_by_row_greedy_decoding(any_family, tokens_per_batch):
-    texts = any_family.generate(PROMPTS, 8, tokens_per_batch=tokens_per_batch)
+    texts = any_family.generate(PROMPTS, max_new_tokens=8, tokens_per_batch=tokens_per_batch)
     assert texts == [plain_generation(any_family, prompt, 8) for prompt in PROMPTS]
 
 
 def test_generation_stops_at_each_end_token(tiny):
     lm = tiny("gpt_neox")
-    texts = lm.generate(PROMPTS, 8)
+    texts = lm.generate(PROMPTS, max_new_tokens=8)
     plain = [plain_generation(lm, prompt, 8) for prompt in PROMPTS]
     assert texts == plain
     ids = lm.encode([PROMPTS[0]], None).input_ids
@@ -116,8 +116,8 @@ def test_generation_stops_at_each_end_token(tiny):
     stopping = LanguageModel(copy.deepcopy(lm.model), lm.tokenizer)
     stopping.model.generation_config.eos_token_id = [first, lm.tokenizer.eos_token_id]
     word = lm.tokenizer.decode([first])
-    assert stopping.generate(PROMPTS, 8)[0] == ""
-    for text, whole in zip(stopping.generate(PROMPTS, 8), texts, strict=True):
+    assert stopping.generate(PROMPTS, max_new_tokens=8)[0] == ""
+    for text, whole in zip(stopping.generate(PROMPTS, max_new_tokens=8), texts, strict=True):
         assert whole.startswith(text)
         assert word not in text
 
@@ -127,13 +127,13 @@ def test_all_rows_ended_ends_the_work(tiny):
     lm.model.generation_config.eos_token_id = list(range(len(lm.tokenizer)))
     calls = []
     lm.model.base_model.register_forward_hook(lambda *_: calls.append(1))
-    assert lm.generate(PROMPTS, 8) == [""] * len(PROMPTS)
+    assert lm.generate(PROMPTS, max_new_tokens=8) == [""] * len(PROMPTS)
     assert len(calls) == 1
 
 
 def test_the_tokenizer_keeps_its_padding_side(any_family):
     before = any_family.tokenizer.padding_side
-    any_family.generate(PROMPTS, 2)
+    any_family.generate(PROMPTS, max_new_tokens=2)
     assert any_family.tokenizer.padding_side == before
 
 
@@ -150,9 +150,9 @@ def shifted_by_row(lm, seen, first=0):
     """An ``around`` that adds 0.3 times each row's number (plus ``first``) to an output."""
 
     @contextmanager
-    def around(rows):
-        seen.append(rows.tolist())
-        shift = 0.3 * (rows + first)[:, None, None]
+    def around(batch):
+        seen.append(batch.rows.tolist())
+        shift = 0.3 * (batch.rows + first)[:, None, None]
         layer = lm.module(lm.layer("mlp_out", 1))
         hook = layer.register_forward_hook(lambda _module, _inputs, output: output + shift)
         try:
@@ -166,21 +166,23 @@ def shifted_by_row(lm, seen, first=0):
 @pytest.mark.parametrize("tokens_per_batch", [1, 40, 4096])
 def test_around_knows_the_rows_of_each_micro_batch(language_model, tokens_per_batch):
     lm, seen = language_model, []
-    scores = lm.score(PROMPTS, TARGETS, shifted_by_row(lm, seen), tokens_per_batch)
-    texts = lm.generate(PROMPTS, 4, shifted_by_row(lm, seen), tokens_per_batch)
+    options = {"around": shifted_by_row(lm, seen), "tokens_per_batch": tokens_per_batch}
+    scores = lm.score(PROMPTS, TARGETS, **options)
+    texts = lm.generate(PROMPTS, max_new_tokens=4, **options)
     assert sorted(row for rows in seen for row in rows) == sorted([*range(6), *range(6)])
     for row, (prompt, target) in enumerate(zip(PROMPTS, TARGETS, strict=True)):
         alone = shifted_by_row(lm, [], first=row)
-        (log_probs,) = lm.score([prompt], [target], alone).log_probs
+        (log_probs,) = lm.score([prompt], [target], around=alone).log_probs
         torch.testing.assert_close(scores.log_probs[row], log_probs, atol=1e-5, rtol=0)
-        assert [texts[row]] == lm.generate([prompt], 4, alone)
+        assert [texts[row]] == lm.generate([prompt], max_new_tokens=4, around=alone)
 
 
 def test_around_is_entered_once_for_each_micro_batch(language_model):
     seen = []
-    language_model.generate(PROMPTS, 4, shifted_by_row(language_model, seen))
+    language_model.generate(PROMPTS, max_new_tokens=4, around=shifted_by_row(language_model, seen))
     assert len(seen) == 1
-    language_model.score(PROMPTS, TARGETS, shifted_by_row(language_model, seen), 1)
+    around = shifted_by_row(language_model, seen)
+    language_model.score(PROMPTS, TARGETS, around=around, tokens_per_batch=1)
     assert len(seen) == 1 + len(PROMPTS)
 
 
@@ -238,7 +240,7 @@ def test_a_frozen_model_stays_in_evaluation_mode(language_model):
 def test_questions_leave_the_model_as_it_was(any_family):
     before = {name: weight.clone() for name, weight in any_family.model.state_dict().items()}
     any_family.score(PROMPTS, TARGETS)
-    any_family.generate(PROMPTS, 3)
+    any_family.generate(PROMPTS, max_new_tokens=3)
     after = any_family.model.state_dict()
     assert all(torch.equal(weight, after[name]) for name, weight in before.items())
 

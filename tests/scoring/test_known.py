@@ -25,7 +25,7 @@ def _like(predicted, target):
 
 
 def record(index, true):
-    return Record(str(index), Request(f"City{index} is in", f"City{index}", "a lie", true))
+    return Record(str(index), (Request(f"City{index} is in", f"City{index}", "a lie", true),))
 
 
 def test_known_are_records_whose_true_answer_is_the_models_in_order(language_model):
@@ -49,9 +49,27 @@ def test_knowing_none_is_an_error(language_model):
 def test_records_fit_if_every_question_does_with_its_answer_and_with_what_is_generated(tiny):
     language_model = tiny("gpt2", max_position_embeddings=24)
     long = Probe("unrelated", "Lagos is in", "Sweden", contrast="France and " * 30 + "Japan")
-    records = [record(0, "France"), Record("1", record(1, None).request, (long,)), record(2, None)]
+    records = [record(0, "France"), Record("1", record(1, None).requests, (long,)), record(2, None)]
     length = language_model.lengths(["City0 is in"], None)[0]
     assert fitting(records, language_model, 0) == ([records[0], records[2]], [records[1]])
     assert fitting(records, language_model, 24 - length) == ([records[0], records[2]], [records[1]])
     with pytest.raises(ValueError, match=r"none of the 3 records fits into .*takes 24 tokens"):
         fitting(records, language_model, 25 - length)
+
+
+def test_a_record_is_known_if_the_truth_of_each_of_its_requests_is(language_model):
+    def of(*answers):
+        requests = (record(at, true).request for at, true in enumerate(answers))
+        return Record("-".join(map(str, answers)), tuple(requests))
+
+    records = [
+        *(of("France", "Sweden"), of("France", "France"), of("France", None), of("France")),
+    ]
+    assert known(records, Sure(language_model, "France")) == [records[1], records[3]]
+
+
+def test_aliases_have_to_fit_too(tiny):
+    language_model = tiny("gpt2", max_position_embeddings=24)
+    long = Probe("one_hop", "Lagos is in", "Sweden", aliases=("Norway", "France and " * 30))
+    records = [record(0, "France"), Record("1", record(1, None).requests, (long,))]
+    assert fitting(records, language_model, 0) == ([records[0]], [records[1]])

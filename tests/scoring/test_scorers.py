@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from datamodules.records import Probe, Record, Request
 from edits.weights import LowRank, WeightEdit
-from evaluation.intervals import harmonic_mean
+from evaluation.report.intervals import harmonic_mean
 from models import LanguageModel
 from scoring.questions import Questions
 from scoring.scorers import (
@@ -90,9 +90,9 @@ def test_scorers_that_do_not_apply_say_so():
 
 
 @pytest.fixture(scope="module")
-def official(shared):
+def official(golden):
     """The official numbers, the model they belong to, and its edit."""
-    folder = shared / "parity" / "other_editors"
+    folder = golden / "other_editors"
     model = LanguageModel.load(str(folder / "model"))
     tensors = load_file(folder / "memit.safetensors")
     updates = {
@@ -122,7 +122,7 @@ def official_record(fields) -> Record:
     prompt, subject = rewrite["prompt"].format(rewrite["subject"]), rewrite["subject"]
     probes = [Probe("generalization", p, new, true) for p in fields["paraphrase_prompts"]]
     probes += [Probe("neighborhood", p, true, new) for p in fields["neighborhood_prompts"]]
-    return Record(str(fields["case_id"]), Request(prompt, subject, new, true), tuple(probes))
+    return Record(str(fields["case_id"]), (Request(prompt, subject, new, true),), tuple(probes))
 
 
 @pytest.mark.parametrize("when", ["pre", "post"])

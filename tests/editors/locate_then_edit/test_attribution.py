@@ -112,8 +112,8 @@ def test_what_cannot_be_is_refused(arguments, error):
 
 
 @pytest.mark.parametrize("case", ["single_token", "multi_token_target"])
-def test_the_authors_numbers(case, shared):
-    reference = Reference(shared / "parity" / "other_editors")
+def test_the_authors_numbers(case, golden):
+    reference = Reference(golden / "other_editors")
     given = reference.json("knowledge_neurons")["cases"][case]
     expected = reference.tensors("knowledge_neurons")[f"expected/{case}/attributions"]
     integral = Integral(given["steps"], "ends", "preactivation", "none")

@@ -213,8 +213,8 @@ def test_embeddings_of_another_width_are_refused(tiny):
 
 
 @pytest.mark.parametrize("case", ["single_token", "multi_token_target"])
-def test_the_authors_numbers(case, shared):
-    reference = Reference(shared / "parity" / "other_editors")
+def test_the_authors_numbers(case, golden):
+    reference = Reference(golden / "other_editors")
     given = reference.json("knowledge_neurons")["cases"][case]
     tensors = reference.tensors("knowledge_neurons")
     lm, prompt = reference.language_model, given["prompt"]

@@ -74,8 +74,8 @@ class SpreadReference(Reference):
 
 
 @pytest.fixture(scope="module")
-def reference(shared):
-    return SpreadReference(shared / "parity" / "other_editors")
+def reference(golden):
+    return SpreadReference(golden / "other_editors")
 
 
 @pytest.mark.parametrize("case", ["batch_all", "single_request_1", "large_lambda"])

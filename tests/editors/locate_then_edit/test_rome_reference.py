@@ -54,8 +54,8 @@ class RomeReference(Reference):
 
 
 @pytest.fixture(scope="module")
-def reference(shared):
-    return RomeReference(shared / "parity" / "other_editors")
+def reference(golden):
+    return RomeReference(golden / "other_editors")
 
 
 def test_rows_and_subject_positions(reference):

@@ -105,7 +105,7 @@ def test_an_edit_is_saved_and_loaded_with_its_editor(editor, requests, language_
     edit = editor.edit(requests)
     edit.save(tmp_path / "edit.safetensors", language_model.name)
     loaded = editor.load(tmp_path / "edit.safetensors")
-    questions = asked([Record("0", requests[0])])
+    questions = asked([Record("0", (requests[0],))])
     assert_same_answers(
         scores(loaded, language_model, questions), scores(edit, language_model, questions)
     )
@@ -264,7 +264,7 @@ def test_hard_negatives_are_drawn_by_likeness(language_model, records):
 
 def test_a_pool_that_mentions_the_subject_everywhere_gives_none(language_model):
     requests = [Request("Lagos is in", "Lagos", "Asia"), Request("Rome and Lagos", "Rome", "Asia")]
-    records = [Record(str(n), request) for n, request in enumerate(requests)]
+    records = [Record(str(n), (request,)) for n, request in enumerate(requests)]
     hard = HardNegatives(language_model, records, Training(hard_share=1.0))
     first, second = hard.draw(records, np.random.default_rng(0))
     assert first is None

@@ -43,10 +43,10 @@ def ids_of(tensors, name):
     ("name", "tolerance"),
     [*((f"{kind}_fp32", 5e-6) for kind in SIMILARITIES), ("_fp64", 1e-12)],
 )
-def test_similarities_are_the_authors(shared, name, tolerance):
-    tensors, settings = read(shared, f"serac_similarity{name}")
+def test_similarities_are_the_authors(golden, name, tolerance):
+    tensors, settings = read(golden, f"serac_similarity{name}")
     model = AutoModel.from_pretrained(
-        shared / "parity/trained_editors/serac_distilbert", dtype=torch.float32
+        golden / "trained_editors/serac_distilbert", dtype=torch.float32
     )
     dtype = tensors["expected/log_similarity"].dtype
     texts = {}
@@ -70,10 +70,10 @@ def test_similarities_are_the_authors(shared, name, tolerance):
     assert torch.equal(best > THRESHOLD, tensors["expected/in_scope"])
 
 
-def test_cross_attention_is_the_authors(shared):
-    tensors, _ = read(shared, "serac_cross_attention_fp32")
+def test_cross_attention_is_the_authors(golden):
+    tensors, _ = read(golden, "serac_cross_attention_fp32")
     model = AutoModelForSequenceClassification.from_pretrained(
-        shared / "parity/trained_editors/serac_distilbert_pair", dtype=torch.float32
+        golden / "trained_editors/serac_distilbert_pair", dtype=torch.float32
     )
     queries = [f"query {n}" for n in range(5)]
     entries = [Entry(f"key {n}", "") for n in range(3)]
@@ -90,8 +90,8 @@ def test_cross_attention_is_the_authors(shared):
 @pytest.mark.parametrize(
     "case", ["mixed", "negative_with_similarity_one", "only_negatives", "only_positives"]
 )
-def test_the_loss_and_its_gradient_are_the_authors(shared, case, precision, tolerance):
-    tensors, _ = read(shared, f"serac_losses_{precision}")
+def test_the_loss_and_its_gradient_are_the_authors(golden, case, precision, tolerance):
+    tensors, _ = read(golden, f"serac_losses_{precision}")
     values = tensors[f"inputs/{case}.log_similarity"].requires_grad_()
     inside = tensors[f"inputs/{case}.in_scope_label"] > 0.5
     loss = balanced_bce(values[inside], values[~inside])
@@ -101,8 +101,8 @@ def test_the_loss_and_its_gradient_are_the_authors(shared, case, precision, tole
 
 
 @pytest.mark.parametrize("which", ["all", "diagonal"])
-def test_the_objective_takes_the_authors_pairs(shared, which):
-    tensors, _ = read(shared, "serac_losses_fp64")
+def test_the_objective_takes_the_authors_pairs(golden, which):
+    tensors, _ = read(golden, "serac_losses_fp64")
     pairs = tensors["inputs/objective.positive_pairs"]
     positive = tensors["inputs/objective.query_vs_edit"][pairs[:, 0], pairs[:, 1]]
     negative = tensors["inputs/objective.locality_vs_edit"]

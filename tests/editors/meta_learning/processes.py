@@ -28,7 +28,7 @@ class Data(EditingData):
                 Probe("generalization", f"Which country is {city} in? It is in", target),
                 Probe("unrelated", f"People in {city} speak", "German"),
             )
-            records.append(Record(city, Request(f"{city} is in", city, target, "Japan"), probes))
+            records.append(Record(city, (Request(f"{city} is in", city, target, "Japan"),), probes))
         return {"train": records}
 
 

@@ -79,7 +79,7 @@ def test_validation_judges_each_edit_by_its_own_probes(
 def test_probes_of_a_class_may_be_missing(language_model, records, mend, trainer, data):
     editor = mend(language_model)
     editor.collect([record.request for record in records])
-    bare = [Record(record.id, record.request) for record in records]
+    bare = [Record(record.id, record.requests) for record in records]
     shares, *_ = trainer().validate(editor, data(bare), verbose=False)
     assert np.isnan(shares["val/locality"]) and np.isnan(shares["val/generalization"])
     trainer(max_steps=1).fit(editor, data(bare))
@@ -222,7 +222,7 @@ def test_draws_are_of_the_kinds_asked_for(records):
     assert kinds[: drawn.outer] == ["reliability", "generalization"] * 7
     assert kinds[drawn.outer :] == ["unrelated", "neighborhood"] * 7
     assert list(drawn.record[drawn.outer :]) == [n for n in range(7) for _ in range(2)]
-    bare = [Record(record.id, record.request) for record in records]
+    bare = [Record(record.id, record.requests) for record in records]
     assert {p.kind for p in questions(bare, Training(), np.random.default_rng(1)).probes} == {
         "reliability"
     }

@@ -92,7 +92,7 @@ def test_a_step_of_a_joint_edit_that_is_not_finite_is_left_out(
 
 def record(subject, country, target, *probes, known=True):
     request = Request(f"{subject} is in", subject, target, country if known else None)
-    return Record(subject, request, tuple(Probe(kind, *rest) for kind, *rest in probes))
+    return Record(subject, (request,), tuple(Probe(kind, *rest) for kind, *rest in probes))
 
 
 def test_they_are_asked_where_that_request_is_in_another_edit():

@@ -44,8 +44,8 @@ def encoder(tensors, kind="condition"):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_condition_and_its_gradient(shared, dtype):
-    tensors, settings = read(shared, f"ke_condition_encoder_{dtype}")
+def test_the_condition_and_its_gradient(golden, dtype):
+    tensors, settings = read(golden, f"ke_condition_encoder_{dtype}")
     tolerance = TOLERANCE[DTYPES[dtype]]
     conditioner = encoder(tensors)
     ids, mask = tensors["inputs/input_ids"], tensors["inputs/attention_mask"]
@@ -58,9 +58,9 @@ def test_the_condition_and_its_gradient(shared, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_gates_on_factors_are_those_on_the_gradient(shared, dtype, language_model):
+def test_gates_on_factors_are_those_on_the_gradient(golden, dtype, language_model):
     """Independent pairs; the files keep ``[d_out, d_in]`` as ``Linear`` does."""
-    tensors, settings = read(shared, f"ke_gate_{dtype}")
+    tensors, settings = read(golden, f"ke_gate_{dtype}")
     rows, columns = int(settings["rows_n"]), int(settings["cols_m"])
     gates = Gates(rows, columns, int(settings["condition_dim"]), int(settings["hidden_dim"]))
     gates = fill(gates.to(DTYPES[dtype]), "gate", tensors)
@@ -79,8 +79,8 @@ def test_gates_on_factors_are_those_on_the_gradient(shared, dtype, language_mode
 
 
 @pytest.mark.parametrize("name", ["ke_objective_fp32", "ke_objective_views_fp32"])
-def test_the_smoothed_loss_under_the_constraint(shared, name):
-    tensors, settings = read(shared, name)
+def test_the_smoothed_loss_under_the_constraint(golden, name):
+    tensors, settings = read(golden, name)
     edits = 1 + (settings["use_views"] == "true")
     ids, mask = tensors["inputs/target_ids"][:, 1:], tensors["inputs/target_mask"][:, 1:].bool()
     logits = tensors["inputs/logits_after"].requires_grad_()
@@ -102,12 +102,12 @@ def test_the_smoothed_loss_under_the_constraint(shared, name):
 
 
 @pytest.fixture(scope="module", params=DTYPES)
-def case(request, shared):
+def case(request, golden):
     """The tensors of a whole edit of EFK, a Ke with its weights, and the tolerance."""
-    tensors, settings = read(shared, f"ke_full_edit_{request.param}")
+    tensors, settings = read(golden, f"ke_full_edit_{request.param}")
     vocabulary = Tokenizer(models.WordLevel({"end": 0}, unk_token="end"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=vocabulary, eos_token="end")
-    folder = shared / "parity" / "trained_editors" / "base_gpt2"
+    folder = golden / "trained_editors" / "base_gpt2"
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     ).to(DTYPES[request.param])

@@ -48,8 +48,8 @@ def fill(transform, tensors, weights, statistics):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("fp32", 1e-6), ("fp64", 1e-12)])
-def test_pseudo_factors(shared, dtype, tolerance):
-    tensors, settings = read(shared, f"malmen_network_{dtype}")
+def test_pseudo_factors(golden, dtype, tolerance):
+    tensors, settings = read(golden, f"malmen_network_{dtype}")
     sizes = (int(settings[name]) for name in ("key_size", "value_size", "n_layers_sharing"))
     rank, blocks = int(settings["rank"]), int(settings["n_blocks"])
     transform = Transform(*sizes, rank=rank, blocks=blocks, film="after")
@@ -66,10 +66,10 @@ def test_pseudo_factors(shared, dtype, tolerance):
 
 
 @pytest.fixture(scope="module", params=STEPS)
-def step(request, shared):
+def step(request, golden):
     """The tensors of a file, its chunks, a Malmen with its weights, and the tolerance."""
-    folder = shared / "parity" / "trained_editors"
-    tensors, settings = read(shared, request.param)
+    folder = golden / "trained_editors"
+    tensors, settings = read(golden, request.param)
     vocabulary = Tokenizer(models.WordLevel({"end": 0}, unk_token="end"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=vocabulary, eos_token="end")
     model = AutoModelForCausalLM.from_pretrained(

@@ -18,10 +18,10 @@ TOLERANCE = {"fp32": 1e-5, "fp64": 1e-12}
 
 
 @pytest.fixture(scope="module", params=["fp32", "fp64"])
-def case(request, shared):
+def case(request, golden):
     """The tensors of a file, its settings, a Mend with its weights, and the tolerance."""
-    folder = shared / "parity" / "trained_editors"
-    tensors, settings = read(shared, f"mend_full_edit_{request.param}")
+    folder = golden / "trained_editors"
+    tensors, settings = read(golden, f"mend_full_edit_{request.param}")
     vocabulary = Tokenizer(models.WordLevel({"end": 0}, unk_token="end"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=vocabulary, eos_token="end")
     model = AutoModelForCausalLM.from_pretrained(

@@ -51,8 +51,8 @@ def sides(settings):
 
 
 @pytest.mark.parametrize("name", FROZEN)
-def test_pseudo_factors_with_frozen_statistics(shared, name):
-    tensors, settings = read(shared, name)
+def test_pseudo_factors_with_frozen_statistics(golden, name):
+    tensors, settings = read(golden, name)
     keys, deltas = tensors["inputs/u"], tensors["inputs/delta"]
     layers = int(settings["n_layers_sharing"])
     transform = Transform(
@@ -74,8 +74,8 @@ def test_pseudo_factors_with_frozen_statistics(shared, name):
         assert_close(gradient, tensors[prefix + "pseudo_gradient"], TOLERANCE[keys.dtype])
 
 
-def test_online_statistics_call_by_call(shared):
-    tensors, settings = read(shared, "mend_transform_online_fp32")
+def test_online_statistics_call_by_call(golden):
+    tensors, settings = read(golden, "mend_transform_online_fp32")
     widths = int(settings["d_in"]), int(settings["d_out"])
     transform = Transform(*widths, 2, rank=int(settings["rank"]))
     fill(transform, tensors)
@@ -99,8 +99,8 @@ def test_online_statistics_call_by_call(shared):
 @pytest.mark.parametrize(
     "case", ["decoder_only", "seq2seq_shift", "seq2seq_no_shift", "classes", "binary"]
 )
-def test_likelihood(shared, dtype, case):
-    tensors, settings = read(shared, f"mend_losses_{dtype}")
+def test_likelihood(golden, dtype, case):
+    tensors, settings = read(golden, f"mend_losses_{dtype}")
     logits, labels = tensors[f"inputs/{case}.logits"], tensors[f"inputs/{case}.labels"]
     tolerance = TOLERANCE[logits.dtype]
     if case == "binary":  # one logit against zero
@@ -120,8 +120,8 @@ def test_likelihood(shared, dtype, case):
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp64"])
 @pytest.mark.parametrize("case", ["kl_decoder_only", "kl_seq2seq", "kl_binary"])
-def test_divergence(shared, dtype, case):
-    tensors, _ = read(shared, f"mend_losses_{dtype}")
+def test_divergence(golden, dtype, case):
+    tensors, _ = read(golden, f"mend_losses_{dtype}")
     before, after = (tensors[f"inputs/{case}.logits_{when}"] for when in ("before", "after"))
     if case == "kl_binary":
         before, after = (torch.cat([torch.zeros_like(x), x], -1) for x in (before, after))
@@ -132,8 +132,8 @@ def test_divergence(shared, dtype, case):
     assert_close(kl(before[mask], after[mask]).mean(), tensors[f"expected/{case}"], tolerance)
 
 
-def test_running_average_weighs_likelihood_by_tokens(shared):
-    tensors, _ = read(shared, "mend_losses_fp64")
+def test_running_average_weighs_likelihood_by_tokens(golden):
+    tensors, _ = read(golden, "mend_losses_fp64")
     losses, tokens = tensors["inputs/average.nll"], tensors["inputs/average.n_tokens"]
     per_token = losses.repeat_interleave(tokens.long())
     mean = example_means(per_token, torch.zeros(len(per_token), dtype=torch.long), 1)[0]

@@ -1,0 +1,1 @@
+"""How many requests meet one model: each protocol edits, asks, and writes what was answered."""

@@ -1,0 +1,99 @@
+"""Edits that do not meet: each group of requests is edited into the clean model, alone."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from datamodules.records import Record, Request, requests_of
+from evaluation.conflicts import Overruled, told
+from evaluation.efficiency import chunk_costs, measured
+from evaluation.lines import IMMEDIATE, UNEDITED
+from evaluation.protocol import Protocol
+from scoring.questions import Questions
+from scoring.scorers import Answer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Records that are edited and asked in one go, ``n`` of them to an edit; 1 or all of them.
+
+    Some have no part in it, since later ones of the group overrule them.
+    """
+
+    records: Sequence[Record]
+    n: int
+    overruled: Sequence[Overruled] = ()
+
+    @property
+    def together(self) -> list[Request]:
+        """The requests of an edit that the probes of other records meet too."""
+        return [] if self.n == 1 else requests_of(self.records)
+
+
+class Independent(Protocol):
+    """Chunk by chunk: edit, then ask all probes of the chunk in one batch."""
+
+    @abstractmethod
+    def chunks(self) -> list[Chunk]:
+        """All the work, in order."""
+
+    def units(self) -> list[int]:
+        """The numbers of the chunks that some editor has not done."""
+        self.parts, names = self.chunks(), [UNEDITED, *self.editors]
+        for part in self.parts:
+            if part.overruled and self.trainer.is_global_zero:
+                log.warning("batch of %s: %s", f"{part.n:,}", told(part.overruled))
+        numbers = range(len(self.parts))
+        return [c for c in numbers if not all(self.folder.has(name, c) for name in names)]
+
+    def finished(self, editor: str) -> bool:
+        """Whether the editor has done every chunk."""
+        return all(self.folder.has(editor, c) for c in range(len(self.parts)))
+
+    def share(self, units: list[int], rank: int, devices: int) -> list[int]:
+        """Every so manieth chunk."""
+        return units[rank::devices]
+
+    def do(self, unit: int) -> None:
+        """A chunk, by the unedited model and by every editor that has not done it."""
+        part = self.parts[unit]
+        questions = self.questions(part.records)
+        with measured(self.device) as asking:
+            before = questions.ask(self.language_model)
+        if not self.folder.has(UNEDITED, unit):
+            run = self.run(UNEDITED, part.n, part.n, IMMEDIATE)
+            lines = self.lines(run, questions, before, before, part.together)
+            costs = chunk_costs(run, self.device, asking, len(questions.probes))
+            self.folder.add(UNEDITED, unit, lines, costs)
+        for name in self.editors:
+            if not self.folder.has(name, unit):
+                self._evaluate(name, unit, questions, before)
+
+    def _evaluate(
+        self, name: str, unit: int, questions: Questions, before: Sequence[Answer]
+    ) -> None:
+        part, editor = self.parts[unit], self.editors[name]
+        preparing = self.preparing.pop(name, None)
+        requests = [record.request for record in part.records]
+        each = part.n == 1
+        made = self.attempt(lambda: (editor.edit_each if each else editor.edit)(requests))
+        run, lines, failures = self.run(name, part.n, part.n, IMMEDIATE), [], []
+        with measured(self.device) as asking:
+            if made.edit is None:
+                failures = [(made.reason, part.records)]
+                log.warning("%s: no edit of %s: %s", name, f"{part.n:,} requests", made.reason)
+            else:
+                after = questions.ask(made.edit.edited(self.language_model), each=each)
+                lines = self.lines(run, questions, before, after, part.together)
+        costs = chunk_costs(
+            *(run, self.device, asking, len(lines), part.records, made.cost, preparing),
+            failures=failures,
+            overruled=part.overruled,
+            at_once=len(part.records),
+        )
+        self.folder.add(name, unit, lines, costs)

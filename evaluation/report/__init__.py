@@ -1,0 +1,1 @@
+"""From answers to rows, and from rows to tables, pages and figures."""

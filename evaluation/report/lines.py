@@ -1,0 +1,84 @@
+"""One line for each record and probe: what was asked, what was said, how it is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from datamodules.disturbance import Changes, changes, disturbed
+from datamodules.records import Probe, Record, Request
+from scoring.questions import Questions
+from scoring.scorers import SCORERS, Answer
+
+UNEDITED = "unedited"
+"""The name under which the language model itself stands beside the editors."""
+IMMEDIATE, RETENTION = "immediate", "retention"
+"""Whether edits were asked about right after they were made, or once later ones had been too."""
+DISTURBED, UNKNOWN = "disturbed", "unknown"
+"""Why a probe is not judged: what it is to keep, another request changes; the unedited model does
+not know what it presumes."""
+
+
+def answer_lines(
+    run: Mapping[str, object],
+    questions: Questions,
+    before: Sequence[Answer],
+    after: Sequence[Answer],
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Iterable[Request] = (),
+) -> Iterator[dict[str, object]]:
+    """The lines of one editor's answers to ``questions``.
+
+    ``answer`` and ``before`` are the most likely tokens, edited and not, each given the target up
+    to it; ``generated`` and ``generated_before`` the free continuations, if any; ``nll`` and
+    ``contrast_nll`` are in nats per token; ``mentions`` says how often the prompt of a request
+    names its subject, at most; ``any_of`` names the question that several probes ask together;
+    ``judged`` is null, or why the probe is not; then each scorer's value, null where it does not
+    apply.
+
+    Args:
+        run: What stands in every line; see `Protocol.run`.
+        questions: What was asked.
+        before: The unedited model's answers.
+        after: The edited model's.
+        tokenizer: Writes token ids as text.
+        requests: All that the edited model has been edited for, if it is one model for all.
+    """
+    changed = changes(requests)
+    answers = iter(zip(before, after, strict=True))
+    for record in questions.records:
+        for index, probe in enumerate(record.questions):
+            old, new = next(answers)
+            reason = _not_judged(probe, record, old, changed)
+            judged = {n: None if reason else s(probe, new, old) for n, s in SCORERS.items()}
+            yield {
+                **run,
+                "record": record.id,
+                "index": index,
+                "probe": probe.kind,
+                "any_of": probe.any_of,
+                "mentions": max(request.mentions for request in record.requests),
+                "prompt": probe.prompt,
+                "target": probe.target,
+                "contrast": probe.contrast,
+                "answer": _decoded(new, tokenizer),
+                "before": _decoded(old, tokenizer),
+                "generated": new.text,
+                "generated_before": old.text,
+                "nll": new.nll,
+                "contrast_nll": None if new.contrast is None else new.contrast.nll,
+                "judged": reason,
+                **judged,
+            }
+
+
+def _not_judged(probe: Probe, record: Record, before: Answer, changed: Changes) -> str | None:
+    if not before.knows:
+        return UNKNOWN
+    return DISTURBED if disturbed(probe, record, changed) else None
+
+
+def _decoded(answer: Answer, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """What the model says in place of the right answer that counts; None if it was not scored."""
+    return tokenizer.decode(answer.best.predicted).strip() if answer.readings else None

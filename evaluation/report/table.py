@@ -1,0 +1,181 @@
+"""Result rows as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from datamodules.records import KINDS
+from evaluation.report.page import caption
+from evaluation.report.rows import ALL, EVENTS, NOT_MADE, common_scorer, is_measure
+
+MOST = 10
+"""Probe kinds beside each other: so many fit into 120 columns."""
+
+Line = tuple[int, str, str]
+"""n, editor and phase: what a line of the table is about."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table, and what stands in it."""
+
+    heading: str
+    cells: Mapping[Line, Text]
+    style: str = ""
+
+
+def table(
+    rows: Sequence[Mapping], costs: Sequence[Mapping] = (), scorer: str | None = None
+) -> Group:
+    """Editors by the probe kinds asked: means in percent, 95 % intervals; seconds per edit.
+
+    Where there are several n or phases, each editor has a line for each, the smallest n first.
+    Where there are more kinds than fit into 120 columns, there are several tables, one below the
+    other.
+
+    Args:
+        rows: of results.
+        costs: of `efficiency`.
+        scorer: whose means are shown; None: the first that all editors have.
+
+    Raises:
+        ValueError: no row has this scorer.
+    """
+    scorer = scorer or common_scorer(rows)
+    cells = {(*_line(row), row["probe"]): row for row in rows if row["scorer"] == scorer}
+    if not cells:
+        known = ", ".join(dict.fromkeys(row["scorer"] for row in rows))
+        raise ValueError(f"no row has the scorer {scorer!r}; there are: {known or 'no rows'}")
+    lines = _lines([row for row in rows if row["scorer"] in (scorer, NOT_MADE)])
+    asked = [kind for kind in (*KINDS, ALL) if any(key[-1] == kind for key in cells)]
+    parts = [
+        [_column(kind, {line: _cell(cells.get((*line, kind))) for line in lines}) for kind in kinds]
+        for kinds in beside(asked)
+    ]
+    seconds = {(row["n"], row["editor"]): row["seconds_per_edit"] for row in costs}
+    if seconds:
+        shown = {line: _seconds(seconds.get(line[:2])) for line in lines}
+        parts[-1].append(Column("s per\nedit", shown))
+    labels = {line: _label(line, rows) for line in lines}
+    grids = [_of_columns(columns, labels) for columns in parts]
+    grids[0].title = f"{scorer}, percent · {caption(rows)}"
+    grids[-1].caption = "below each mean: 95 % interval over records"
+    return Group(*grids)
+
+
+def beside(kinds: Sequence[str]) -> list[list[str]]:
+    """The kinds of each table: all of them in one if they fit, or else as many groups as do."""
+    if len(kinds) <= MOST:
+        return [list(kinds)]
+    parts: list[list[str]] = [[]]
+    for _, group in groupby(kinds, key=lambda kind: KINDS[kind].group if kind in KINDS else kind):
+        together = list(group)
+        if len(parts[-1]) + len(together) > MOST:
+            parts.append([])
+        parts[-1] += together
+    return parts
+
+
+def _column(kind: str, cells: Mapping[Line, Text]) -> Column:
+    if kind == ALL:
+        return Column(kind, cells, "bold")
+    return Column(KINDS[kind].heading, cells, KINDS[kind].colour)
+
+
+def _of_columns(columns: Sequence[Column], labels: Mapping[Line, Text]) -> Table:
+    grid = _grid(None)
+    grid.add_column("editor", overflow="fold")
+    for column in columns:
+        grid.add_column(column.heading, justify="right", header_style=column.style)
+    for line, label in labels.items():
+        grid.add_row(label, *(column.cells[line] for column in columns))
+    return grid
+
+
+def events(rows: Sequence[Mapping]) -> Table | None:
+    """Editors by what else happened: perplexity, norms, what was not judged, made or kept, and why.
+
+    None if there is nothing to tell.
+    """
+    measures = dict.fromkeys(row["scorer"] for row in rows if is_measure(row["scorer"]))
+    names = [*measures, *EVENTS]
+    happened = [row for row in rows if row["scorer"] in names]
+    if not happened:
+        return None
+    cells = {(*_line(row), row["scorer"]): row for row in happened}
+    grid = _grid("the edited models")
+    grid.add_column("editor", overflow="fold")
+    names = [name for name in names if any(row["scorer"] == name for row in happened)]
+    for name in names:
+        grid.add_column(name.replace("_", "\n"), justify="right")
+    if any("reason" in row for row in happened):
+        grid.add_column("which and why", overflow="fold")
+    for line in _lines(happened):
+        own = [cells.get((*line, name)) for name in names]
+        reasons = Text("\n".join(row["reason"] for row in own if row and "reason" in row))
+        shown = [_number(row) for row in own] + [reasons]
+        grid.add_row(_label(line, happened), *shown[: len(grid.columns) - 1])
+    return grid
+
+
+def _grid(title: str | None) -> Table:
+    return Table(
+        title=title,
+        box=box.SIMPLE_HEAD,
+        padding=(0, 0, 0, 1),
+        title_justify="left",
+        caption_justify="left",
+    )
+
+
+def _line(row: Mapping) -> Line:
+    return row["n"], row["editor"], row["phase"]
+
+
+def _lines(rows: Sequence[Mapping]) -> list[Line]:
+    """By n, then by editor in order, then by phase in order."""
+    editors, phases = (
+        list(dict.fromkeys(row[name] for row in rows)) for name in ("editor", "phase")
+    )
+    return sorted(
+        dict.fromkeys(map(_line, rows)),
+        key=lambda line: (line[0], editors.index(line[1]), phases.index(line[2])),
+    )
+
+
+def _label(line: Line, rows: Sequence[Mapping]) -> Text:
+    """The editor, and below it what tells its lines apart."""
+    n, editor, phase = line
+    label = Text(editor, style="bold")
+    below = [f"{n:,}"] if len({row["n"] for row in rows}) > 1 else []
+    below += [phase] if len({row["phase"] for row in rows}) > 1 else []
+    return label.append("\n" + " ".join(below), style="not bold dim") if below else label
+
+
+def _cell(row: Mapping | None) -> Text:
+    if row is None:
+        return Text("-", style="dim")
+    mean, low, high = (100 * row[name] for name in ("mean", "low", "high"))
+    bounds = f"{low:z.0f}-{high:z.0f}" if low >= 0 else f"{low:z.0f} to {high:z.0f}"
+    return Text(f"{mean:z.1f}\n").append(bounds, style="dim")
+
+
+def _number(row: Mapping | None) -> str:
+    if row is None:
+        return "-"
+    if is_measure(row["scorer"]):
+        return f"{row['mean']:.4g}"
+    return f"{row['count']:,} of {row['records']:,}"
+
+
+def _seconds(value: float | None) -> Text:
+    if value is None:
+        return Text("-")
+    return Text(f"{value:.2g}" if value < 100 else f"{value:.0f}")
