@@ -24,8 +24,8 @@ from editors.editor import Editor
 from evaluation.locating import report as locating
 from evaluation.locating.traces import ROLES, effects, recommended
 from evaluation.locating.tracing import Tracing, trace
+from evaluation.report.table import events, table
 from evaluation.request import before_and_after
-from evaluation.table import events, table
 from models.language_model import LanguageModel
 from scoring.known import fitting, known
 from train import check_types, of_run, run_folder, told
