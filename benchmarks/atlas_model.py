@@ -12,8 +12,7 @@ from pathlib import Path
 
 import torch
 
-from datamodules.atlas.world import World
-from evaluation.knowledge import (
+from benchmarks.knowledge import (
     Combination,
     combinations,
     perplexity,
@@ -22,6 +21,7 @@ from evaluation.knowledge import (
     with_context,
     with_new_fact,
 )
+from datamodules.atlas.world import World
 from models.atlas import FOLDER
 from models.language_model import LanguageModel
 

@@ -15,6 +15,7 @@ from statistics import median
 import torch
 
 from datamodules.atlas.data import AtlasData
+from edits.edit import NOTHING
 from edits.updates import LowRank
 from edits.weights import WeightEdit
 from models.atlas import language_model as atlas
@@ -53,12 +54,13 @@ def main() -> None:
         "MEND-like, rank 12": random_edit(model, mend, len(records), 12),
         "ROME-like, rank 1": random_edit(model, mend[1:2], len(records), 1),
     }
-    questions.ask(model)  # tokenises once, as a run does
+    bare_model = NOTHING.edited(model)
+    questions.ask(bare_model)  # tokenises once, as a run does
     for name, edit in edits.items():
         edited = edit.edited(model)
         ratios = []
         for _ in range(arguments.runs):
-            bare = seconds(lambda: questions.ask(model))
+            bare = seconds(lambda: questions.ask(bare_model))
             ratios.append(seconds(lambda edited=edited: questions.ask(edited, each=True)) / bare)
         low, high = min(ratios), max(ratios)
         print(

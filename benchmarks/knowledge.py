@@ -115,6 +115,9 @@ def with_new_fact(
 def perplexity(language_model: LanguageModel, texts: Sequence[str]) -> float:
     """Perplexity per token of the texts, each with the end token and without its first token.
 
+    What reports show is another one: an edited model can be asked for it, and it takes no end token
+    (`evaluation.report.health`).
+
     Raises:
         ValueError: there are no texts.
         UnsupportedModel: the model is an encoder-decoder.

@@ -30,6 +30,7 @@ from editors.locate_then_edit.search.contexts import sample_contexts
 from editors.locate_then_edit.search.latent import Optimisation, optimise
 from editors.locate_then_edit.search.texts import _texts
 from editors.locate_then_edit.statistics.moments import Recipe, gathered
+from edits.edit import NOTHING
 from models.language_model import LanguageModel
 from models.pretraining import blank
 from scoring.questions import Questions
@@ -114,7 +115,9 @@ def single(lm: LanguageModel, count: int, texts: int) -> None:
     )
     for asked in ([three_prompts(record) for record in records], records):
         questions = Questions(asked, generate=(), max_new_tokens=1)
-        asking, _ = cpu(lambda q=questions: (q.ask(lm), q.ask(edit.edited(lm), each=True)))
+        asking, _ = cpu(
+            lambda q=questions: (q.ask(NOTHING.edited(lm)), q.ask(edit.edited(lm), each=True))
+        )
         total = (preparing + editing + asking) / count
         print(
             f"with {len(questions.probes) / count:.1f} probes a record before and after: "

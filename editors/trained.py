@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -58,6 +59,15 @@ class TrainedEditor(Editor, L.LightningModule):
     def observed(self) -> bool:
         """Whether the method has all the statistics it needs."""
         return True
+
+    def identity(self) -> dict[str, Any]:
+        """See `Editor.identity`; and a digest of what has been learned."""
+        digest = hashlib.sha256()
+        for name, tensor in self.state_dict().items():
+            value = tensor.detach().cpu().contiguous()
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
+        return {**super().identity(), "tensors": digest.hexdigest()[:16]}
 
     # training
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from datamodules.records import Request
-from edits.edit import Edit
+from edits.edit import NOTHING, Edit
 from models.language_model import LanguageModel
 
 
@@ -23,7 +23,7 @@ def before_and_after(
 ) -> Table:
     """A table of greedy answers to the request and to ``ask``, before and after the edit."""
     prompts = [request.prompt, *ask]
-    before = language_model.generate(prompts, max_new_tokens=max_new_tokens)
+    before = NOTHING.edited(language_model).generate(prompts, max_new_tokens=max_new_tokens)
     after = edit.edited(language_model).generate(prompts, max_new_tokens=max_new_tokens)
     table = Table(
         title=Text(f"{editor}: {request.prompt} → {request.target}"),

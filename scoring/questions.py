@@ -94,10 +94,11 @@ class Questions:
     def _lengths(self, model: EditedModel) -> dict[int, int]:
         """How many tokens are generated for each probe that is answered by free generation."""
         probes = self.probes
-        lengths = {at: self.max_new_tokens for at, p in enumerate(probes) if p.kind in self.generate}
+        free = [at for at, probe in enumerate(probes) if probe.kind in self.generate]
+        lengths = dict.fromkeys(free, self.max_new_tokens)
         rows = [
             (at, answer)
-            for at in lengths
+            for at in free
             if not KINDS[probes[at].kind].local
             for answer in probes[at].answers
         ]

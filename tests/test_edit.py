@@ -13,7 +13,7 @@ from scripts import ROOT, call, script  # noqa: F401
 
 from datamodules.atlas.world import World
 from edits.weights import WeightEdit
-from evaluation.report import RUN
+from evaluation.report.rows import RUN
 from models import LanguageModel
 from models.atlas import language_model as shipped
 

@@ -9,7 +9,7 @@ from datamodules.atlas.data import AtlasData
 from editors.finetune import FineTune
 from editors.locate_then_edit.rome import Rome
 from editors.meta_learning.mend import Mend
-from evaluation.single import Single
+from evaluation.protocols.batch import Batch
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def goes_the_whole_way(language_model, data, folder, **more):
     assert trainer.global_step == 2
     editors = {"mend": mend.eval(), "ft_m": FineTune(language_model, steps=4, lr=1e-2), **more}
     records = data.records("test", limit=3)
-    protocol = Single(editors, records, folder, data="atlas", generate=["reliability"])
+    protocol = Batch(editors, records, folder, sizes=[1], data="atlas", generate=["reliability"])
     quiet().test(protocol, verbose=False)
     rows = json.loads((folder / "results.json").read_text())
     assert {row["editor"] for row in rows} == {"unedited", *editors}

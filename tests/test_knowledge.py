@@ -3,8 +3,7 @@ import random
 import pytest
 import torch
 
-from datamodules.atlas.world import World
-from evaluation.knowledge import (
+from benchmarks.knowledge import (
     Combination,
     combinations,
     perplexity,
@@ -13,6 +12,7 @@ from evaluation.knowledge import (
     with_context,
     with_new_fact,
 )
+from datamodules.atlas.world import World
 from models.language_model import Scores
 from models.pretraining import Pretraining
 

@@ -1,15 +1,15 @@
-"""The protocol ``batch``: n requests are edited into the clean model together."""
+"""The protocols ``batch`` and ``single``: n requests are edited into the clean model together."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from datamodules.records import Record
 from editors.editor import Editor
-from evaluation.conflicts import checked_policy, settled
-from evaluation.independent import Chunk, Independent
-from evaluation.single import checked_chunk, singles
+from editors.settings import at_least
+from evaluation.protocols.conflicts import checked_policy, settled
+from evaluation.protocols.independent import Chunk, Independent
 
 SIZES = (1, 10, 100, 1_000)
 
@@ -17,7 +17,8 @@ SIZES = (1, 10, 100, 1_000)
 class Batch(Independent):
     """For each n: groups of n records, one edit for each group, asked about by its own probes.
 
-    The groups are cut from the records in order; what is left over at the end is left out.
+    The groups are cut from the records in order; what is left over at the end is left out. With
+    ``sizes=[1]`` each record is edited alone.
 
     Args:
         editors: As ``Protocol`` takes them.
@@ -28,14 +29,13 @@ class Batch(Independent):
         conflicts: What is done with requests of one group that contradict each other; see
             ``conflicts.settled``.
         records_per_chunk: Groups of one record are taken so many at a time.
+        name: The protocol's, for result rows.
         **options: What else ``Protocol`` takes.
 
     Raises:
         ValueError: sizes that are no list of different numbers from 1 to the number of records, no
             group, no such policy, or a conflict under the policy to refuse it.
     """
-
-    name = "batch"
 
     def __init__(
         self,
@@ -47,16 +47,17 @@ class Batch(Independent):
         groups: int | None = None,
         conflicts: str = "last",
         records_per_chunk: int = 16,
+        name: str = "batch",
         **options,
     ):
         super().__init__(editors, records, folder, **options)
+        self.name = name
         count = len(self.records)
         self.sizes = _sizes(sizes, count)
-        if groups is not None and groups < 1:
-            raise ValueError(f"groups must be at least 1, got {groups}")
+        at_least(1, groups=groups, records_per_chunk=records_per_chunk)
         self.groups = groups
         self.conflicts = checked_policy(conflicts)
-        self.records_per_chunk = checked_chunk(records_per_chunk)
+        self.records_per_chunk = records_per_chunk
         self.chunks()  # refuses what the policy refuses
 
     def settings(self) -> dict[str, object]:
@@ -70,17 +71,19 @@ class Batch(Independent):
 
     def chunks(self) -> list[Chunk]:
         """The groups of each size in turn."""
-        found = []
-        for n in self.sizes:
-            whole = len(self.records) // n
-            count = whole if self.groups is None else min(whole, self.groups)
-            if n == 1:
-                found += singles(self.records[:count], self.records_per_chunk)
-                continue
-            for start in range(0, count * n, n):
-                kept, overruled = settled(self.records[start : start + n], self.conflicts)
-                found.append(Chunk(kept, n, overruled))
-        return found
+        return [chunk for n in self.sizes for chunk in self._of_size(n)]
+
+    def _of_size(self, n: int) -> Iterator[Chunk]:
+        whole = len(self.records) // n
+        count = whole if self.groups is None else min(whole, self.groups)
+        if n == 1:
+            for start in range(0, count, self.records_per_chunk):
+                end = min(start + self.records_per_chunk, count)
+                yield Chunk(self.records[start:end], 1)
+            return
+        for start in range(0, count * n, n):
+            kept, overruled = settled(self.records[start : start + n], self.conflicts)
+            yield Chunk(kept, n, overruled)
 
 
 def _sizes(sizes: Sequence[int] | None, count: int) -> list[int]:

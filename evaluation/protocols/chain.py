@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from datamodules.records import Record
 from edits.edit import Edit
-from evaluation.conflicts import Overruled, settled
-from evaluation.efficiency import Cost
+from evaluation.costs import Cost, Failure
+from evaluation.protocols.conflicts import Overruled, settled
 
 Step = tuple[list[Record], list[Overruled]]
 """Records that are edited together, and those left out for one of them."""
@@ -20,17 +20,17 @@ class Chain:
 
     name: str
     edit: Edit | None = None
-    made: list[Record] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
 
 
 @dataclass
-class Done:
-    """What happened up to a checkpoint."""
+class Progress:
+    """What happened from one checkpoint to the next."""
 
     lines: list[dict] = field(default_factory=list)
     editing: list[Cost] = field(default_factory=list)
     asking: list[Cost] = field(default_factory=list)
-    failures: list[tuple[str, Sequence[Record]]] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
     overruled: list[Overruled] = field(default_factory=list)
 
 

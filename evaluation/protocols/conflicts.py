@@ -46,7 +46,7 @@ def settled(
             last.setdefault(key(request), record)
     overruled.reverse()
     if overruled and policy == "refuse":
-        raise ValueError(f"conflicts=refuse: {told(overruled)}")
+        raise ValueError(f"conflicts=refuse: {described(overruled)}")
     return kept[::-1], overruled
 
 
@@ -78,7 +78,7 @@ def contradictions(record: Record, later: Record) -> list[tuple[Request, Request
     ]
 
 
-def told(overruled: Sequence[Overruled], most: int = 3) -> str:
+def described(overruled: Sequence[Overruled], most: int = 3) -> str:
     """How many requests contradict a later one of their step, and which."""
     shown = "; ".join(_both(*pair) for pair in overruled[:most])
     more = f"; and {len(overruled) - most:,} more" if len(overruled) > most else ""

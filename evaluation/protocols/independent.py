@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from datamodules.records import Record, Request, requests_of
-from evaluation.conflicts import Overruled, told
-from evaluation.efficiency import chunk_costs, measured
-from evaluation.lines import IMMEDIATE, UNEDITED
-from evaluation.protocol import Protocol
+from editors.editor import Editor
+from edits.edit import Edit
+from evaluation.costs import Cost, Work, measured
+from evaluation.protocols.conflicts import Overruled, described
+from evaluation.protocols.protocol import Protocol
+from evaluation.report.lines import IMMEDIATE, UNEDITED
 from scoring.questions import Questions
 from scoring.scorers import Answer
 
@@ -34,6 +36,12 @@ class Chunk:
         """The requests of an edit that the probes of other records meet too."""
         return [] if self.n == 1 else requests_of(self.records)
 
+    def edit(self, editor: Editor) -> Edit:
+        """One edit for each record, or one for all of them."""
+        if self.n == 1:
+            return editor.make([record.requests for record in self.records])
+        return editor.edit(requests_of(self.records))
+
 
 class Independent(Protocol):
     """Chunk by chunk: edit, then ask all probes of the chunk in one batch."""
@@ -47,7 +55,7 @@ class Independent(Protocol):
         self.parts, names = self.chunks(), [UNEDITED, *self.editors]
         for part in self.parts:
             if part.overruled and self.trainer.is_global_zero:
-                log.warning("batch of %s: %s", f"{part.n:,}", told(part.overruled))
+                log.warning("batch of %s: %s", f"{part.n:,}", described(part.overruled))
         numbers = range(len(self.parts))
         return [c for c in numbers if not all(self.folder.has(name, c) for name in names)]
 
@@ -56,7 +64,7 @@ class Independent(Protocol):
         return all(self.folder.has(editor, c) for c in range(len(self.parts)))
 
     def share(self, units: list[int], rank: int, devices: int) -> list[int]:
-        """Every so manieth chunk."""
+        """The chunks are dealt out like cards: of two devices each gets every second one."""
         return units[rank::devices]
 
     def do(self, unit: int) -> None:
@@ -64,12 +72,12 @@ class Independent(Protocol):
         part = self.parts[unit]
         questions = self.questions(part.records)
         with measured(self.device) as asking:
-            before = questions.ask(self.language_model)
+            before = questions.before(self.unedited)
         if not self.folder.has(UNEDITED, unit):
             run = self.run(UNEDITED, part.n, part.n, IMMEDIATE)
             lines = self.lines(run, questions, before, before, part.together)
-            costs = chunk_costs(run, self.device, asking, len(questions.probes))
-            self.folder.add(UNEDITED, unit, lines, costs)
+            work = Work(run, self.device, len(questions.probes), asking)
+            self.folder.add(UNEDITED, unit, lines, work.line())
         for name in self.editors:
             if not self.folder.has(name, unit):
                 self._evaluate(name, unit, questions, before)
@@ -78,22 +86,27 @@ class Independent(Protocol):
         self, name: str, unit: int, questions: Questions, before: Sequence[Answer]
     ) -> None:
         part, editor = self.parts[unit], self.editors[name]
-        preparing = self.preparing.pop(name, None)
-        requests = [record.request for record in part.records]
-        each = part.n == 1
-        made = self.attempt(lambda: (editor.edit_each if each else editor.edit)(requests))
+        preparing = self.preparing.pop(name, Cost.none())
+        attempt = self.attempt(lambda: part.edit(editor))
         run, lines, failures = self.run(name, part.n, part.n, IMMEDIATE), [], []
         with measured(self.device) as asking:
-            if made.edit is None:
-                failures = [(made.reason, part.records)]
-                log.warning("%s: no edit of %s: %s", name, f"{part.n:,} requests", made.reason)
+            if attempt.edit is None:
+                failures = [(attempt.reason, part.records)]
+                requests = len(requests_of(part.records))
+                log.warning("%s: no edit of %s requests: %s", name, f"{requests:,}", attempt.reason)
             else:
-                after = questions.ask(made.edit.edited(self.language_model), each=each)
+                after = questions.ask(attempt.edit.edited(self.questioned), each=part.n == 1)
                 lines = self.lines(run, questions, before, after, part.together)
-        costs = chunk_costs(
-            *(run, self.device, asking, len(lines), part.records, made.cost, preparing),
+        work = Work(
+            run,
+            self.device,
+            len(lines),
+            asking,
+            part.records,
+            at_once=len(requests_of(part.records)),
+            editing=attempt.cost,
+            preparing=preparing,
             failures=failures,
             overruled=part.overruled,
-            at_once=len(part.records),
         )
-        self.folder.add(name, unit, lines, costs)
+        self.folder.add(name, unit, lines, work.line())

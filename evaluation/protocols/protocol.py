@@ -9,9 +9,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
 
 import lightning as L
 import torch
@@ -20,15 +20,17 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from datamodules.records import GENERATED, KINDS, Record, Request, fingerprint
 from editors.editor import Editor
-from edits.edit import Edit
-from evaluation import curves, identity, report
-from evaluation.efficiency import Cost, measured
+from editors.settings import one_of
+from edits.edit import NOTHING, Edit, EditedModel
+from evaluation.costs import Cost, measured
 from evaluation.folder import RunFolder
-from evaluation.lines import UNEDITED, answer_lines
+from evaluation.report import curves, page
+from evaluation.report.lines import UNEDITED, answer_lines
 from files import first_line
+from models.language_model import LanguageModel
 from models.rendering import Rendering
 from scoring.questions import Questions
-from scoring.scorers import Answer
+from scoring.scorers import SCORERS, Answer
 
 
 @dataclass(frozen=True)
@@ -57,14 +59,17 @@ class Protocol(L.LightningModule, ABC):
         generate: Probe kinds that are answered by free generation too; None: those of which `KINDS`
             says so.
         max_new_tokens: Tokens generated; more where an expected answer is as long as that.
-        rendering: How probes are put to the model; editors have their own way with requests.
+        rendering: How questions are put to the models. Requests are put to an editor as its own
+            language model has it, which may be another rendering of the same model.
+        scorer: Whose values are logged and drawn; None: the first that all editors have.
 
     Raises:
         ValueError: no editor, editors of several language models, an editor called ``unedited``,
-            unknown probe kinds, no record, or ids that occur twice.
+            unknown probe kinds, no such scorer, no record, ids that occur twice, or a tokenizer
+            that lacks what the rendering takes.
     """
 
-    name: ClassVar[str]
+    name: str
     """The protocol's name; it stands in every result row."""
 
     def __init__(
@@ -77,13 +82,19 @@ class Protocol(L.LightningModule, ABC):
         split: str = "test",
         generate: Sequence[str] | None = None,
         max_new_tokens: int = 16,
-        rendering: Rendering = Rendering(),  # noqa: B008 - frozen
+        rendering: Rendering | None = None,
+        scorer: str | None = None,
     ):
         super().__init__()
         generate = GENERATED if generate is None else generate
         _check(editors, records, generate)
+        if scorer is not None:
+            one_of("scorer", scorer, tuple(SCORERS))
         self.editors = dict(editors)
-        self.language_model = next(iter(editors.values())).language_model.rendered(rendering)
+        first = next(iter(editors.values())).language_model
+        self.language_model = first.rendered(Rendering())
+        self.rendering, self.scorer = rendering or Rendering(), scorer
+        self.questioned  # noqa: B018 refuses a rendering that the tokenizer does not have
         # Lightning moves what is registered to the device.
         self.trained = nn.ModuleList(e for e in editors.values() if isinstance(e, nn.Module))
         self.records = records
@@ -151,12 +162,12 @@ class Protocol(L.LightningModule, ABC):
         """Once all devices are through, write the report and the curves, and log the scores."""
         self.trainer.strategy.barrier()
         if self.trainer.is_global_zero:
-            rows = report.write(self.folder)
-            for name, value in curves.final(rows, self.split).items():
+            rows = page.write(self.folder)
+            for name, value in curves.final(rows, self.split, self.scorer).items():
                 self.log(name, value, rank_zero_only=True)
-            curves.write(rows, self.folder.path / "curves.png")
+            curves.write(rows, self.folder.path / "curves.png", self.scorer)
             for logger in self.loggers:
-                for n, values in curves.scalars(rows, self.split).items():
+                for n, values in curves.scalars(rows, self.split, self.scorer).items():
                     logger.log_metrics(values, step=n)
         self.trainer.strategy.barrier()
 
@@ -173,9 +184,23 @@ class Protocol(L.LightningModule, ABC):
             **self.settings(),
             "generate": sorted(self.generate),
             "max_new_tokens": self.max_new_tokens,
+            "rendering": asdict(self.rendering),
             "editors": {UNEDITED: {}}
-            | {name: identity.of_editor(editor) for name, editor in self.editors.items()},
+            | {
+                name: {**editor.identity(), "rendering": asdict(editor.language_model.rendering)}
+                for name, editor in self.editors.items()
+            },
         }
+
+    @cached_property
+    def questioned(self) -> LanguageModel:
+        """The language model as questions are put to it."""
+        return self.language_model.rendered(self.rendering)
+
+    @property
+    def unedited(self) -> EditedModel:
+        """What answers questions before any edit."""
+        return NOTHING.edited(self.questioned)
 
     def questions(self, records: Sequence[Record]) -> Questions:
         """The probes of some records, as this run asks them."""
@@ -191,7 +216,14 @@ class Protocol(L.LightningModule, ABC):
         return Attempt(edit, reason, cost)
 
     def run(self, editor: str, n: int, step: int, phase: str) -> dict[str, object]:
-        """What stands in every line: whose answers these are, and to what."""
+        """What stands in every line: whose answers these are, and to what.
+
+        ``end`` and ``render`` say how the editor's requests were put to the model, ``asked`` how
+        questions are; see `Rendering`.
+        """
+        edited = Rendering()
+        if editor in self.editors:
+            edited = self.editors[editor].language_model.rendering
         return {
             "editor": editor,
             "model": self.language_model.name,
@@ -201,6 +233,9 @@ class Protocol(L.LightningModule, ABC):
             "n": n,
             "step": step,
             "phase": phase,
+            "end": edited.end,
+            "render": edited.render,
+            "asked": self.rendering.render,
         }
 
     def lines(
@@ -226,7 +261,7 @@ def _check(
             raise ValueError(
                 f"no editor can be called {name!r}: names are folders, {UNEDITED!r} is the model's"
             )
-    if len({id(editor.language_model) for editor in editors.values()}) > 1:
+    if len({id(editor.language_model.model) for editor in editors.values()}) > 1:
         raise ValueError(f"editors {', '.join(editors)} must share one language model object")
     if not records:
         raise ValueError("records is empty: there is nothing to evaluate")

@@ -10,15 +10,15 @@ from pathlib import Path
 from datamodules.records import Record, requests_of
 from datamodules.text import TextCorpus
 from editors.editor import Editor
-from edits.edit import Edit
-from edits.journal import Journal
-from edits.weights import WeightEdit
-from evaluation import health
-from evaluation.chain import Chain, Done, checkpoints_of, intervals_of
-from evaluation.conflicts import told
-from evaluation.efficiency import Cost, chunk_costs, measured, total
-from evaluation.lines import IMMEDIATE, RETENTION, UNEDITED
-from evaluation.protocol import Protocol
+from editors.settings import at_least
+from edits.edit import NOTHING, Edit
+from edits.journal import journaled
+from evaluation.costs import Cost, Work, measured, total
+from evaluation.protocols.chain import Chain, Progress, checkpoints_of, intervals_of
+from evaluation.protocols.conflicts import described
+from evaluation.protocols.protocol import Protocol
+from evaluation.report import health
+from evaluation.report.lines import IMMEDIATE, RETENTION, UNEDITED
 from scoring.scorers import Answer
 
 log = logging.getLogger(__name__)
@@ -82,8 +82,7 @@ class Sequential(Protocol):
             raise ValueError(
                 f"length={length}: expected 1 to {len(records):,}, the records there are"
             )
-        if step < 1 or texts < 1:
-            raise ValueError(f"step and texts must be at least 1, got {step} and {texts}")
+        at_least(1, step=step, texts=texts)
         self.step = step
         self.checkpoints = checkpoints_of(checkpoints, self.length, step)
         self.texts = [] if text is None else list(TextCorpus(text)[:texts])
@@ -108,7 +107,7 @@ class Sequential(Protocol):
         """Editors and the numbers of checkpoints that they have not come to."""
         overruled = [pair for interval in self.intervals for _, lost in interval for pair in lost]
         if overruled and self.trainer.is_global_zero:
-            log.warning("sequence: %s", told(overruled))
+            log.warning("sequence: %s", described(overruled))
         if not self.texts and self.trainer.is_global_zero:
             log.info("no text whose perplexity would tell a broken model; text=FILE names some")
         numbers = range(len(self.checkpoints))
@@ -120,7 +119,7 @@ class Sequential(Protocol):
         return all(self.folder.has(editor, c) for c in range(len(self.checkpoints)))
 
     def share(self, units: list, rank: int, devices: int) -> list[tuple[str, int]]:
-        """All the work of every so manieth editor."""
+        """All the work of an editor goes to one device; editors are dealt out like cards."""
         names = list(dict.fromkeys(name for name, _ in units))[rank::devices]
         return [unit for unit in units if unit[0] in names]
 
@@ -136,115 +135,108 @@ class Sequential(Protocol):
     def _ask_unedited(self, number: int) -> Cost:
         """What the unedited model says to all that is asked up to a checkpoint."""
         costs = []
-        for interval in self.intervals[: number + 1]:
-            records = [record for kept, _ in interval for record in kept]
+        for interval in range(number + 1):
+            records = self._records(interval)
             if records[0].id not in self.answers:
                 questions = self.questions(records)
                 with measured(self.device) as cost:
-                    found = questions.ask(self.language_model)
+                    answers = questions.before(self.unedited)
                 costs.append(cost)
-                for owner, answer in zip(questions.owners, found, strict=True):
+                for owner, answer in zip(questions.owners, answers, strict=True):
                     self.answers.setdefault(records[owner].id, []).append(answer)
         return total(costs)
+
+    def _records(self, number: int) -> list[Record]:
+        """What is edited from the checkpoint before to this one."""
+        return [record for kept, _ in self.intervals[number] for record in kept]
 
     def _before(self, records: Sequence[Record]) -> list[Answer]:
         return [answer for record in records for answer in self.answers[record.id]]
 
     def _unedited(self, number: int, asking: Cost) -> None:
         run = self.run(UNEDITED, self.checkpoints[number], self.step, IMMEDIATE)
-        records = [record for kept, _ in self.intervals[number] for record in kept]
+        records = self._records(number)
         before = self._before(records)
-        so_far = [
-            request
-            for part in self.intervals[: number + 1]
-            for kept, _ in part
-            for request in requests_of(kept)
-        ]
+        so_far = requests_of(r for earlier in range(number + 1) for r in self._records(earlier))
         lines = self.lines(run, self.questions(records), before, before, so_far)
-        found = health.measured(self.language_model, None, self.texts)
-        costs = chunk_costs(run, self.device, asking, len(lines), health=found)
-        self.folder.add(UNEDITED, number, lines, costs)
+        state = health.of(NOTHING.edited(self.language_model), self.texts)
+        work = Work(run, self.device, len(lines), asking, health=state)
+        self.folder.add(UNEDITED, number, lines, work.line())
 
     def _edited(self, name: str, number: int) -> None:
-        preparing, n = self.preparing.pop(name, None), self.checkpoints[number]
+        preparing, n = self.preparing.pop(name, Cost.none()), self.checkpoints[number]
         chain = self.chains.get(name) or self._resumed(name, number)
         self.chains[name] = chain
-        done = Done()
+        progress = Progress()
+        immediate = self.run(name, n, self.step, IMMEDIATE)
         for kept, overruled in self.intervals[number]:
-            done.overruled += overruled
-            self._make(chain, kept, done, self.run(name, n, self.step, IMMEDIATE))
-        found = {}
+            progress.overruled += overruled
+            self._make(chain, kept, progress, immediate)
+        state = {}
         if chain.edit is not None:
-            self._ask(chain, chain.made, done, self.run(name, n, self.step, RETENTION))
-            found = health.measured(self.language_model, chain.edit, self.texts)
-            self._alarm(name, n, found)
-            path = self._path(name, number)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            chain.edit.save(path, self.language_model.name)
-        records = [record for kept, _ in self.intervals[number] for record in kept]
-        costs = chunk_costs(
-            self.run(name, n, self.step, IMMEDIATE),
-            *(self.device, total(done.asking), len(done.lines), records),
-            *(total(done.editing), preparing),
-            failures=done.failures,
-            overruled=done.overruled,
+            self._ask(chain, chain.records, progress, self.run(name, n, self.step, RETENTION))
+            state = health.of(chain.edit.edited(self.language_model), self.texts)
+            self._alarm(name, n, state)
+            chain.edit.save(self._path(name, number), self.language_model.name)
+        work = Work(
+            immediate,
+            self.device,
+            len(progress.lines),
+            total(progress.asking),
+            self._records(number),
             at_once=self.step,
-            health=found,
+            editing=total(progress.editing),
+            preparing=preparing,
+            failures=progress.failures,
+            overruled=progress.overruled,
+            health=state,
         )
-        self.folder.add(name, number, done.lines, costs)
+        self.folder.add(name, number, progress.lines, work.line())
         log.info("%s: %s of %s edits", name, f"{n:,}", f"{self.length:,}")
 
-    def _make(self, chain: Chain, records: Sequence[Record], done: Done, run: Mapping) -> None:
+    def _make(
+        self, chain: Chain, records: Sequence[Record], progress: Progress, run: Mapping
+    ) -> None:
         """One step, and the questions right after it."""
-        editor, requests = self.editors[chain.name], requests_of(records)
-        before = {} if chain.edit is None else {"after": chain.edit}
-        made = self.attempt(lambda: self._journaled(editor.edit(requests, **before), chain.edit))
-        done.editing.append(made.cost)
-        if made.edit is None:
-            if all(made.reason != reason for reason, _ in done.failures):
-                log.warning("%s: no edit of %r: %s", chain.name, records[0].id, made.reason)
-            done.failures.append((made.reason, records))
+        attempt = self.attempt(lambda: self._step(chain, records))
+        progress.editing.append(attempt.cost)
+        if attempt.edit is None:
+            if all(attempt.reason != reason for reason, _ in progress.failures):
+                log.warning("%s: no edit of %r: %s", chain.name, records[0].id, attempt.reason)
+            progress.failures.append((attempt.reason, records))
             return
-        chain.edit = made.edit
-        chain.made += records
-        self._ask(chain, records, done, run)
+        chain.edit = attempt.edit
+        chain.records += records
+        self._ask(chain, records, progress, run)
 
-    def _journaled(self, edit: Edit, before: Edit | None) -> Edit:
-        """The edit with the step that ends here, if it is one of those that remember steps."""
-        if not self.journal or not isinstance(edit, WeightEdit):
-            return edit
-        if before is None:
-            return Journal.of(edit)
-        if not isinstance(edit, Journal):
-            raise ValueError(
-                "the edit does not hold the steps made before: the editor has not added to it; "
-                "set journal=false"
-            )
-        return edit.ended()
+    def _step(self, chain: Chain, records: Sequence[Record]) -> Edit:
+        """The edit that holds these records, too."""
+        edit = self.editors[chain.name].edit(requests_of(records), chain.edit)
+        return journaled(edit, chain.edit) if self.journal else edit
 
-    def _ask(self, chain: Chain, records: Sequence[Record], done: Done, run: Mapping) -> None:
+    def _ask(
+        self, chain: Chain, records: Sequence[Record], progress: Progress, run: Mapping
+    ) -> None:
         questions = self.questions(records)
         with measured(self.device) as cost:
-            after = questions.ask(chain.edit.edited(self.language_model))
-        done.asking.append(cost)
-        so_far = requests_of(chain.made)
-        done.lines += self.lines(run, questions, self._before(records), after, so_far)
+            after = questions.ask(chain.edit.edited(self.questioned))
+        progress.asking.append(cost)
+        before, so_far = self._before(records), requests_of(chain.records)
+        progress.lines += self.lines(run, questions, before, after, so_far)
 
-    def _alarm(self, name: str, n: int, found: Mapping[str, Mapping[str, float]]) -> None:
+    def _alarm(self, name: str, n: int, state: Mapping[str, Mapping[str, float]]) -> None:
         """Warn of a model that edits have broken."""
-        if not self.texts:
+        if health.PERPLEXITY not in state:
             return
-        now = found[health.PERPLEXITY]["mean"]
-        if now > ALARM * self.own_perplexity:
-            log.warning(
-                "%s: after %s edits the perplexity of held-out text is %.4g, %.3g unedited",
-                *(name, f"{n:,}", now, self.own_perplexity),
-            )
+        now, unedited = state[health.PERPLEXITY]["mean"], self.unedited_perplexity
+        if now > ALARM * unedited:
+            message = "%s: after %s edits the perplexity of held-out text is %.4g, %.3g unedited"
+            log.warning(message, name, f"{n:,}", now, unedited)
 
     @cached_property
-    def own_perplexity(self) -> float:
-        """Of the unedited model."""
-        return health.perplexity(self.language_model, self.texts)["mean"]
+    def unedited_perplexity(self) -> float:
+        """Of the held-out texts."""
+        return health.perplexity(NOTHING.edited(self.language_model), self.texts)["mean"]
 
     def _resumed(self, name: str, number: int) -> Chain:
         """The chain as it was at the last checkpoint."""
@@ -256,8 +248,8 @@ class Sequential(Protocol):
             for record in failure["records"]
         }
         for interval in self.intervals[:number]:
-            chain.made += [r for kept, _ in interval for r in kept if r.id not in lost]
-        if chain.made:
+            chain.records += [r for kept, _ in interval for r in kept if r.id not in lost]
+        if chain.records:
             chain.edit = self.editors[name].load(self._path(name, number - 1))
         return chain
 

@@ -12,7 +12,7 @@ import pandas as pd
 from evaluation.folder import RunFolder
 from evaluation.report.efficiency import efficiency
 from evaluation.report.health import PERPLEXITY, RELATIVE_NORM, UPDATE_NORM
-from evaluation.report.lines import DISTURBED, UNKNOWN
+from evaluation.report.lines import DISTURBED, UNEDITED, UNKNOWN
 from evaluation.report.rows import (
     ALREADY_TRUE,
     EVENTS,
@@ -105,7 +105,8 @@ def caption(results: Sequence[Mapping]) -> str:
 
 def _renderings(results: Sequence[Mapping]) -> list[str]:
     """How texts were put to the models, where it is not the usual way."""
-    values = {name: list(dict.fromkeys(row[name] for row in results)) for name in DEFAULTS}
+    edited = [row for row in results if row["editor"] != UNEDITED] or results
+    values = {name: list(dict.fromkeys(row[name] for row in edited)) for name in DEFAULTS}
     unusual = {name: own for name, own in values.items() if set(own) != {DEFAULTS[name]}}
     shown = [f"{name}={'|'.join(own)}" for name, own in unusual.items()]
     return [" ".join(shown)] if shown else []

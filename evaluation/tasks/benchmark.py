@@ -13,8 +13,8 @@ from rich.console import Console
 from datamodules.editing import EditingData
 from datamodules.records import Record
 from editors.editor import Editor
-from evaluation.protocol import Protocol
-from evaluation.table import events, table
+from evaluation.protocols.protocol import Protocol
+from evaluation.report.table import events, table
 from evaluation.tasks.task import Task
 from models.language_model import LanguageModel
 from scoring.known import fitting, known

@@ -9,6 +9,7 @@ import torch
 from answers import CITIES
 from torch.utils.data import DataLoader
 
+from benchmarks.knowledge import perplexity
 from datamodules.records import Probe, Record, Request
 from datamodules.text import TextCorpus
 from editors.finetune import FineTune
@@ -26,7 +27,6 @@ from editors.meta_learning.malmen import Malmen
 from editors.meta_learning.mend import Mend
 from editors.meta_learning.objective import outer_losses
 from edits.weights import WeightEdit
-from evaluation.knowledge import perplexity
 from models import LanguageModel, UnsupportedModel
 from scoring.known import fitting, known
 

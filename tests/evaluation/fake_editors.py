@@ -1,34 +1,38 @@
 """Editors with known effects, and records whose probes cover every kind."""
 
+from itertools import islice
+
 import lightning as L
 import torch
 
 from datamodules.records import KINDS, Probe, Record, Request
 from editors.editor import Editor
 from edits.weights import Dense, LowRank, WeightEdit
-from evaluation.batch import Batch
-from evaluation.protocol import Protocol
-from evaluation.sequential import Sequential
-from evaluation.single import Single
+from evaluation.protocols.batch import Batch
+from evaluation.protocols.protocol import Protocol
+from evaluation.protocols.sequential import Sequential
 
 CITIES = ("Paris", "Lagos", "Tokyo", "Warsaw", "Gothenburg", "Stockholm", "Nigeria")
 OBJECTS = ("Sweden", "France", "Japan", "Poland")
 
 
 class Nothing(Editor):
-    """Its edits are zero."""
+    """Its edits are zero; each is for one request."""
 
     def __init__(self, language_model, *, strength: float = 0.0):
         self.language_model, self.strength = language_model, strength
-        self.preparations = []  # no setting: it holds what is not plain
+        self.preparations = []
 
     def prepare(self):
-        self.preparations.append(object())
+        if not self.preparations:
+            self.preparations.append(object())
 
-    def edit(self, requests, after=None):
-        raise NotImplementedError
+    def compute(self, groups, after):
+        assert after is None
+        return self.edits([request for [request] in groups])
 
-    def edit_each(self, requests):
+    def edits(self, requests):
+        """An edit for each request."""
         layer = self.language_model.layer("mlp_out", 1)
         d_in, d_out = self.language_model.shape(layer)
         update = self.update(requests, d_in, d_out)
@@ -42,19 +46,24 @@ class Nothing(Editor):
 class Noise(Nothing):
     """Its edits are large and depend on the request alone.
 
-    Stops like a killed process after ``chunks`` calls, if given.
+    Stops like a killed process after ``calls`` calls, if given.
     """
 
-    def __init__(self, language_model, *, strength: float, chunks: int | None = None):
+    def __init__(self, language_model, *, strength: float, calls: int | None = None):
         super().__init__(language_model, strength=strength)
-        self._left = chunks  # not what the editor is, hence no part of its identity
+        self.calls = self.left = calls
 
-    def edit_each(self, requests):
-        if self._left is not None:
-            self._left -= 1
-            if self._left < 0:
+    def identity(self):
+        identity = super().identity()
+        del identity["calls"]  # not what the editor is
+        return identity
+
+    def edits(self, requests):
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
                 raise KeyboardInterrupt
-        return super().edit_each(requests)
+        return super().edits(requests)
 
     def update(self, requests, d_in, d_out):
         weights = []
@@ -67,19 +76,26 @@ class Noise(Nothing):
 class Adding(Noise):
     """Its edits are low-rank and add up; it refuses the prompts that hold ``refused``.
 
-    Stops like a killed process after ``steps`` calls, if given.
+    Stops like a killed process after ``calls`` calls, if given.
     """
 
-    def __init__(self, language_model, *, strength=2.0, refused="nothing", steps=None):
-        super().__init__(language_model, strength=strength)
-        self.refused, self._left = refused, steps
+    def __init__(self, language_model, *, strength=2.0, refused="nothing", calls=None):
+        super().__init__(language_model, strength=strength, calls=calls)
+        self.refused = refused
 
-    def edit(self, requests, after=None):
+    def compute(self, groups, after):
+        requests = [request for group in groups for request in group]
         if any(self.refused in request.prompt for request in requests):
             raise ValueError(f"no {self.refused} here")
-        made = self.edit_each(requests)
-        for number in range(len(requests)):
-            after = made.select(number) if after is None else after.plus(made.select(number))
+        edits = self.edits(requests)
+        singles = (edits.select(number) for number in range(len(requests)))
+        sums = [self.sum(islice(singles, len(group)), after) for group in groups]
+        return WeightEdit.stack(sums) if len(sums) > 1 else sums[0]
+
+    @staticmethod
+    def sum(edits, after):
+        for edit in edits:
+            after = edit if after is None else after.plus(edit)
         return after
 
     def update(self, requests, d_in, d_out):
@@ -90,23 +106,28 @@ class Adding(Noise):
 class Alone(Adding):
     """It takes no edit that is there already."""
 
-    def edit(self, requests, after=None):
+    def compute(self, groups, after):
         if after is not None:
             raise ValueError("alone edits the clean model only")
-        return super().edit(requests)
+        return super().compute(groups, None)
 
 
-def fakes(language_model, chunks: int | None = None) -> dict[str, Editor]:
-    noise = Noise(language_model, strength=2.0, chunks=chunks)
+def fakes(language_model, calls: int | None = None) -> dict[str, Editor]:
+    noise = Noise(language_model, strength=2.0, calls=calls)
     return {"nothing": Nothing(language_model), "noise": noise}
 
 
 ASKED = {"data": "fake", "generate": ("reliability", "unrelated"), "max_new_tokens": 4}
 
 
-def make_single(editors, records, folder) -> Single:
+def single(editors, records, folder, **options) -> Batch:
+    """As ``protocol=single`` has it."""
+    return Batch(editors, records, folder, name="single", sizes=[1], **options)
+
+
+def make_single(editors, records, folder) -> Batch:
     """Chunks of three, some kinds generated."""
-    return Single(editors, records, folder, records_per_chunk=3, **ASKED)
+    return single(editors, records, folder, records_per_chunk=3, **ASKED)
 
 
 def make_protocol(name, language_model, records, folder) -> Protocol:

@@ -2,12 +2,11 @@ import json
 from dataclasses import replace
 
 import pytest
-from fake_editors import Adding, make_records, make_trainer
+from fake_editors import Adding, make_records, make_trainer, single
 
 from datamodules.records import Probe
-from evaluation.batch import Batch
-from evaluation.lines import UNEDITED
-from evaluation.single import Single
+from evaluation.protocols.batch import Batch
+from evaluation.report.lines import UNEDITED
 from scoring.questions import Questions
 
 RECORDS = make_records(11)
@@ -69,9 +68,9 @@ def test_a_group_is_edited_together_and_asked_by_the_one_edit(finished, language
 
 def test_one_at_a_time_is_the_protocol_single(finished, language_model, tmp_path):
     editors = {"adding": Adding(language_model)}
-    run(Single(editors, RECORDS, tmp_path, data="fake", **ASKED))
-    own, single = lines_of(finished, "adding", 1), lines_of(tmp_path, "adding", 1)
-    assert [{**line, "protocol": "single"} for line in own] == single
+    run(single(editors, RECORDS, tmp_path, data="fake", **ASKED))
+    own, alone = lines_of(finished, "adding", 1), lines_of(tmp_path, "adding", 1)
+    assert [{**line, "protocol": "single"} for line in own] == alone
 
 
 def test_costs_are_told_by_n(finished):
@@ -85,7 +84,7 @@ def test_costs_are_told_by_n(finished):
 
 
 def test_a_stopped_run_goes_on_behind_its_last_group(finished, language_model, tmp_path):
-    stopping = Adding(language_model, steps=2)  # all groups of one, and one of four
+    stopping = Adding(language_model, calls=2)  # all groups of one, and one of four
     with pytest.raises(SystemExit):
         run(batch(language_model, tmp_path, editor=stopping, sizes=[1, 4]))
     done = sorted((tmp_path / "answers/adding").iterdir())
@@ -144,7 +143,8 @@ def test_what_another_request_changes_is_asked_but_not_judged(language_model, tm
     for n, value in ((1, {0.0, 1.0}), (4, {None})):
         lines = lines_of(tmp_path, "adding", n)
         [line] = [line for line in lines if line["prompt"] == changed.prompt and line["index"]]
-        assert (line["exact_match"] in value, line["disturbed"]) == (True, n == 4)
+        assert line["exact_match"] in value
+        assert line["judged"] == ("disturbed" if n == 4 else None)
     rows = rows_of(tmp_path)
     assert rows["adding", 4, "all", "disturbed"]["count"] == 1
     assert ("adding", 1, "all", "disturbed") not in rows

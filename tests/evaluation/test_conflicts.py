@@ -3,7 +3,7 @@
 import pytest
 
 from datamodules.records import Record, Request
-from evaluation.conflicts import key, settled, told
+from evaluation.protocols.conflicts import described, key, settled
 
 
 def record(name, prompt, subject, target):
@@ -41,12 +41,12 @@ def test_the_last_one_wins():
 
 def test_conflicts_are_counted_and_named():
     _, overruled = settled([FIRST, LATER])
-    assert told(overruled) == (
+    assert described(overruled) == (
         "1 request contradicts a later one of the same step: "
         "'first' (Lagos is a city in Sweden) and 'later' (... Japan)"
     )
-    assert told(overruled * 5).startswith("5 requests contradict")
-    assert told(overruled * 5).endswith("; and 2 more")
+    assert described(overruled * 5).startswith("5 requests contradict")
+    assert described(overruled * 5).endswith("; and 2 more")
 
 
 def test_conflicts_can_be_refused():
@@ -64,7 +64,7 @@ def test_a_record_of_several_requests_is_overruled_if_one_of_them_is():
     pair = both("pair", OTHER, FIRST)
     kept, overruled = settled([pair, CITIZENS, LATER])
     assert (kept, overruled) == ([CITIZENS, LATER], [(pair, LATER)])
-    assert "'pair' (Lagos is a city in Sweden) and 'later' (... Japan)" in told(overruled)
+    assert "'pair' (Lagos is a city in Sweden) and 'later' (... Japan)" in described(overruled)
     kept, overruled = settled([LATER, CITIZENS, pair])
     assert (kept, overruled) == ([CITIZENS, pair], [(LATER, pair)])
 

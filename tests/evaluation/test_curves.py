@@ -2,9 +2,10 @@
 
 import pytest
 
-from evaluation import curves
+from evaluation.report import curves
 
 RUN = {"model": "m", "data": "d", "split": "val", "protocol": "sequential", "step": 1}
+RUN |= {"end": "none", "render": "text", "asked": "text"}
 EDITORS = ("unedited", "rome", "memit")
 
 

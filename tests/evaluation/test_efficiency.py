@@ -4,7 +4,8 @@ from math import isnan
 import pytest
 import torch
 
-from evaluation.efficiency import Cost, efficiency, measured
+from evaluation.costs import Cost, measured
+from evaluation.report.efficiency import efficiency
 
 CPU = torch.device("cpu")
 

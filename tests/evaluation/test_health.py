@@ -6,8 +6,9 @@ import pytest
 import torch
 from fake_editors import Noise, make_records
 
+from edits.edit import NOTHING
 from edits.weights import Dense, WeightEdit
-from evaluation import health
+from evaluation.report import health
 
 TEXTS = [
     "Tokyo is the capital of Japan.",
@@ -25,7 +26,7 @@ def edit_of(language_model, **changes):
 
 
 def test_perplexity_is_of_all_tokens_behind_the_first_words(language_model):
-    found = health.perplexity(language_model, TEXTS)
+    found = health.perplexity(NOTHING.edited(language_model), TEXTS)
     pairs = [text.split(None, 1) for text in TEXTS if " " in text]
     nll, tokens = 0.0, 0
     for first, rest in pairs:
@@ -40,8 +41,8 @@ def test_perplexity_is_of_all_tokens_behind_the_first_words(language_model):
 
 
 def test_an_edit_of_nothing_changes_nothing(language_model):
-    own = health.measured(language_model, None, TEXTS)
-    found = health.measured(language_model, edit_of(language_model), TEXTS)
+    own = health.of(NOTHING.edited(language_model), TEXTS)
+    found = health.of(edit_of(language_model).edited(language_model), TEXTS)
     assert own.keys() == {"perplexity"}
     assert found["perplexity"] == own["perplexity"]
     assert found["update_norm"]["mean"] == found["relative_norm"]["mean"] == 0
@@ -50,7 +51,7 @@ def test_an_edit_of_nothing_changes_nothing(language_model):
 def test_norms_are_those_of_the_weights(language_model):
     layer = language_model.layer("mlp_out", 1)
     edit = edit_of(language_model, value=0.5)
-    found = health.measured(language_model, edit, [])
+    found = health.of(edit.edited(language_model), [])
     d_in, d_out = language_model.shape(layer)
     assert found.keys() == {"update_norm", "relative_norm"}
     assert found["update_norm"]["mean"] == pytest.approx(0.5 * (d_in * d_out) ** 0.5)
@@ -60,16 +61,16 @@ def test_norms_are_those_of_the_weights(language_model):
 
 def test_the_edited_model_is_the_one_that_is_asked(language_model):
     edit = Noise(language_model, strength=20.0).edit_each(REQUESTS)
-    found = health.measured(language_model, edit, TEXTS)["perplexity"]
+    found = health.of(edit.edited(language_model), TEXTS)["perplexity"]
     assert found == health.perplexity(edit.edited(language_model), TEXTS)
-    assert found["mean"] != health.perplexity(language_model, TEXTS)["mean"]
+    assert found["mean"] != health.perplexity(NOTHING.edited(language_model), TEXTS)["mean"]
 
 
 def test_a_diverged_model_has_a_perplexity_too(language_model):
-    found = health.measured(language_model, edit_of(language_model, value=float("nan")), TEXTS)
+    found = health.of(edit_of(language_model, value=float("nan")).edited(language_model), TEXTS)
     assert found["perplexity"]["mean"] == exp(health.LARGEST)
 
 
 def test_texts_of_one_word_have_none(language_model):
     with pytest.raises(ValueError, match="no text of more than one word"):
-        health.perplexity(language_model, ["Lagos"])
+        health.perplexity(NOTHING.edited(language_model), ["Lagos"])

@@ -7,13 +7,14 @@ import pytest
 from rich.console import Console
 
 from datamodules.records import KINDS
-from evaluation import report
 from evaluation.folder import RunFolder
+from evaluation.report import page
+from evaluation.report import rows as results
 from evaluation.report.intervals import harmonic_mean, interval, resampled_means
-from evaluation.table import beside, events, table
+from evaluation.report.table import beside, events, table
 
 RUN = {"editor": "mend", "model": "m", "data": "d", "split": "test", "protocol": "single", "n": 1}
-RUN |= {"step": 1, "phase": "immediate"}
+RUN |= {"step": 1, "phase": "immediate", "end": "none", "render": "text", "asked": "text"}
 COST = {
     "device": "cpu",
     "preparation_seconds": 1.0,
@@ -26,19 +27,20 @@ COST = {
     "probe_seconds": 4.0,
     "failures": [],
     "overruled": [],
+    "overruled_requests": 0,
     "health": {},
 }
 
 
 def line(record, kind, exact, success=None, editor="mend"):
-    values = dict.fromkeys(report.SCORER_NAMES)
+    values = dict.fromkeys(results.SCORER_NAMES)
     values |= {"exact_match": exact, "token_accuracy": exact, "probability_success": success}
-    own = {"record": record, "probe": kind, "disturbed": False, "mentions": 1}
+    own = {"record": record, "probe": kind, "judged": None, "any_of": "", "mentions": 1}
     return {**RUN, "editor": editor, **own, **values}
 
 
 def found(lines, kind, scorer):
-    [row] = [r for r in report.rows(lines) if (r["probe"], r["scorer"]) == (kind, scorer)]
+    [row] = [r for r in results.rows(lines) if (r["probe"], r["scorer"]) == (kind, scorer)]
     return row
 
 
@@ -51,17 +53,17 @@ def test_means_are_over_records_of_means_over_probes():
 
 
 def test_there_is_no_row_where_nothing_was_judged():
-    names = {row["scorer"] for row in report.rows([line("a", "one_hop", 1.0)])}
+    names = {row["scorer"] for row in results.rows([line("a", "one_hop", 1.0)])}
     assert names == {"exact_match", "token_accuracy"}
 
 
 def test_probes_that_were_not_judged_are_counted():
     lines = [line("a", "unrelated", 1.0), line("a", "one_hop", 1.0)]
-    lines += [{**line("b", "unrelated", None), "disturbed": True}]
+    lines += [{**line("b", "unrelated", None), "judged": "disturbed"}]
     row = found(lines, "all", "disturbed")
     assert (row["mean"], row["count"], row["records"]) == (0.5, 1, 2)
     assert found(lines, "unrelated", "exact_match")["count"] == 1
-    assert "1 of 2" in report.markdown(report.rows(lines))
+    assert "1 of 2" in page.markdown(results.rows(lines))
 
 
 def test_requests_whose_edit_may_not_be_what_was_meant_are_counted_and_named():
@@ -73,7 +75,7 @@ def test_requests_whose_edit_may_not_be_what_was_meant_are_counted_and_named():
     assert row["reason"] == "r0, r1, r2, r3, r4, 2 more"
     row = found(lines, "all", "subject_repeated")
     assert (row["count"], row["records"], row["reason"]) == (1, 9, "r8")
-    assert "1 of 9: r8" in report.markdown(report.rows(lines))
+    assert "1 of 9: r8" in page.markdown(results.rows(lines))
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 1 / 3])
@@ -139,19 +141,26 @@ def folder(tmp_path):
 
 
 def test_files_hold_the_same_rows(folder):
-    rows = report.write(folder)
+    rows = page.write(folder)
     assert json.loads((folder.path / "results.json").read_text()) == rows
     frame = pd.read_csv(folder.path / "results.csv")
     filled = [{k: v for k, v in row.items() if v == v} for row in frame.to_dict("records")]
     assert filled == rows
     text = (folder.path / "results.md").read_text()
-    for part in ("single edits", "d test", "8 records", *EDITORS, *report.SCORER_NAMES[:3], "25.0"):
+    for part in (
+        "single edits",
+        "d test",
+        "8 records",
+        *EDITORS,
+        *results.SCORER_NAMES[:3],
+        "25.0",
+    ):
         assert part in text
     assert not [path for path in folder.path.iterdir() if path.name.startswith(".")]
 
 
 def test_costs_are_totals_over_chunks(folder):
-    report.write(folder)
+    page.write(folder)
     costs = {
         row["editor"]: row for row in json.loads((folder.path / "efficiency.json").read_text())
     }
@@ -178,7 +187,7 @@ def rendered(what, width=120) -> str:
 
 @pytest.mark.parametrize("scorer", ["exact_match", "probability_success"])
 def test_the_table_fits_in_120_columns_and_nothing_is_cut(folder, scorer):
-    rows = report.write(folder)
+    rows = page.write(folder)
     costs = json.loads((folder.path / "efficiency.json").read_text())
     text = rendered(table(rows, costs, scorer))
     assert "…" not in text
@@ -251,7 +260,7 @@ def test_the_table_shows_mean_and_interval(folder):
 
 
 def test_no_answers_yet():
-    assert report.markdown([]) == "No answers yet.\n"
+    assert page.markdown([]) == "No answers yet.\n"
     with pytest.raises(ValueError, match="no row has the scorer 'x'; there are: no rows"):
         table([], scorer="x")
 
@@ -265,7 +274,7 @@ def test_in_a_sequence_what_was_asked_at_once_counts_at_each_later_checkpoint():
         for phase in ("immediate", "retention")
         for at, n in ((0, 1), (1, 3), (2, 3))
     ]
-    rows = [row for row in report.rows(lines) if row["scorer"] == "exact_match"]
+    rows = [row for row in results.rows(lines) if row["scorer"] == "exact_match"]
     assert {(r["n"], r["phase"]): (r["records"], r["mean"]) for r in rows} == {
         (1, "immediate"): (1, 1.0),
         (3, "immediate"): (3, 0.333333),
@@ -279,14 +288,18 @@ def cost(n, failures=(), overruled=(), **run):
     return {
         **COST,
         "run": {**RUN, "n": n, **run},
-        "failures": [{"reason": reason, "records": records} for reason, records in failures],
+        "failures": [
+            {"reason": reason, "records": records, "requests": len(records)}
+            for reason, records in failures
+        ],
         "overruled": overruled,
+        "overruled_requests": len(overruled),
         "health": health,
     }
 
 
 def test_what_was_not_made_is_counted_with_the_reasons():
-    rows = report.event_rows(
+    rows = results.event_rows(
         [
             cost(2, [("singular", ["a", "b"])], [["c", "d"]]),
             cost(2, [("singular", ["e"]), ("x", ["f"]), ("y", ["g"]), ("z", ["h"])]),
@@ -308,7 +321,7 @@ def test_what_was_not_made_is_counted_with_the_reasons():
 
 def test_what_was_not_made_adds_up_in_a_sequence():
     chunks = [cost(n, [("singular", ["a"])], **SEQUENCE) for n in (1, 5)]
-    rows = [row for row in report.event_rows(chunks) if row["scorer"] == "not_made"]
+    rows = [row for row in results.event_rows(chunks) if row["scorer"] == "not_made"]
     assert [(row["n"], row["count"], row["records"]) for row in rows] == [(1, 1, 4), (5, 2, 8)]
 
 
@@ -357,7 +370,7 @@ def test_what_else_happened_is_a_table_too():
 
 
 def test_the_page_tells_lines_apart_and_gives_reasons():
-    text = report.markdown(many())
+    text = page.markdown(many())
     assert "| editor" in text and "| phase" in text and "retention" in text
     assert "3 of 2: 3 x keys depend" in text
     assert "1.25 (0.25 to 0.751)" in text

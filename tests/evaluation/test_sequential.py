@@ -7,11 +7,11 @@ import torch
 from fake_editors import Adding, Alone, Nothing, make_records, make_trainer
 
 from datamodules.records import LOCALITY, Probe
-from edits import Journal, load
+from edits import NOTHING, Journal, load
 from edits.weights import WeightEdit
-from evaluation import sequential
-from evaluation.lines import UNEDITED
-from evaluation.sequential import Sequential
+from evaluation.protocols import sequential
+from evaluation.protocols.sequential import Sequential
+from evaluation.report.lines import UNEDITED
 from scoring.questions import Questions
 
 RECORDS = make_records(8)
@@ -63,7 +63,7 @@ def chain(language_model, steps):
 
 
 def agree(lines, questions, model, language_model):
-    before = questions.ask(language_model)
+    before = questions.before(NOTHING.edited(language_model))
     for line, new, old in zip(lines, questions.ask(model), before, strict=True):
         assert line["nll"] == pytest.approx(new.nll, abs=1e-4)
         assert line["generated"] == new.text
@@ -111,11 +111,11 @@ def test_what_requests_so_far_change_is_not_judged(language_model, tmp_path):
     records = [first, replace(second, probes=(changed,)), third]
     run(sequence(language_model, tmp_path, records, length=3, step=1, checkpoints=[2]))
     found = {
-        key: next(line["disturbed"] for line in lines if line["prompt"] == changed.prompt)
+        key: next(line["judged"] for line in lines if line["prompt"] == changed.prompt)
         for key, lines in lines_of(tmp_path).items()
         if any(line["prompt"] == changed.prompt and line["index"] for line in lines)
     }
-    assert found == {(2, "immediate"): False, (2, "retention"): False, (3, "retention"): True}
+    assert found == {(2, "immediate"): None, (2, "retention"): None, (3, "retention"): "disturbed"}
 
 
 def test_the_size_of_the_change_and_the_perplexity_are_told(finished, language_model):
@@ -161,9 +161,9 @@ def test_costs_are_told_by_checkpoint(finished):
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_a_stopped_run_goes_on_at_its_last_checkpoint(finished, language_model, tmp_path, steps):
     with pytest.raises(SystemExit):
-        run(sequence(language_model, tmp_path, editor=Adding(language_model, steps=steps)))
+        run(sequence(language_model, tmp_path, editor=Adding(language_model, calls=steps)))
     assert not (tmp_path / "results.json").exists()
-    again = Adding(language_model, steps=4 - min(steps, 2))  # and not one more
+    again = Adding(language_model, calls=4 - min(steps, 2))  # and not one more
     run(sequence(language_model, tmp_path, editor=again))
     for name in ("results.json", "results.csv"):
         assert (tmp_path / name).read_bytes() == (finished / name).read_bytes()
@@ -176,7 +176,7 @@ def test_a_stopped_run_goes_on_at_its_last_checkpoint(finished, language_model, 
 
 def test_a_finished_run_makes_no_edit(finished, language_model, tmp_path):
     run(sequence(language_model, tmp_path))
-    run(sequence(language_model, tmp_path, editor=Adding(language_model, steps=0)))
+    run(sequence(language_model, tmp_path, editor=Adding(language_model, calls=0)))
     assert rows_of(tmp_path) == rows_of(finished)
 
 
@@ -195,7 +195,7 @@ def test_a_step_that_is_refused_is_counted_and_the_sequence_goes_on(
         assert rows["adding", n, "retention", "reliability", "exact_match"]["records"] == n - 2
     assert "adding: no edit of 'record-2': no Tokyo 2 here" in caplog.text
     stopping = editor()
-    stopping._left = 2  # a refusal is no call that counts
+    stopping.left = 2  # a refusal is no call that counts
     with pytest.raises(SystemExit):
         run(sequence(language_model, tmp_path / "stopped", editor=stopping))
     run(sequence(language_model, tmp_path / "stopped", editor=editor()))
@@ -223,8 +223,8 @@ def test_an_editor_that_can_make_nothing_has_no_other_rows(language_model, tmp_p
 class Forgetful(Adding):
     """Its edits hold the last step only."""
 
-    def edit(self, requests, after=None):
-        edit = super().edit(requests, after)
+    def compute(self, groups, after):
+        edit = super().compute(groups, after)
         return WeightEdit(edit.updates, edit.editor, edit.model)
 
 
@@ -279,7 +279,8 @@ def test_checkpoints(language_model, tmp_path):
     [
         ({"length": 9}, "length=9: expected 1 to 8, the records there are"),
         ({"length": 0}, "length=0: expected 1 to 8"),
-        ({"step": 0}, "step and texts must be at least 1, got 0 and 200"),
+        ({"step": 0}, "step must be at least 1, got 0"),
+        ({"texts": 0}, "texts must be at least 1, got 0"),
         ({"checkpoints": [3]}, r"checkpoints=\[3\]: expected .* end of a step of 2"),
         ({"checkpoints": [8]}, r"checkpoints=\[8\]: expected numbers of edits from 2 to 7"),
         ({"checkpoints": 4}, "checkpoints=4: expected numbers"),

@@ -16,13 +16,14 @@ from fake_editors import (
     make_records,
     make_single,
     make_trainer,
+    single,
 )
 from torch import nn
 
 from datamodules.records import KINDS, LOCALITY
-from evaluation.lines import UNEDITED
-from evaluation.report import RUN
-from evaluation.single import Single
+from edits import NOTHING
+from evaluation.report.lines import UNEDITED
+from evaluation.report.rows import RUN
 from models import LanguageModel
 from scoring.questions import Questions
 from scoring.scorers import exact_match
@@ -89,6 +90,9 @@ def test_rows_count_what_was_asked(finished):
         "n": 1,
         "step": 1,
         "phase": "immediate",
+        "end": "none",
+        "render": "text",
+        "asked": "text",
     }
 
 
@@ -98,7 +102,7 @@ def test_each_row_sees_its_own_edit(finished, language_model):
         questions = Questions([record], generate=("reliability", "unrelated"), max_new_tokens=4)
         edit = Noise(language_model, strength=2.0).edit_each([record.request])
         after = questions.ask(edit.edited(language_model))
-        before = questions.ask(language_model)
+        before = questions.before(NOTHING.edited(language_model))
         for probe, new, old in zip(record.questions, after, before, strict=True):
             line = next(lines)
             assert (line["record"], line["probe"]) == (record.id, probe.kind)
@@ -140,14 +144,14 @@ def test_costs(finished):
 def test_a_stopped_run_ends_as_one_that_never_stopped(finished, language_model, tmp_path):
     whole, _ = finished
     with pytest.raises(SystemExit):  # Lightning's answer to an interrupt
-        run(fakes(language_model, chunks=2), tmp_path)
+        run(fakes(language_model, calls=2), tmp_path)
     assert sorted(p.name for p in (tmp_path / "answers" / "noise").iterdir()) == [
         "000000.jsonl",
         "000001.jsonl",
     ]
     assert not (tmp_path / "results.json").exists()
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "answers").rglob("*.jsonl")}
-    run(fakes(language_model, chunks=2), tmp_path)
+    run(fakes(language_model, calls=2), tmp_path)
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
     for name in ("results.json", "results.csv"):
         assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
@@ -185,22 +189,22 @@ def test_an_editor_can_be_added_to_a_run(finished, language_model, tmp_path):
 )
 def test_a_folder_of_another_run_is_refused(language_model, tmp_path, change, match):
     editors = fakes(language_model)
-    first = Single(editors, RECORDS, tmp_path, records_per_chunk=3)
+    first = single(editors, RECORDS, tmp_path, records_per_chunk=3)
     first.folder.claim(first.identity())
     options = {"records": RECORDS, "records_per_chunk": 3} | change
-    other = Single(editors, options.pop("records"), tmp_path, **options)
+    other = single(editors, options.pop("records"), tmp_path, **options)
     with pytest.raises(ValueError, match=match):
         other.folder.claim(other.identity())
 
 
 def test_a_folder_of_another_model_or_another_editor_of_the_name_is_refused(tiny, tmp_path):
     model, other = tiny("gpt2"), tiny("gpt2", seed=1)
-    first = Single(fakes(model), RECORDS, tmp_path)
+    first = single(fakes(model), RECORDS, tmp_path)
     first.folder.claim(first.identity())
-    second = Single(fakes(other), RECORDS, tmp_path)
+    second = single(fakes(other), RECORDS, tmp_path)
     with pytest.raises(ValueError, match=r"another run \(model: "):
         second.folder.claim(second.identity())
-    third = Single({"noise": Noise(model, strength=1.0)}, RECORDS, tmp_path)
+    third = single({"noise": Noise(model, strength=1.0)}, RECORDS, tmp_path)
     with pytest.raises(ValueError, match=r"editors\.noise\.strength: 2\.0 there, 1\.0 here"):
         third.folder.claim(third.identity())
 
@@ -212,8 +216,8 @@ def test_a_trained_editor_goes_to_the_device_with_the_module(language_model, tmp
             super().__init__(language_model)
             self.weight = nn.Parameter(torch.zeros(2))
 
-    single = Single({"trained": Trained(language_model)}, RECORDS, tmp_path)
-    names = dict(single.named_parameters())
+    protocol = single({"trained": Trained(language_model)}, RECORDS, tmp_path)
+    names = dict(protocol.named_parameters())
     assert "trained.0.weight" in names
     assert any(name.startswith("language_model.") for name in names)
 
@@ -221,7 +225,7 @@ def test_a_trained_editor_goes_to_the_device_with_the_module(language_model, tmp
 def test_inference_mode_is_refused(language_model, tmp_path):
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
     with pytest.raises(ValueError, match="inference_mode=False"):
-        trainer.test(Single(fakes(language_model), RECORDS, tmp_path), verbose=False)
+        trainer.test(single(fakes(language_model), RECORDS, tmp_path), verbose=False)
 
 
 @pytest.mark.parametrize(
@@ -240,13 +244,13 @@ def test_arguments_that_cannot_be(language_model, tmp_path, change, match):
     options = {"editors": {"nothing": Nothing}, "records": RECORDS, "folder": tmp_path} | change
     options["editors"] = {n: make(language_model) for n, make in options["editors"].items()}
     with pytest.raises(ValueError, match=match):
-        Single(**options)
+        single(**options)
 
 
 def test_editors_of_two_models_are_refused(tiny, tmp_path):
     editors = {"one": Nothing(tiny("gpt2")), "other": Nothing(tiny("gpt2", seed=1))}
     with pytest.raises(ValueError, match="one, other must share one language model"):
-        Single(editors, RECORDS, tmp_path)
+        single(editors, RECORDS, tmp_path)
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
+from benchmarks.knowledge import combinations, recall, with_alias, with_context, with_new_fact
 from datamodules.atlas.world import World
-from evaluation.knowledge import combinations, recall, with_alias, with_context, with_new_fact
 from models.atlas import FOLDER, language_model
 
 SAMPLE = 1500

@@ -2,9 +2,9 @@ import lightning as L
 import pytest
 import torch
 
+from benchmarks.knowledge import perplexity
 from datamodules.answers import AnswerData
 from datamodules.documents import DocumentData, FactText
-from evaluation.knowledge import perplexity
 from models.pretraining import END, AnswerPretraining, Pretraining, blank, train_tokenizer
 
 SHAPE = {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 64}

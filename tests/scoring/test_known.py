@@ -12,8 +12,8 @@ class Sure:
     def __init__(self, language_model, said):
         self.language_model, self.said = language_model, said
 
-    def score(self, prompts, targets):
-        scores = self.language_model.score(prompts, targets)
+    def score(self, prompts, targets, **options):
+        scores = self.language_model.score(prompts, targets, **options)
         said = self.language_model.encode(["x"], [self.said])
         predicted = said.labels[said.labels >= 0]
         scores.predicted[:] = [_like(predicted, target) for target in scores.targets]

@@ -6,6 +6,7 @@ from numpy import mean
 from safetensors.torch import load_file
 
 from datamodules.records import Probe, Record, Request
+from edits.edit import NOTHING
 from edits.weights import LowRank, WeightEdit
 from evaluation.report.intervals import harmonic_mean
 from models import LanguageModel
@@ -13,6 +14,7 @@ from scoring.questions import Questions
 from scoring.scorers import (
     SCORERS,
     Answer,
+    Reading,
     exact_match,
     generation_exact_match,
     probability_difference,
@@ -25,7 +27,8 @@ NEIGHBOR = Probe("neighborhood", "Lagos is in", "West Africa", "Asia")
 
 
 def answer(predicted=(1, 2, 3), targets=(1, 2, 3), nll=1.0, contrast_nll=None, text=None):
-    return Answer(targets, predicted, nll, contrast_nll, text)
+    contrast = None if contrast_nll is None else Reading((), (), contrast_nll)
+    return Answer((Reading(targets, predicted, nll),), contrast, text)
 
 
 def test_in_scope_matches_are_with_the_target():
@@ -79,7 +82,7 @@ def test_locality_compares_the_first_lines_generated():
 
 
 def test_scorers_that_do_not_apply_say_so():
-    said = {scorer.__name__: scorer(IN_SCOPE, answer(), answer()) for scorer in SCORERS}
+    said = {name: scorer(IN_SCOPE, answer(), answer()) for name, scorer in SCORERS.items()}
     assert said == {
         "exact_match": 1.0,
         "token_accuracy": 1.0,
@@ -104,7 +107,7 @@ def official(golden):
     }
     numbers = json.loads((folder / "metrics.json").read_text())["counterfact"]
     return numbers, {
-        "pre": model,
+        "pre": NOTHING.edited(model),
         "post": WeightEdit(updates, "memit", model.fingerprint).edited(model),
     }
 
@@ -136,10 +139,10 @@ def test_official_likelihoods_and_matches(official, when):
             likelihoods = case[when][f"{name}_prompts_probs"]
             swapped = kind == "neighborhood"
             for one, theirs in zip(said, likelihoods, strict=True):
-                own = (one.contrast_nll, one.nll) if swapped else (one.nll, one.contrast_nll)
+                own = (one.contrast.nll, one.nll) if swapped else (one.nll, one.contrast.nll)
                 expected = (theirs["target_new"], theirs["target_true"])
                 assert own == pytest.approx(expected, abs=1e-4)
-            matches = [one.predicted == one.targets for one in said]
+            matches = [one.best.exact for one in said]
             assert matches == case[when][f"{name}_prompts_correct"]
 
 
