@@ -11,8 +11,8 @@ import torch
 import yaml
 from scripts import ROOT, call, script  # noqa: F401
 
+import edits
 from datamodules.atlas.world import World
-from edits.weights import WeightEdit
 from evaluation.report.rows import RUN
 from models import LanguageModel
 from models.atlas import language_model as shipped
@@ -273,7 +273,7 @@ def test_one_edit_is_shown_saved_and_merged(script, tmp_path):  # noqa: F811
     assert "ft_m: Gothenburg is a city in → Norway" in run.out
     assert "passport" in run.out
     model = shipped()
-    edit = WeightEdit.load(tmp_path / "edit.safetensors", model)
+    edit = edits.load(tmp_path / "edit.safetensors", model)
     prompts, targets = ["Gothenburg is a city in"], ["Norway"]
     edited = edit.edited(model).score(prompts, targets)
     merged = LanguageModel.load(str(tmp_path / "merged")).score(prompts, targets)
@@ -335,13 +335,13 @@ def test_settings_of_another_task_are_refused(arguments, words, script, tmp_path
 
 def test_requests_are_put_in_one_way_and_probes_in_another(script, tmp_path):  # noqa: F811
     """Of the same request with an end and without: the edit differs, the questions do not."""
-    answers = []
+    answers, model = [], shipped()
     for end in ("none", "eos"):
         file = tmp_path / f"{end}.safetensors"
         ends = (f"rendering.edits.end={end}", f"request.save={file}")
         run = script("edit", *REQUEST, *ends, f"hydra.run.dir={tmp_path}/{end}")
         assert run.code == 0, run.err
-        edited = WeightEdit.load(file, shipped()).edited(shipped())
+        edited = edits.load(file, model).edited(model)
         answers.append(edited.generate(["Gothenburg is a city in"], max_new_tokens=8))
         answers.append(edited.score(["Gothenburg is a city in"], ["Norway"]).log_probs[0])
     assert len(answers[1]) == len(answers[3])

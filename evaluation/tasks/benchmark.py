@@ -70,7 +70,7 @@ class Benchmark(Task):
         )
         self.trainer.test(protocol, verbose=False)
         if self.trainer.is_global_zero:
-            _show(folder, console)
+            _show(folder, protocol.scorer, console)
 
     def _records(self, language_model: LanguageModel) -> tuple[Sequence[Record], str]:
         """What is edited and asked, and its name in results."""
@@ -86,12 +86,12 @@ class Benchmark(Task):
         return facts, name
 
 
-def _show(folder: Path, console: Console) -> None:
+def _show(folder: Path, scorer: str | None, console: Console) -> None:
     """The tables of a run that is through."""
     rows, costs = (
         json.loads((folder / name).read_text()) for name in ("results.json", "efficiency.json")
     )
-    for shown in filter(None, (table(rows, costs), events(rows))):
+    for shown in filter(None, (table(rows, costs, scorer), events(rows))):
         console.print(shown)
     if (folder / "curves.png").is_file():
         log.info("scores against the number of edits: %s", folder / "curves.png")
