@@ -72,6 +72,8 @@ class Descent:
             if not active or (step + 1 == self.steps and not self.last):
                 return
             active = self._step(values[going].sum(), active, slope)
+            if not active:
+                return
             if project is not None:
                 with torch.no_grad():
                     project(active)

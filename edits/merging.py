@@ -20,14 +20,23 @@ def merge(
     language_model: LanguageModel, updates: Mapping[str, LowRank | Dense], folder: Path
 ) -> None:
     """Write the model's folder with the first edit of ``updates`` in its weights."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} exists and is not an empty folder")
+    require_empty(folder)
     state = language_model.model.state_dict()
     for name, update in updates.items():
         state |= _merged(language_model.module(name), name, update)
     with written_whole(folder) as draft:
         language_model.model.save_pretrained(draft, state_dict=state)
         language_model.tokenizer.save_pretrained(draft)
+
+
+def require_empty(folder: Path) -> None:
+    """Refuse a folder that holds something, or a file in its place.
+
+    Raises:
+        ValueError: it is so.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and is not an empty folder")
 
 
 def _merged(module: nn.Module, name: str, update: LowRank | Dense) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from edits.adapter import export
 from edits.edit import Edit, Route, State
 from edits.merging import merge
 from edits.rows import checked_rows, shift_of
@@ -216,6 +217,25 @@ class WeightEdit(Edit):
         if len(self) != 1:
             raise ValueError(f"only a single edit can be merged, got {len(self)}: select one")
         merge(language_model, self.updates, Path(folder))
+
+    def export(
+        self, language_model: LanguageModel, folder: str | Path, rank: int | None = None
+    ) -> None:
+        """Write the edit as a LoRA adapter of ``peft``, whole or not at all.
+
+        Args:
+            language_model: the model that the edit was made for.
+            folder: it gets the adapter, and ``errata.json``, which says how exact it is.
+            rank: at most, of each layer; by default all that updates consist of.
+
+        Raises:
+            ValueError: there are several edits, one moves a bias, the folder holds something, or
+                the rank is not above 0.
+        """
+        self.check(language_model)
+        if len(self) != 1:
+            raise ValueError(f"only a single edit can be exported, got {len(self)}: select one")
+        export(language_model, self.updates, Path(folder), rank)
 
     @contextmanager
     def _hooked(self, language_model: LanguageModel, rows: Tensor | None) -> Iterator[None]:
