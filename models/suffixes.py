@@ -120,9 +120,7 @@ def suffixes(
 
 
 @contextmanager
-def resumed(
-    language_model: LanguageModel, first: int, output: Said | None
-) -> Iterator[None]:
+def resumed(language_model: LanguageModel, first: int, output: Said | None) -> Iterator[None]:
     """Runs the model from block ``first`` on: the blocks below answer ``output`` without computing.
 
     Hooks inside those blocks do not run; their ``forward`` is back in place on any exit.

@@ -5,8 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from datamodules.records import Record
+from datamodules.records import Record, Request
+from edits.edit import EditedModel
 from models.language_model import LanguageModel
+
+
+def says(
+    model: EditedModel | LanguageModel,
+    requests: Sequence[Request],
+    rows: Sequence[int] | None = None,
+) -> list[bool]:
+    """Whether the model says each request's target: every token of it is the likeliest one.
+
+    ``rows`` says which of an edited model's edits each request sees; see `EditedModel`.
+    """
+    prompts, targets = [r.prompt for r in requests], [r.target for r in requests]
+    options = {} if rows is None else {"rows": rows}
+    return model.score(prompts, targets, **options).exact()
 
 
 def known(records: Sequence[Record], language_model: LanguageModel) -> list[Record]:
