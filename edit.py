@@ -21,9 +21,9 @@ from rich.console import Console
 from datamodules.records import Request
 from editors.checkpoints import checkpoint_of, load_trained
 from editors.editor import Editor
-from evaluation.locating import report as locating
-from evaluation.locating.traces import ROLES, effects, recommended
-from evaluation.locating.tracing import Tracing, trace
+from evaluation.locating import locate as locating
+from evaluation.locating import report
+from evaluation.locating.tracing import Tracing
 from evaluation.request import before_and_after
 from evaluation.table import events, table
 from models.language_model import LanguageModel
@@ -153,28 +153,11 @@ def benchmark(cfg: DictConfig, editors: dict[str, Editor], folder: Path, console
 def locate(cfg: DictConfig, language_model: LanguageModel, folder: Path, console: Console) -> None:
     """Traces the facts of a split that the model knows, and says which block to edit."""
     tracing = Tracing(**OmegaConf.to_container(cfg.locate), seed=cfg.seed)
-    window = tracing.width(language_model.blocks)
     data = instantiate(cfg.data)
-    records, _ = fitting(data.records(cfg.split), language_model)
-    facts = known(records, language_model)
-    log.info("facts that the model knows: %d of %d", len(facts), len(records))
-    traces = trace(language_model, [record.request for record in facts], tracing)
-    found = effects(traces)
-    layer, role = recommended(found) or (None, None)
-    run = {
-        "model": language_model.name,
-        "data": data.name,
-        "split": cfg.split,
-        "facts": len(traces),
-        "clean": sum(one.clean for one in traces) / len(traces),
-        "corrupted": sum(one.corrupted for one in traces) / len(traces),
-        "window": window,
-        "layer": layer,
-        "role": role,
-    }
-    rows = locating.rows({kind: own.numpy() for kind, own in found.items()}, ROLES)
-    locating.write(folder, run, rows, [one.line() for one in traces])
-    console.print(locating.table(run, rows))
+    located = locating.locate(language_model, data.records(cfg.split), tracing)
+    run, rows = located.run(data.name, cfg.split), report.rows(located.effects)
+    report.write(folder, run, rows, located.traces)
+    console.print(report.table(run, rows))
 
 
 def going_on(folder: Path) -> DictConfig:

@@ -12,11 +12,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object, instantiate
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 from scripts import ROOT
 
 from datamodules.records import Request
-from datamodules.text import TextCorpus
 from editors.editor import Editor
 from editors.meta_learning.hypernetwork import Hypernetwork
 from editors.meta_learning.training import Training
@@ -35,7 +34,7 @@ MODELS = [path.stem for path in (CONFIGS / "model").glob("*.yaml")]
 PRESETS = CONFIGS / "preset"
 ROMES = [name for name in EDITORS if "rome" in name]
 SOLVERS = [*ROMES, "memit", "pmet", "emmet", "alphaedit"]
-SOLVED = {"steps": 3, "contexts": "fixed", "cache_folder": None}
+SOLVED = {"search": {"steps": 3}, "contexts": {"texts": "fixed"}}
 FAST = {
     **dict.fromkeys([*ROMES, "memit", "pmet", "emmet"], SOLVED),
     "alphaedit": {**SOLVED, "threshold": 1.0},
@@ -46,6 +45,7 @@ FAST = {
 }
 OF_EDIT = (("trainer", "edit"), ("experiment", "atlas_batch"), ("experiment", "atlas_sequence"))
 SENTENCES = [f"{what} is a city in {where}." for what in "ABCDEFGH" for where in "KLMNOPQ"]
+SENTENCES_CORPUS = {"_target_": "datamodules.text.TextCorpus", "source": SENTENCES}
 REQUESTS = [
     Request("Lagos is in", "Lagos", "Sweden", "Nigeria"),
     Request("The capital of Japan is", "Japan", "Paris", "Tokyo"),
@@ -129,7 +129,14 @@ def test_a_preset_changes_its_editor(file, composed):
         config = composed(script, model, editor)
         for group, settings in (given if "editor" in given else {"editor": given}).items():
             for key, value in settings.items():
-                assert config[group][key] == value
+                assert holds(config[group][key], value)
+
+
+def holds(config: object, value: object) -> bool:
+    """Whether a part of a configuration is a value, or has all the settings that it names."""
+    if isinstance(value, Mapping):
+        return all(holds(config[key], part) for key, part in value.items())
+    return config == value
 
 
 BLOCKS = {
@@ -176,14 +183,16 @@ def test_variants_of_rome_take_its_preset(name, composed):
         differ = {
             k for k, v in variant.editor.items() if k not in rome.editor or rome.editor[k] != v
         }
-        assert differ <= {"key_mode", "covariance", "corpus"}
+        assert differ <= {"key_mode", "moments"}
 
 
 def built(config: Mapping, language_model: LanguageModel, **settings) -> Editor:
     """The editor of a configuration, with a corpus of a few sentences if it takes one."""
-    if config.get("corpus") is not None:
-        settings["corpus"] = TextCorpus(SENTENCES)
-    return instantiate(config, language_model=language_model, _convert_="object", **settings)
+    config = OmegaConf.merge(config, settings)
+    if config.get("moments") is not None:
+        with open_dict(config):
+            config.moments.update({"corpus": SENTENCES_CORPUS, "cache_folder": None})
+    return instantiate(config, language_model=language_model, _convert_="object")
 
 
 @pytest.mark.parametrize("name", EDITORS)

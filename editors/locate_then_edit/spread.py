@@ -82,9 +82,7 @@ class Spread(ClosedForm):
         rows_per_batch: int = 256,
     ):
         if moments is None:
-            raise ValueError(
-                f"{self.name} takes moments, the second moments of a corpus: give them"
-            )
+            raise ValueError(f"{self.name} takes moments: the second moments of a corpus")
         if same_key is not None and not 0 < same_key < 1:
             raise ValueError(f"same_key must be a cosine between 0 and 1, got {same_key}")
         if layers is None:
