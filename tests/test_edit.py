@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:You have overridden `transfer_ba
 
 QUIET = ("++trainer.enable_progress_bar=false", "++trainer.enable_model_summary=false")
 QUICK = ("data.limit=4", "++data.variants=1", "++corpus.texts=50", *QUIET)
-ROME = ("steps=2", "contexts=fixed", "cache_folder=null")
+ROME = ("search.steps=2", "contexts.texts=fixed", "moments.cache_folder=null")
 BOTH = (
     "editors=[rome,ft_m]",
     *QUICK,
@@ -193,7 +193,12 @@ def test_another_model_is_edited_with_records_of_a_file(script, tmp_path, tiny, 
     (tmp_path / "texts.txt").write_text("Lagos is in Nigeria.\nTokyo is in Japan.\n" * 20)
     arguments = [
         *("model=pretrained", f"model.path={tmp_path}/tiny", "data=counterfact"),
-        *(f"data.test={write([RECORD])}", "editors=[rome]", "++settings.rome.steps=2", *QUIET),
+        *(
+            f"data.test={write([RECORD])}",
+            "editors=[rome]",
+            "++settings.rome.search.steps=2",
+            *QUIET,
+        ),
         f"hydra.run.dir={tmp_path}/run",
     ]
     assert "corpus.source" in script("edit", *arguments).error
