@@ -115,7 +115,7 @@ def chunk_costs(
         device: Where it was done.
         asking: Of all its probes.
         probes: How many they are.
-        records: Those that an editor was to edit.
+        records: Those that an editor was to edit; the requests of one are counted as one.
         editing: Of all edits.
         preparing: If the editor was prepared for it.
         failures: Why an editor made no edit, and of which of the records.

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from datamodules.records import Record, Request, requests_of
+from editors.editor import Editor
+from edits.edit import Edit
 from evaluation.conflicts import Overruled, told
 from evaluation.efficiency import chunk_costs, measured
 from evaluation.lines import IMMEDIATE, UNEDITED
@@ -33,6 +35,12 @@ class Chunk:
     def together(self) -> list[Request]:
         """The requests of an edit that the probes of other records meet too."""
         return [] if self.n == 1 else requests_of(self.records)
+
+    def edit(self, editor: Editor) -> Edit:
+        """The editor's edit of the records: each by itself, or all of them together."""
+        if self.n == 1:
+            return editor.edit_each([record.request for record in self.records])
+        return editor.edit(requests_of(self.records))
 
 
 class Independent(Protocol):
@@ -79,16 +87,14 @@ class Independent(Protocol):
     ) -> None:
         part, editor = self.parts[unit], self.editors[name]
         preparing = self.preparing.pop(name, None)
-        requests = [record.request for record in part.records]
-        each = part.n == 1
-        made = self.attempt(lambda: (editor.edit_each if each else editor.edit)(requests))
+        made = self.attempt(lambda: part.edit(editor))
         run, lines, failures = self.run(name, part.n, part.n, IMMEDIATE), [], []
         with measured(self.device) as asking:
             if made.edit is None:
                 failures = [(made.reason, part.records)]
                 log.warning("%s: no edit of %s: %s", name, f"{part.n:,} requests", made.reason)
             else:
-                after = questions.ask(made.edit.edited(self.language_model), each=each)
+                after = questions.ask(made.edit.edited(self.language_model), each=part.n == 1)
                 lines = self.lines(run, questions, before, after, part.together)
         costs = chunk_costs(
             *(run, self.device, asking, len(lines), part.records, made.cost, preparing),
