@@ -7,6 +7,7 @@ import torch
 from fake_editors import Noise, make_records
 from torch import nn
 
+from datamodules.records import fingerprint
 from datamodules.text import TextCorpus
 from evaluation import identity
 from evaluation.folder import RunFolder
@@ -69,10 +70,10 @@ def test_a_folder_without_a_run(tmp_path):
 
 def test_other_records_have_another_digest():
     records = make_records(3)
-    digest = identity.of_records(records)
-    assert identity.of_records(make_records(3)) == digest
-    assert identity.of_records(records[::-1]) != digest
-    assert identity.of_records([*records[:2], replace(records[2], probes=())]) != digest
+    digest = fingerprint(records)
+    assert fingerprint(make_records(3)) == digest
+    assert fingerprint(records[::-1]) != digest
+    assert fingerprint([*records[:2], replace(records[2], probes=())]) != digest
 
 
 @dataclass
