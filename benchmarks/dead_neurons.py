@@ -19,8 +19,8 @@ from torch import Tensor
 from datamodules.atlas.data import AtlasData
 from datamodules.atlas.text import AtlasText, corpus
 from editors.locate_then_edit.keys import subject_keys
-from editors.locate_then_edit.statistics.moments import second_moments
-from editors.locate_then_edit.statistics.solve import factor
+from editors.locate_then_edit.statistics.coordinates import factor
+from editors.locate_then_edit.statistics.moments import Moments
 from models.language_model import LanguageModel
 from models.pretraining import blank
 
@@ -81,7 +81,7 @@ def main() -> None:
     for dead, rare in ((0, 0), (26, 0), (0, 26), (26, 26)):
         lm = silenced(arguments.block, dead, rare, list(texts))
         layer = lm.layer("mlp_out", arguments.block)
-        moment = second_moments(lm, [layer], texts)[layer].mean
+        moment = Moments(texts).of(lm, [layer])[layer].mean
         keys = subject_keys(lm, requests, ["{}"], [layer])[layer][0][:, 0].double()
         values, vectors = torch.linalg.eigh(moment)
         used = values > 1e-14 * values[-1]

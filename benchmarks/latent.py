@@ -27,9 +27,10 @@ from datamodules.atlas.text import AtlasText, corpus
 from datamodules.records import Record, Request
 from editors.locate_then_edit.rome import Rome
 from editors.locate_then_edit.search.contexts import sample_contexts
-from editors.locate_then_edit.search.latent import Optimisation, optimise
+from editors.locate_then_edit.search.latent import optimise
+from editors.locate_then_edit.search.search import Search
 from editors.locate_then_edit.search.texts import _texts
-from editors.locate_then_edit.statistics.moments import Recipe, gathered
+from editors.locate_then_edit.statistics.moments import Moments, gathered
 from edits.edit import NOTHING
 from models.language_model import LanguageModel
 from models.pretraining import blank
@@ -49,7 +50,7 @@ def plain(
     request: Request,
     contexts: tuple[str, ...],
     site: str,
-    settings: Optimisation,
+    settings: Search,
 ) -> Tensor:
     """``v*`` of one request by whole forward passes."""
     batch, at = _texts(lm, [request], contexts)
@@ -76,7 +77,7 @@ def plain(
         kept = log_p[-1, at[-1]]
         loss = nll + settings.kl_factor * (kept.exp() * (kept - reference)).sum()
         loss = loss + settings.weight_decay * delta.norm() / initial.norm() ** 2
-        if step + 1 == settings.steps or loss < settings.stop:
+        if step + 1 == settings.steps or loss < settings.stop_loss:
             break
         (delta.grad,) = torch.autograd.grad(loss, delta)
         adam.step()
@@ -87,7 +88,7 @@ def plain(
 
 
 def search(lm: LanguageModel, requests: list[Request], plainly: int) -> None:
-    settings, site = Optimisation(), lm.layer("mlp_out", 2)
+    settings, site = Search(), lm.layer("mlp_out", 2)
     contexts = sample_contexts(lm)
     ours, latent = cpu(lambda: optimise(lm, requests, contexts, [site], settings))
     loop, values = cpu(
@@ -106,7 +107,7 @@ def search(lm: LanguageModel, requests: list[Request], plainly: int) -> None:
 def single(lm: LanguageModel, count: int, texts: int) -> None:
     records = AtlasData(limit=count).records("test")
     requests = [record.request for record in records]
-    rome = Rome(lm, layer=2, corpus=corpus(texts))
+    rome = Rome(lm, layer=2, moments=Moments(corpus(texts)))
     preparing, _ = cpu(rome.prepare)
     editing, edit = cpu(lambda: rome.edit_each(requests))
     print(
@@ -144,7 +145,7 @@ def moments(lm: LanguageModel, texts: int) -> None:
 
     forward()
     passing = min(cpu(forward)[0] for _ in range(3))
-    gathering = min(cpu(lambda: gathered(lm, layers, text, Recipe()))[0] for _ in range(3))
+    gathering = min(cpu(lambda: gathered(lm, layers, Moments(text)))[0] for _ in range(3))
     print(
         f"second moments of {len(layers)} layers, {texts} texts: {gathering:.2f} s, "
         f"{gathering / passing:.2f} times a forward pass"

@@ -64,6 +64,8 @@ def shares(**settings: float) -> None:
 def plain(value: Any) -> Any:
     """A setting as JSON holds it: what has a ``fingerprint`` is told by it.
 
+    Fields of a dataclass that do not count when two are compared do not count here either.
+
     Raises:
         TypeError: nothing tells the value from another one.
     """
@@ -72,7 +74,8 @@ def plain(value: Any) -> Any:
     if fingerprint := getattr(value, "fingerprint", None):
         return fingerprint
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        compared = [field.name for field in dataclasses.fields(value) if field.compare]
+        return {name: plain(getattr(value, name)) for name in compared}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, Sequence):

@@ -165,6 +165,10 @@ class Dense:
         """``[N, d_in, d_out]``, at least float32; without the bias."""
         return self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
 
+    def packed(self) -> Dense:
+        """The same updates: they are whole matrices."""
+        return self
+
     def norm(self) -> Tensor:
         """Frobenius norms ``[N]`` of the weights in float64; the bias does not count."""
         return self.weight.flatten(1).double().norm(dim=1)

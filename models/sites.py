@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 
 import torch
 from torch import Tensor, nn
 
+from models.hooks import Said, hidden_of, hooked, unflattened, widened, with_hidden
 from models.language_model import Batch, LanguageModel
 
 ADDED = 1e-3
@@ -19,33 +19,6 @@ ADDED = 1e-3
 
 class _AllSeenError(Exception):
     """Ends a forward pass whose remaining layers are not needed."""
-
-
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """No autocast, TF32 or inference mode, whatever a trainer has switched on around."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device.type, enabled=False), torch.inference_mode(False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-def hidden_of(output: Tensor | tuple) -> Tensor:
-    """The hidden states in a module's output; the blocks of some families return a tuple."""
-    return output[0] if isinstance(output, tuple) else output
-
-
-def unflattened(tensor: Tensor, tokens: int) -> Tensor:
-    """``[N, T, d]``, also of what OPT's feed-forward layers see and say, ``[N * T, d]``."""
-    return tensor if tensor.ndim == 3 else tensor.unflatten(0, (-1, tokens))
-
-
-def widened(tensor: Tensor) -> Tensor:
-    """The tensor in float32, or in its own precision if that is higher."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def activations(
@@ -62,11 +35,9 @@ def activations(
 
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
-        tokens = batch.input_ids.shape[1]
-        seen = stack.enter_context(watched(language_model, layers, rows, at, tokens))
-        for name in layers:
-            hook = language_model.module(name).register_forward_hook(enough)
-            stack.callback(hook.remove)
+        texts = len(batch.input_ids)
+        seen = stack.enter_context(watched(language_model, layers, rows, at, texts))
+        stack.enter_context(hooked(language_model.modules_of(layers), enough))
         stack.enter_context(suppress(_AllSeenError))
         language_model.hidden(batch)
     return seen
@@ -74,40 +45,33 @@ def activations(
 
 @contextmanager
 def watched(
-    language_model: LanguageModel, layers: Sequence[str], rows: Tensor, at: Tensor, tokens: int
+    language_model: LanguageModel, layers: Sequence[str], rows: Tensor, at: Tensor, texts: int
 ) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """What `activations` returns, filled by a forward pass of texts of ``tokens`` inside."""
+    """What `activations` returns, filled by a forward pass of so many ``texts`` inside."""
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def look(name: str, module: nn.Module, args: tuple, output: Tensor | tuple) -> None:
-        pair = (unflattened(x, tokens) for x in (args[0], hidden_of(output)))
+    def look(name: str, given: Tensor, output: Said) -> None:
+        pair = (unflattened(x, texts) for x in (given, hidden_of(output)))
         seen[name] = tuple(widened(x[rows, at]) for x in pair)
 
-    with ExitStack() as stack:
-        for name in layers:
-            hook = language_model.module(name).register_forward_hook(partial(look, name))
-            stack.callback(hook.remove)
+    with hooked(language_model.modules_of(layers), look):
         yield seen
     if missing := sorted(set(layers) - set(seen)):
         raise ValueError(f"layers {missing} take no part in the forward pass")
 
 
-@contextmanager
-def shifted(module: nn.Module, delta: Tensor, rows: int, tokens: int) -> Iterator[None]:
+def shifted(
+    module: nn.Module, delta: Tensor, rows: int, tokens: int
+) -> AbstractContextManager[None]:
     """Adds ``delta``, ``[N, d]``, to the module's output at the first of each row's tokens."""
 
-    def shift(module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple:
+    def shift(name: str, given: Tensor, output: Said) -> Said:
         hidden = hidden_of(output)
         changed = hidden.view(rows, tokens, -1).clone()
         changed[:, 0] = (widened(changed[:, 0]) + delta).to(hidden.dtype)
-        changed = changed.view_as(hidden)
-        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+        return with_hidden(output, changed.view_as(hidden))
 
-    hook = module.register_forward_hook(shift)
-    try:
-        yield
-    finally:
-        hook.remove()
+    return hooked({"": module}, shift)
 
 
 @torch.no_grad()

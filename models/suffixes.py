@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from models.encoding import Batch
+from models.hooks import Said, hidden_of, hooked, recorded
 from models.language_model import LanguageModel
-from models.sites import hidden_of
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Suffixes:
     positions: Tensor
     past: tuple[tuple[Tensor, Tensor], ...]
     first: int
-    below: Tensor | tuple | None
+    below: Said | None
 
     def of(self, rows: Tensor) -> Suffixes:
         """Those of some of the rows."""
@@ -85,11 +85,9 @@ def suffixes(
     With ``narrow`` the last block makes keys and values alone: nobody looks at what it says.
     For a model with a sliding window the texts have to fit into the window.
     """
-    outputs: list[Tensor | tuple] = []
-    lowest = language_model.module(language_model.block(max(first - 1, 0)))
-    hook = lowest.register_forward_hook(lambda module, args, output: outputs.append(output))
+    lowest = language_model.block(max(first - 1, 0))
     with ExitStack() as stack:
-        stack.callback(hook.remove)
+        said = stack.enter_context(recorded(language_model.modules_of([lowest])))
         if narrow:
             nothing = torch.zeros_like(batch.input_ids, dtype=torch.bool)
             stack.enter_context(read_alone(language_model, nothing))
@@ -109,7 +107,7 @@ def suffixes(
         if index < first:  # never looked at, but the cache has to know how long it is
             pair = (x[:, :1, :, :1] for x in pair)
         past.append(tuple(x.contiguous() for x in pair))
-    below = mapped(outputs[0], lambda hidden: hidden[rows, taken]) if first else None
+    below = mapped(said[lowest], lambda hidden: hidden[rows, taken]) if first else None
     ends = Suffixes(
         batch.input_ids[rows, taken],
         torch.cat([before, inside], dim=1).long(),
@@ -122,9 +120,7 @@ def suffixes(
 
 
 @contextmanager
-def resumed(
-    language_model: LanguageModel, first: int, output: Tensor | tuple | None
-) -> Iterator[None]:
+def resumed(language_model: LanguageModel, first: int, output: Said | None) -> Iterator[None]:
     """Runs the model from block ``first`` on: the blocks below answer ``output`` without computing.
 
     Hooks inside those blocks do not run; their ``forward`` is back in place on any exit.
@@ -152,27 +148,29 @@ def read_alone(language_model: LanguageModel, read: Tensor) -> Iterator[None]:
     before see the tokens read as one row, ``[1, n, d]``.
     """
     index, last = read.flatten().nonzero().flatten(), language_model.blocks - 1
+    roles = language_model.family.roles
+    layers = {role: language_model.layer(role, last) for role in roles}
 
     def taken(module: nn.Module, args: tuple) -> tuple:
         chosen = args[0].reshape(-1, args[0].shape[-1])[index]
         return (chosen if args[0].ndim == 2 else chosen[None], *args[1:])
 
-    def put_back(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+    def put_back(name: str, given: Tensor, output: Tensor) -> Tensor:
         rows = output.reshape(-1, output.shape[-1])
         whole = rows.new_zeros(read.numel(), rows.shape[1]).index_copy(0, index, rows)
         return whole if output.ndim == 2 else whole.view(*read.shape, -1)
 
+    outs = [layer for role, layer in layers.items() if role.endswith("_out")]
     with ExitStack() as stack:
-        for role in language_model.family.roles:
-            layer = language_model.module(language_model.layer(role, last))
+        for role, layer in layers.items():
             if role != "mlp_out":
-                stack.callback(layer.register_forward_pre_hook(taken).remove)
-            if role.endswith("_out"):
-                stack.callback(layer.register_forward_hook(put_back).remove)
+                module = language_model.module(layer)
+                stack.callback(module.register_forward_pre_hook(taken).remove)
+        stack.enter_context(hooked(language_model.modules_of(outs), put_back))
         yield
 
 
-def mapped(output: Tensor | tuple | None, change) -> Tensor | tuple | None:
+def mapped(output: Said | None, change) -> Said | None:
     """The hidden states in a block's output, changed, in the form in which the block answers."""
     if output is None:
         return None

@@ -12,11 +12,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object, instantiate
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 from scripts import ROOT
 
 from datamodules.records import Request
-from datamodules.text import TextCorpus
 from editors.editor import Editor
 from editors.meta_learning.hypernetwork import Hypernetwork
 from editors.meta_learning.training import Training
@@ -36,6 +35,7 @@ OF_EDIT_TOO = (("trainer", "edit"), ("experiment", "atlas_batch"), ("experiment"
 OF_ONE_EDITOR = {"preset": ("edit", "train"), "training": ("train",)}
 """Groups with a folder for each model and a file for each editor, and the scripts that read it."""
 SENTENCES = [f"{what} is a city in {where}." for what in "ABCDEFGH" for where in "KLMNOPQ"]
+SENTENCES_CORPUS = {"_target_": "datamodules.text.TextCorpus", "source": SENTENCES}
 REQUESTS = [
     Request("Lagos is in", "Lagos", "Sweden", "Nigeria"),
     Request("The capital of Japan is", "Japan", "Paris", "Tokyo"),
@@ -179,8 +179,8 @@ def test_solvers_find_their_layers_in_a_model_of_that_depth(name, composed, tiny
 
 
 def solves(config: Mapping) -> bool:
-    """Whether an editor solves for the outputs of a few blocks, given keys of a corpus."""
-    return ".locate_then_edit." in config["_target_"] and "corpus" in config
+    """Whether an editor solves for the outputs of a few blocks, given moments of keys."""
+    return ".locate_then_edit." in config["_target_"] and "moments" in config
 
 
 def test_there_are_solvers(composed):
@@ -207,14 +207,16 @@ def test_variants_of_rome_take_its_preset(name, composed):
         differ = {
             k for k, v in variant.editor.items() if k not in rome.editor or rome.editor[k] != v
         }
-        assert differ <= {"key_mode", "covariance", "corpus"}
+        assert differ <= {"key_mode", "moments"}
 
 
 def built(config: Mapping, language_model: LanguageModel, **settings) -> Editor:
     """The editor of a configuration, with a corpus of a few sentences if it takes one."""
-    if config.get("corpus") is not None:
-        settings["corpus"] = TextCorpus(SENTENCES)
-    return instantiate(config, language_model=language_model, _convert_="object", **settings)
+    config = OmegaConf.merge(config, settings)
+    if config.get("moments") is not None:
+        with open_dict(config):
+            config.moments.update({"corpus": SENTENCES_CORPUS, "cache_folder": None})
+    return instantiate(config, language_model=language_model, _convert_="object")
 
 
 @pytest.mark.parametrize("name", EDITORS)

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:You have overridden `transfer_ba
 
 QUIET = ("++trainer.enable_progress_bar=false", "++trainer.enable_model_summary=false")
 QUICK = ("data.limit=4", "++data.variants=1", "++corpus.texts=50", *QUIET)
-ROME = ("steps=2", "contexts=fixed", "cache_folder=null")
+ROME = ("search.steps=2", "contexts.texts=fixed", "moments.cache_folder=null")
 BOTH = (
     "editors=[rome,ft_m]",
     *QUICK,
@@ -45,9 +45,7 @@ RECORD = {
     "locality_prompt": "Kano is a city in",
     "locality_ground_truth": "Nigeria",
 }
-COLUMNS = set(
-    "editor model data split protocol n step phase probe scorer mean low high count".split()
-)
+COLUMNS = {*RUN, "probe", "scorer", "mean", "low", "high", "count"}
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +91,7 @@ def test_each_row_says_what_was_measured(run):
     assert all(row.keys() >= COLUMNS for row in rows)
     assert [*dict.fromkeys(row["editor"] for row in rows)] == ["unedited", "rome", "ft_m"]
     assert {tuple(row[name] for name in RUN[1:]) for row in rows} == {
-        ("atlas", "atlas", "test", "single", 1, 1, "immediate")
+        ("atlas", "atlas", "test", "single", 1, 1, "immediate", "none", "text", "text")
     }
     assert {"reliability", "generalization", "unrelated"} <= {row["probe"] for row in rows}
     assert all(row["low"] <= row["mean"] <= row["high"] for row in rows)
@@ -108,14 +106,14 @@ def test_reports_stand_beside_the_rows(run):
 
 def test_settings_reach_their_editor_and_are_kept(run):
     settings = yaml.safe_load((run / "config.yaml").read_text())["settings"]
-    assert settings["rome"]["steps"] == 2
+    assert settings["rome"]["search"]["steps"] == 2
     assert settings["ft_m"]["steps"] == 3
     assert (
         settings["rome"]["layer"]
         == yaml.safe_load((ROOT / "configs/preset/atlas/rome.yaml").read_text())["layer"]
     )
     own = json.loads((run / "run.json").read_text())["editors"]
-    assert own["rome"]["optimisation"]["steps"] == 2
+    assert own["rome"]["search"]["steps"] == 2
 
 
 def test_the_configuration_of_a_run_says_each_setting_once(run):
@@ -193,7 +191,12 @@ def test_another_model_is_edited_with_records_of_a_file(script, tmp_path, tiny, 
     (tmp_path / "texts.txt").write_text("Lagos is in Nigeria.\nTokyo is in Japan.\n" * 20)
     arguments = [
         *("model=pretrained", f"model.path={tmp_path}/tiny", "data=counterfact"),
-        *(f"data.test={write([RECORD])}", "editors=[rome]", "++settings.rome.steps=2", *QUIET),
+        *(
+            f"data.test={write([RECORD])}",
+            "editors=[rome]",
+            "++settings.rome.search.steps=2",
+            *QUIET,
+        ),
         f"hydra.run.dir={tmp_path}/run",
     ]
     assert "corpus.source" in script("edit", *arguments).error

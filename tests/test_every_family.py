@@ -8,6 +8,8 @@ import pytest
 from datamodules.atlas.data import AtlasData
 from editors.finetune import FineTune
 from editors.locate_then_edit.rome import Rome
+from editors.locate_then_edit.search.contexts import Contexts
+from editors.locate_then_edit.search.search import Search
 from editors.meta_learning.mend import Mend
 from evaluation.protocols.batch import Batch
 
@@ -31,7 +33,7 @@ def quiet(**options) -> L.Trainer:
 
 
 def test_a_family_trains_edits_and_is_scored(any_family, data, tmp_path):
-    rome = Rome(any_family, covariance=False, contexts=["{}"], steps=4)
+    rome = Rome(any_family, moments=None, contexts=Contexts(["{}"]), search=Search(steps=4))
     goes_the_whole_way(any_family, data, tmp_path, rome=rome)
 
 

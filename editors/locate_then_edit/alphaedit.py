@@ -15,17 +15,18 @@ See also `editors.locate_then_edit.spread`.
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from editors.locate_then_edit.spread import Spread
+from editors.locate_then_edit.search.contexts import Contexts
+from editors.locate_then_edit.search.search import Search
+from editors.locate_then_edit.spread import CONTEXTS, SEARCH, Spread
+from editors.locate_then_edit.statistics.coordinates import NullSpace, null_space
+from editors.locate_then_edit.statistics.moments import Moments
 from editors.locate_then_edit.statistics.solve import ridge
+from editors.settings import positive
 from models.language_model import LanguageModel
-
-logger = logging.getLogger(__name__)
 
 
 class AlphaEdit(Spread):
@@ -33,10 +34,15 @@ class AlphaEdit(Spread):
 
     Args:
         language_model: the model to edit.
+        moments: as in `Spread`, and so the next three.
+        layers: see there.
+        search: see there.
+        contexts: see there.
         threshold: eigenvalues of the second moment below it count as zero. It is on the scale of
             the model's squared keys, so that no value suits all models.
         ridge: weight of the update's size; 1 in the paper, 10 in its code.
-        spread: what `Spread` takes.
+        same_key: see `Spread`.
+        rows_per_batch: see there.
 
     Raises:
         ValueError: an argument is not one of the above.
@@ -48,14 +54,25 @@ class AlphaEdit(Spread):
         self,
         language_model: LanguageModel,
         *,
+        moments: Moments,
+        layers: Sequence[int] | None = None,
+        search: Search = SEARCH,
+        contexts: Contexts = CONTEXTS,
         threshold: float = 0.02,
         ridge: float = 10.0,
-        **spread,
+        same_key: float | None = None,
+        rows_per_batch: int = 256,
     ):
-        super().__init__(language_model, **spread)
-        for name, value in {"threshold": threshold, "ridge": ridge}.items():
-            if value <= 0:
-                raise ValueError(f"{name}: expected more than 0, got {value}")
+        super().__init__(
+            language_model,
+            moments=moments,
+            layers=layers,
+            search=search,
+            contexts=contexts,
+            same_key=same_key,
+            rows_per_batch=rows_per_batch,
+        )
+        positive(threshold=threshold, ridge=ridge)
         self.threshold = threshold
         self.ridge = ridge
 
@@ -66,39 +83,3 @@ class AlphaEdit(Spread):
     def solve(self, keys: Tensor) -> Tensor:
         """``K (K^T K + ridge I)^-1``, past keys among K."""
         return ridge(keys, self.ridge)
-
-
-@dataclass(frozen=True)
-class NullSpace:
-    """Orthonormal directions ``[d, r]`` float64 that keys hardly use, as coordinates."""
-
-    basis: Tensor
-
-    def into(self, keys: Tensor) -> Tensor:
-        """``Q^T k`` of each row, ``[..., d]`` to ``[..., r]``."""
-        return keys.to(self.basis) @ self.basis
-
-    def back(self, rows: Tensor) -> Tensor:
-        """``Q x`` of each row, ``[..., r]`` to ``[..., d]``."""
-        return rows @ self.basis.mT
-
-
-def null_space(moment: Tensor, threshold: float, name: str = "C") -> NullSpace:
-    """The eigenvectors of a second moment ``[d, d]`` whose eigenvalues are below the threshold.
-
-    Logs how many they are, and the leak: the share of the second moment that lies in them.
-
-    Raises:
-        ValueError: there are none.
-    """
-    values, vectors = torch.linalg.eigh(moment.double())
-    below = values < threshold
-    if not below.any():
-        raise ValueError(
-            f"threshold {threshold:g}: no eigenvalue of the second moment {name!r} is below it; "
-            f"they are {float(values[0]):.3g} to {float(values[-1]):.3g}"
-        )
-    leak = float(values[below].clamp_min(0).sum() / values.sum())
-    count = int(below.sum())
-    logger.info("%s: %d of %d directions are free; leak %.2g", name, count, len(values), leak)
-    return NullSpace(vectors[:, below])

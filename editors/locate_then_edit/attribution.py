@@ -25,9 +25,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from editors.settings import at_least, one_of
 from models.encoding import IGNORED, pad_right
+from models.hooks import Said, full_precision, recorded, widened
 from models.language_model import Batch, LanguageModel
-from models.sites import full_precision, widened
 from models.suffixes import Suffixes, suffixes
 
 GRIDS = ("midpoints", "ends")
@@ -58,12 +59,10 @@ class Integral:
     continuation: str = "target"
 
     def __post_init__(self):
-        if self.steps < 2:
-            raise ValueError(f"steps: expected at least 2, got {self.steps}")
-        for name, known in (("grid", GRIDS), ("site", SITES), ("continuation", CONTINUATIONS)):
-            if getattr(self, name) not in known:
-                got = getattr(self, name)
-                raise ValueError(f"{name}: expected one of {', '.join(known)}, got {got!r}")
+        at_least(2, steps=self.steps)
+        one_of("grid", self.grid, GRIDS)
+        one_of("site", self.site, SITES)
+        one_of("continuation", self.continuation, CONTINUATIONS)
 
     def shares(self, like: Tensor) -> Tensor:
         """``[m]``, from 0 to 1."""
@@ -159,15 +158,12 @@ def _attributed(
 
 def _seen(
     language_model: LanguageModel, ends: Suffixes, blocks: Sequence[int], site: str
-) -> tuple[list[Tensor | tuple], dict[int, Tensor]]:
+) -> tuple[list[Said], dict[int, Tensor]]:
     """What every block answers to the ends, and the neurons ``[Q, d_in]`` of some."""
-    below: list[Tensor | tuple] = []
+    names = [language_model.block(index) for index in range(language_model.blocks)]
     neurons: dict[int, Tensor] = {}
     with ExitStack() as stack:
-        for index in range(language_model.blocks):
-            module = language_model.module(language_model.block(index))
-            hook = module.register_forward_hook(lambda m, args, output: below.append(output))
-            stack.callback(hook.remove)
+        said = stack.enter_context(recorded(language_model.modules_of(names)))
         for block in blocks:
 
             def look(x: Tensor, block: int = block) -> Tensor:
@@ -176,7 +172,7 @@ def _seen(
 
             stack.enter_context(_replaced(language_model, block, site, look))
         ends.hidden(language_model)
-    return below, neurons
+    return [said[name] for name in names], neurons
 
 
 @contextmanager

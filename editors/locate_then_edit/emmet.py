@@ -15,11 +15,16 @@ pseudo-inverse. See also `editors.locate_then_edit.spread`.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from torch import Tensor
 
-from editors.locate_then_edit.spread import Spread
+from editors.locate_then_edit.search.contexts import Contexts
+from editors.locate_then_edit.search.search import Search
+from editors.locate_then_edit.spread import CONTEXTS, SEARCH, Spread
+from editors.locate_then_edit.statistics.moments import Moments
 from editors.locate_then_edit.statistics.solve import ridge
+from editors.settings import at_least
 from models.language_model import LanguageModel
 
 logger = logging.getLogger(__name__)
@@ -30,8 +35,13 @@ class Emmet(Spread):
 
     Args:
         language_model: the model to edit.
+        moments: as in `Spread`, and so the next three.
+        layers: see there.
+        search: see there.
+        contexts: see there.
         epsilon: 0 is the method; more makes it MEMIT with this weight, for two and more facts.
-        spread: what `Spread` takes.
+        same_key: see `Spread`.
+        rows_per_batch: see there.
 
     Raises:
         ValueError: an argument is not one of the above.
@@ -39,10 +49,28 @@ class Emmet(Spread):
 
     blocks_by_default = 1
 
-    def __init__(self, language_model: LanguageModel, *, epsilon: float = 0.0, **spread):
-        super().__init__(language_model, **spread)
-        if epsilon < 0:
-            raise ValueError(f"epsilon: expected 0 or more, got {epsilon}")
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        *,
+        moments: Moments,
+        layers: Sequence[int] | None = None,
+        search: Search = SEARCH,
+        contexts: Contexts = CONTEXTS,
+        epsilon: float = 0.0,
+        same_key: float | None = None,
+        rows_per_batch: int = 256,
+    ):
+        super().__init__(
+            language_model,
+            moments=moments,
+            layers=layers,
+            search=search,
+            contexts=contexts,
+            same_key=same_key,
+            rows_per_batch=rows_per_batch,
+        )
+        at_least(0, epsilon=epsilon)
         if epsilon:
             logger.warning(
                 "emmet with epsilon=%g has no equality constraints: "

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from datamodules.records import Request
-from models.language_model import Around, LanguageModel
-from models.sites import activations, full_precision
+from models.hooks import full_precision
+from models.language_model import LanguageModel
+from models.passes import Around, Pass
+from models.sites import activations
 
 
 def placed(
@@ -53,7 +55,9 @@ def subject_keys(
             index = torch.arange(len(prompts))[some]
             batch = language_model.encode(prompts[some], None).to(device)
             at = language_model.token_positions(prompts[some], spans[some]).to(device)
-            with nullcontext() if around is None else around(index):
+            last = batch.attention_mask.sum(1) - 1
+            state = Pass(index, batch.attention_mask, last, steps=False)
+            with nullcontext() if around is None else around(state):
                 rows = torch.arange(len(at), device=device)
                 parts.append(activations(language_model, batch, layers, rows, at))
     shape = (len(requests), len(contexts), -1)

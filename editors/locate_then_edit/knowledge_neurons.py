@@ -21,20 +21,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from datamodules.records import Request
-from editors.editor import Editor
+from editors.editor import Group
 from editors.locate_then_edit.attribution import Integral, attributions
 from editors.locate_then_edit.keys import placed
-from editors.locate_then_edit.search.contexts import LENGTHS, chosen_contexts, sample_contexts
-from edits.weights import LowRank, WeightEdit
+from editors.locate_then_edit.search.contexts import Contexts
+from editors.settings import at_least, one_of
+from editors.weight_editor import WeightEditor
+from edits.updates import LowRank
+from edits.weights import WeightEdit
 from models.encoding import IGNORED
+from models.hooks import full_precision, widened
 from models.language_model import LanguageModel
-from models.sites import full_precision, widened
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +45,35 @@ ACTIONS = ("update", "erase")
 MULTI_TOKEN = ("sum", "mean", "first")
 
 
-class Kn(Editor):
+@dataclass(frozen=True)
+class Change:
+    """What becomes of the neurons' values.
+
+    Attributes:
+        action: ``update`` them towards the new answer, or ``erase`` them.
+        old_weight: how much of the old answer's embedding is subtracted.
+        new_weight: how much of the new answer's is added.
+        multi_token: the embedding of an answer of several tokens: their ``sum``, as the authors
+            of ROME have it, ``mean``, or that of the ``first``.
+
+    Raises:
+        ValueError: an attribute is not one of the above.
+    """
+
+    action: str = "update"
+    old_weight: float = 2.0
+    new_weight: float = 1.0
+    multi_token: str = "sum"
+
+    def __post_init__(self):
+        one_of("action", self.action, ACTIONS)
+        one_of("multi_token", self.multi_token, MULTI_TOKEN)
+
+
+CONTEXTS, INTEGRAL, CHANGE = Contexts(("{}",)), Integral(), Change()
+
+
+class Kn(WeightEditor):
     """Changes the values of the neurons that an answer is attributed to.
 
     The answer is the request's ``target_true``; without one, the token that the model would say.
@@ -52,18 +83,10 @@ class Kn(Editor):
         blocks: whose neurons are looked at, from the lowest up; None: all.
         threshold: of the greatest attribution to a prompt's answer, in 0..1; neurons above it are
             the prompt's.
-        contexts: what the prompt is put into: ``sampled`` (texts of the model itself), ``fixed``
-            (the same list for every model), or a list of templates. The bare prompt alone gives the
-            coarse set.
+        contexts: what the prompt is put into. The bare prompt alone gives the coarse set.
         share: of the contexts, in 0..1; neurons of more of them than that remain.
-        action: ``update`` the neurons' values towards the new answer, or ``erase`` them.
-        old_weight: how much of the old answer's embedding is subtracted.
-        new_weight: how much of the new answer's is added.
-        multi_token: the embedding of an answer of several tokens: their ``sum``, as the authors'
-            of ROME have it, ``mean``, or that of the ``first``.
-        integral: how attributions are taken, as arguments of `Integral`; None: as it says.
-        context_lengths: how long and how many contexts are sampled, as (tokens, texts) pairs.
-        seed: of the sampled contexts.
+        integral: how attributions are taken.
+        change: what becomes of the neurons' values.
         rows_per_batch: bounds the memory taken; results do not depend on it.
 
     Raises:
@@ -76,128 +99,86 @@ class Kn(Editor):
         *,
         blocks: Sequence[int] | None = None,
         threshold: float = 0.2,
-        contexts: str | Sequence[str] = ("{}",),
+        contexts: Contexts = CONTEXTS,
         share: float = 0.4,
-        action: str = "update",
-        old_weight: float = 2.0,
-        new_weight: float = 1.0,
-        multi_token: str = "sum",
-        integral: dict | None = None,
-        context_lengths: Sequence[tuple[int, int]] = LENGTHS,
-        seed: int = 0,
+        integral: Integral = INTEGRAL,
+        change: Change = CHANGE,
         rows_per_batch: int = 1024,
     ):
         language_model.require_decoder_only(self.name)
         for name, value in (("threshold", threshold), ("share", share)):
             if not 0 <= value < 1:
-                raise ValueError(f"{name}: expected at least 0 and less than 1, got {value}")
-        for name, value, known in (
-            ("action", action, ACTIONS),
-            ("multi_token", multi_token, MULTI_TOKEN),
-        ):
-            if value not in known:
-                raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
-        if rows_per_batch < 1:
-            raise ValueError(f"rows_per_batch: expected at least 1, got {rows_per_batch}")
+                raise ValueError(f"{name} must be at least 0 and less than 1, got {value}")
+        at_least(1, rows_per_batch=rows_per_batch)
         blocks = list(range(language_model.blocks) if blocks is None else blocks)
         if not blocks or blocks != sorted(set(blocks)):
             raise ValueError(f"blocks: expected some from the lowest up, got {blocks}")
         self.language_model = language_model
         self.blocks = blocks
         self.layers = [language_model.layer("mlp_out", block) for block in blocks]
-        width = language_model.shape(self.layers[0])[1]
-        wide = language_model.model.get_output_embeddings().weight.shape[1]
+        self._check_widths()
+        self.threshold = threshold
+        self.contexts = contexts
+        self.share = share
+        self.integral = integral
+        self.change = change
+        self.rows_per_batch = rows_per_batch
+        self.templates: tuple[str, ...] = ()
+
+    def _check_widths(self) -> None:
+        model = self.language_model
+        width = model.shape(self.layers[0])[1]
+        wide = model.model.get_output_embeddings().weight.shape[1]
         if wide != width:
             raise ValueError(
-                f"kn adds embeddings to values; those of {language_model.name!r} are {wide} and "
-                f"{width} wide"
+                f"kn adds embeddings to values; those of {model.name!r} are {wide} and {width} wide"
             )
-        self.threshold = threshold
-        self.share = share
-        self.action = action
-        self.old_weight = old_weight
-        self.new_weight = new_weight
-        self.multi_token = multi_token
-        self.integral = Integral(**(integral or {}))
-        self.contexts = contexts
-        self._texts = () if contexts == "sampled" else chosen_contexts(contexts)
-        self.context_lengths = [tuple(pair) for pair in context_lengths]
-        self.seed = seed
-        self.rows_per_batch = rows_per_batch
 
     def prepare(self) -> None:
-        """Samples the contexts, once; `edit` does it if need be."""
-        if not self._texts:
-            self._texts = sample_contexts(self.language_model, self.context_lengths, self.seed)
+        """Takes the contexts, once."""
+        self.templates = self.templates or self.contexts.of(self.language_model)
 
-    def edit(self, requests: Sequence[Request], after: WeightEdit | None = None) -> WeightEdit:
-        """One edit for all requests: each one's neurons in the same model, their changes together.
-
-        Raises:
-            ValueError: there is no request.
-        """
-        self._ready(requests)
-        with nullcontext() if after is None else after.hooks(self.language_model):
-            edit = self._written(requests, 1, after)
-        return edit if after is None else after.plus(edit)
-
-    def edit_each(self, requests: Sequence[Request]) -> WeightEdit:
-        """N independent edits of the clean model.
-
-        Raises:
-            ValueError: there is no request.
-        """
-        self._ready(requests)
-        return self._written(requests, len(requests), None)
+    @torch.no_grad()
+    def write(self, groups: Sequence[Group], after: WeightEdit | None) -> WeightEdit:
+        """Each request's neurons in the same model; a group's changes together."""
+        edits, requests = len(groups), [request for group in groups for request in group]
+        chosen = self.neurons(requests).unflatten(0, (edits, -1))  # [N, n, L, d_in]
+        additions = self._additions(requests).unflatten(0, (edits, -1))  # [N, n, d_out]
+        updates = {}
+        for index, layer in enumerate(self.layers):
+            some = chosen[:, :, index]  # [N, n, d_in]
+            if self.change.action == "erase":
+                updates[layer] = self._erased(layer, some.any(1), after).packed()
+            else:
+                updates[layer] = LowRank(some.mT.to(additions), additions).packed()
+        return WeightEdit(updates, self.name, self.language_model.fingerprint)
 
     @torch.no_grad()
     def neurons(self, requests: Sequence[Request]) -> Tensor:
         """Which neurons each request's old answer hangs on, ``[B, L, d_in]`` of true and false."""
         self.prepare()
-        prompts, _ = placed(requests, self._texts)
-        answers = [answer for answer in self._answers(requests) for _ in self._texts]
+        prompts, _ = placed(requests, self.templates)
+        answers = [answer for answer in self._answers(requests) for _ in self.templates]
         found = attributions(
             self.language_model, prompts, answers, self.blocks, self.integral, self.rows_per_batch
         ).unflatten(0, (len(requests), -1))  # [B, m, L, d_in]
         coarse = found > self.threshold * found.amax((2, 3), keepdim=True)
-        kept = coarse.double().mean(1) > self.share if len(self._texts) > 1 else coarse[:, 0]
+        kept = coarse.double().mean(1) > self.share if len(self.templates) > 1 else coarse[:, 0]
         for request, own in zip(requests, kept, strict=True):
             if not own.any():
                 logger.warning("%r: no neuron speaks for the old answer; no change", request.prompt)
         return kept
 
-    def _ready(self, requests: Sequence[Request]) -> None:
-        """Prepares, on the clean model: before any edit is put in place."""
-        if not requests:
-            raise ValueError("there are no requests to edit for")
-        self.prepare()
-
-    @torch.no_grad()
-    def _written(
-        self, requests: Sequence[Request], edits: int, after: WeightEdit | None
-    ) -> WeightEdit:
-        """``edits`` edits of as many requests each, on the model with the hooks that are on it."""
-        kept = self.neurons(requests).unflatten(0, (edits, -1))  # [N, n, L, d_in]
-        change = self._change(requests).unflatten(0, (edits, -1))  # [N, n, d_out]
-        updates = {}
-        for index, layer in enumerate(self.layers):
-            some = kept[:, :, index]  # [N, n, d_in]
-            if self.action == "erase":
-                updates[layer] = self._erased(layer, some.any(1), after).packed()
-            else:
-                updates[layer] = LowRank(some.mT.to(change), change).packed()
-        return WeightEdit(updates, self.name, self.language_model.fingerprint)
-
-    def _change(self, requests: Sequence[Request]) -> Tensor:
+    def _additions(self, requests: Sequence[Request]) -> Tensor:
         """What the rows of each request's neurons grow by, ``[B, d_out]``."""
-        model = self.language_model
+        model, change = self.language_model, self.change
         rows = model.model.get_output_embeddings().weight
         new = []
         for ids in _target_ids(model, requests, [request.target for request in requests]):
-            each = widened(rows[ids[:1] if self.multi_token == "first" else ids])
-            new.append(each.mean(0) if self.multi_token == "mean" else each.sum(0))
+            each = widened(rows[ids[:1] if change.multi_token == "first" else ids])
+            new.append(each.mean(0) if change.multi_token == "mean" else each.sum(0))
         old = widened(rows[self._said(requests)])
-        return self.new_weight * torch.stack(new) - self.old_weight * old
+        return change.new_weight * torch.stack(new) - change.old_weight * old
 
     def _erased(self, layer: str, erased: Tensor, after: WeightEdit | None) -> LowRank:
         """The update that leaves nothing of the rows ``erased``, ``[N, d_in]``."""

@@ -15,10 +15,16 @@ Departures from the authors' code: see `editors.locate_then_edit.spread`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
-from editors.locate_then_edit.spread import Spread
+from editors.locate_then_edit.search.contexts import Contexts
+from editors.locate_then_edit.search.search import Search
+from editors.locate_then_edit.spread import CONTEXTS, SEARCH, Spread
+from editors.locate_then_edit.statistics.moments import Moments
 from editors.locate_then_edit.statistics.solve import ridge
+from editors.settings import positive
 from models.language_model import LanguageModel
 
 
@@ -27,9 +33,14 @@ class Memit(Spread):
 
     Args:
         language_model: the model to edit.
+        moments: as in `Spread`, and so the next three.
+        layers: see there.
+        search: see there.
+        contexts: see there.
         covariance_weight: of the second moments; so many facts the old associations weigh.
         history: whether an edit after another one spares the keys of the first as well.
-        spread: what `Spread` takes.
+        same_key: see `Spread`.
+        rows_per_batch: see there.
 
     Raises:
         ValueError: an argument is not one of the above.
@@ -39,15 +50,32 @@ class Memit(Spread):
         self,
         language_model: LanguageModel,
         *,
+        moments: Moments,
+        layers: Sequence[int] | None = None,
+        search: Search = SEARCH,
+        contexts: Contexts = CONTEXTS,
         covariance_weight: float = 15000.0,
         history: bool = False,
-        **spread,
+        same_key: float | None = None,
+        rows_per_batch: int = 256,
     ):
-        super().__init__(language_model, **spread)
-        if covariance_weight <= 0:
-            raise ValueError(f"covariance_weight: expected more than 0, got {covariance_weight}")
+        super().__init__(
+            language_model,
+            moments=moments,
+            layers=layers,
+            search=search,
+            contexts=contexts,
+            same_key=same_key,
+            rows_per_batch=rows_per_batch,
+        )
+        positive(covariance_weight=covariance_weight)
         self.covariance_weight = covariance_weight
-        self.remembers = history
+        self.history = history
+
+    @property
+    def remembers(self) -> bool:
+        """With history."""
+        return self.history
 
     def solve(self, keys: Tensor) -> Tensor:
         """``K (weight C + K^T K)^-1``, C being the identity here."""

@@ -4,7 +4,7 @@ Li et al., "PMET: Precise Model Editing in a Transformer", AAAI 2024,
 https://arxiv.org/abs/2308.08742. Two shifts are optimised together, of what attention and the
 feed-forward part of the last edited block say at the subject's last token. Only the second is
 written: each layer makes ``1 / sqrt(layers left)`` of what that feed-forward part still lacks, by
-MEMIT's update. The search has a further rule to stop by, see `Optimisation.kl_stop`.
+MEMIT's update. The search has a further rule to stop by, see `Search.kl_stop`.
 
 Departures from the authors' code: whether a target token is the likeliest is asked of its id, not
 of two equal probabilities. See also `editors.locate_then_edit.spread`.
@@ -13,12 +13,20 @@ of two equal probabilities. See also `editors.locate_then_edit.spread`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor
 
-from editors.locate_then_edit.spread import Spread
+from editors.locate_then_edit.search.contexts import Contexts
+from editors.locate_then_edit.search.search import Search
+from editors.locate_then_edit.spread import CONTEXTS, Spread
+from editors.locate_then_edit.statistics.moments import Moments
 from editors.locate_then_edit.statistics.solve import ridge
+from editors.settings import positive
 from models.language_model import LanguageModel
+
+SEARCH = Search(steps=30, lr=0.2, clamp=0.75, kl_factor=1.0, kl_stop=0.01)
+"""The authors' for GPT-J."""
 
 
 class Pmet(Spread):
@@ -26,12 +34,13 @@ class Pmet(Spread):
 
     Args:
         language_model: the model to edit.
+        moments: as in `Spread`, and so the next three.
+        layers: see there.
+        search: see there.
+        contexts: see there.
         covariance_weight: of the second moments; so many facts the old associations weigh.
-        steps: as in `Spread`, and so the next three; the defaults are the authors' for GPT-J.
-        lr: see there.
-        kl_factor: see there.
-        kl_stop: see there.
-        spread: what else `Spread` takes.
+        same_key: see `Spread`.
+        rows_per_batch: see there.
 
     Raises:
         ValueError: an argument is not one of the above.
@@ -41,17 +50,24 @@ class Pmet(Spread):
         self,
         language_model: LanguageModel,
         *,
+        moments: Moments,
+        layers: Sequence[int] | None = None,
+        search: Search = SEARCH,
+        contexts: Contexts = CONTEXTS,
         covariance_weight: float = 6000.0,
-        steps: int = 30,
-        lr: float = 0.2,
-        kl_factor: float = 1.0,
-        kl_stop: float | None = 0.01,
-        **spread,
+        same_key: float | None = None,
+        rows_per_batch: int = 256,
     ):
-        own = {"steps": steps, "lr": lr, "kl_factor": kl_factor, "kl_stop": kl_stop}
-        super().__init__(language_model, **own, **spread)
-        if covariance_weight <= 0:
-            raise ValueError(f"covariance_weight: expected more than 0, got {covariance_weight}")
+        super().__init__(
+            language_model,
+            moments=moments,
+            layers=layers,
+            search=search,
+            contexts=contexts,
+            same_key=same_key,
+            rows_per_batch=rows_per_batch,
+        )
+        positive(covariance_weight=covariance_weight)
         self.covariance_weight = covariance_weight
 
     def sites(self) -> list[str]:

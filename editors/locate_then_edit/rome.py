@@ -15,23 +15,25 @@ float64; contexts come from a seed; subjects are found by character offsets.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
 from datamodules.records import Request
-from editors.locate_then_edit.blocks import default_blocks
-from editors.locate_then_edit.closed_form import ClosedForm
-from editors.locate_then_edit.doubts import warn_of_doubtful
-from editors.locate_then_edit.search.contexts import LENGTHS
+from editors.editor import Group
+from editors.locate_then_edit.closed_form import ClosedForm, default_blocks, warn_of_doubtful
+from editors.locate_then_edit.search.contexts import Contexts
 from editors.locate_then_edit.search.latent import optimise
+from editors.locate_then_edit.search.search import Search
+from editors.locate_then_edit.statistics.moments import Moments
 from editors.locate_then_edit.statistics.solve import rank_one
+from editors.settings import one_of
 from edits.weights import WeightEdit
 from models.language_model import LanguageModel
 
 logger = logging.getLogger(__name__)
 
+SEARCH, CONTEXTS = Search(), Contexts()
 NAMES = {"official": "rome", "prefix_mean": "r_rome", "prompt": "r_rome_prompt"}
 """The editor's name in each key mode; ``_identity`` follows where no second moments are taken."""
 RATIOS = (0.3, 3.0)
@@ -43,12 +45,15 @@ class Rome(ClosedForm):
 
     Args:
         language_model: the model to edit.
-        layer: the edited block; None: as `default_blocks` says.
+        layer: the edited block; None: a third up.
         key_mode: ``official`` (direction from the mean key, constraint at the bare prompt's),
             ``prefix_mean`` or ``prompt`` (R-ROME: the mean key, or the bare prompt's, for both).
-        covariance: whether second moments of keys shape the direction; without, they are taken to
-            be the identity, and no corpus is needed.
-        shared: what else `ClosedForm` takes; the defaults are the authors' for GPT-2 XL.
+        search: how the value is searched for; by default the authors' for GPT-2 XL.
+        contexts: what the prompt is put into; by default the authors' ten of 5 and ten of 10
+            tokens.
+        moments: the second moments of keys that shape the direction; None: they are taken to be the
+            identity, and no corpus is needed.
+        rows_per_batch: bounds the memory taken; results do not depend on it.
 
     Raises:
         ValueError: an argument is not one of the above.
@@ -61,47 +66,35 @@ class Rome(ClosedForm):
         *,
         layer: int | None = None,
         key_mode: str = "official",
-        covariance: bool = True,
-        context_lengths: Sequence[tuple[int, int]] = LENGTHS,
-        **shared,
+        search: Search = SEARCH,
+        contexts: Contexts = CONTEXTS,
+        moments: Moments | None,
+        rows_per_batch: int = 256,
     ):
-        if key_mode not in NAMES:
-            raise ValueError(f"key_mode: expected one of {', '.join(NAMES)}, got {key_mode!r}")
-        self.name = NAMES[key_mode] + ("" if covariance else "_identity")
-        self.covariance = covariance
-        blocks = default_blocks(language_model.blocks) if layer is None else [layer]
-        super().__init__(language_model, blocks=blocks, context_lengths=context_lengths, **shared)
+        one_of("key_mode", key_mode, tuple(NAMES))
+        self.name = NAMES[key_mode] + ("_identity" if moments is None else "")
+        super().__init__(
+            language_model,
+            blocks=default_blocks(language_model.blocks) if layer is None else [layer],
+            search=search,
+            contexts=contexts,
+            moments=moments,
+            rows_per_batch=rows_per_batch,
+        )
         (self.layer,) = self.layers
         self.key_mode = key_mode
 
-    def edit(self, requests: Sequence[Request], after: WeightEdit | None = None) -> WeightEdit:
-        """One edit for all requests: each is written into the model that has the ones before.
+    def turns(self, groups: Sequence[Group]) -> Iterable[Sequence[Group]]:
+        """A group's requests one after another, each into the model that has the ones before."""
+        return ([[request] for request in turn] for turn in zip(*groups, strict=True))
 
-        Raises:
-            ValueError: there is no request.
-        """
-        self._ready(requests)
-        for request in requests:
-            with nullcontext() if after is None else after.hooks(self.language_model):
-                update = self._updates([request])
-            after = update if after is None else after.plus(update)
-        return after
-
-    def edit_each(self, requests: Sequence[Request]) -> WeightEdit:
-        """N independent rank-one edits of the clean model.
-
-        Raises:
-            ValueError: there is no request.
-        """
-        self._ready(requests)
-        return self._updates(requests)
-
-    def _updates(self, requests: Sequence[Request]) -> WeightEdit:
-        """The rank-one updates of the model as it now is, with the hooks that are on it."""
-        model, layer, contexts = self.language_model, self.layer, self._texts
+    def write(self, groups: Sequence[Group], after: WeightEdit | None) -> WeightEdit:
+        """The rank-one update of each group's one request."""
+        model, layer = self.language_model, self.layer
+        requests = [request for [request] in groups]
         warn_of_doubtful(model, requests)
         latent = optimise(
-            model, requests, contexts, [layer], self.optimisation, self.rows_per_batch
+            model, requests, self.templates, [layer], self.search, self.rows_per_batch
         )
         bare, mean = latent.inputs[layer].unbind(1)  # [N, d_in]
         bare_output, mean_output = latent.outputs[layer].unbind(1)  # [N, d_out]

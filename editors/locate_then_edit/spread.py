@@ -17,25 +17,30 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from datamodules.records import Request
-from editors.locate_then_edit.blocks import default_blocks
-from editors.locate_then_edit.closed_form import ClosedForm
-from editors.locate_then_edit.doubts import warn_of_doubtful
+from editors.editor import Group
+from editors.locate_then_edit.closed_form import ClosedForm, default_blocks, warn_of_doubtful
 from editors.locate_then_edit.keys import alike, cosines, halved, subject_keys
+from editors.locate_then_edit.search.contexts import Contexts
 from editors.locate_then_edit.search.latent import optimise
-from edits.weights import LowRank, WeightEdit
+from editors.locate_then_edit.search.search import Search
+from editors.locate_then_edit.statistics.moments import Moments
+from edits.updates import Dense, LowRank
+from edits.weights import WeightEdit
+from models.hooks import full_precision
 from models.language_model import LanguageModel
-from models.sites import full_precision
 
 logger = logging.getLogger(__name__)
 
-LENGTHS = ((10, 5),)
+SEARCH = Search(steps=25, clamp=0.75)
+"""MEMIT's for GPT-J."""
+CONTEXTS = Contexts(lengths=((10, 5),))
 """The authors' sampled contexts: five of 10 tokens."""
 
 
@@ -44,14 +49,17 @@ class Spread(ClosedForm):
 
     Args:
         language_model: the model to edit.
+        moments: the second moments of keys.
         layers: the edited blocks, from the lowest up; None: as many as the method takes by default,
             the last of them a third up.
+        search: how values are searched for.
+        contexts: what prompts are put into.
         same_key: requests of one edit whose keys have a cosine above this, as those of one subject
             do, get one value for all of them (.99 where subjects open the prompts), and past keys
             that are like a new one are not spared, its value being found on what the model says by
             then; None: each has its own, and where keys are nearly equal least squares finds a mean
             of them.
-        shared: what else `ClosedForm` takes; the defaults are MEMIT's for GPT-J.
+        rows_per_batch: bounds the memory taken; results do not depend on it.
 
     Raises:
         ValueError: an argument is not one of the above.
@@ -66,19 +74,27 @@ class Spread(ClosedForm):
         self,
         language_model: LanguageModel,
         *,
+        moments: Moments,
         layers: Sequence[int] | None = None,
-        steps: int = 25,
-        clamp: float = 0.75,
+        search: Search = SEARCH,
+        contexts: Contexts = CONTEXTS,
         same_key: float | None = None,
-        context_lengths: Sequence[tuple[int, int]] = LENGTHS,
-        **shared,
+        rows_per_batch: int = 256,
     ):
+        if moments is None:
+            raise ValueError(f"{self.name} takes moments: the second moments of a corpus")
+        if same_key is not None and not 0 < same_key < 1:
+            raise ValueError(f"same_key must be a cosine between 0 and 1, got {same_key}")
         if layers is None:
             layers = default_blocks(language_model.blocks, self.blocks_by_default)
-        own = {"steps": steps, "clamp": clamp, "context_lengths": context_lengths}
-        super().__init__(language_model, blocks=layers, **own, **shared)
-        if same_key is not None and not 0 < same_key < 1:
-            raise ValueError(f"same_key: expected a cosine between 0 and 1, got {same_key}")
+        super().__init__(
+            language_model,
+            blocks=layers,
+            search=search,
+            contexts=contexts,
+            moments=moments,
+            rows_per_batch=rows_per_batch,
+        )
         self.same_key = same_key
 
     # what methods differ in
@@ -108,60 +124,96 @@ class Spread(ClosedForm):
     def check(self, count: int) -> None:
         """Refuse, before anything is computed, an edit of more requests than there can be."""
 
+    def target(self, values: Tensor, requests: Sequence[Request]) -> Tensor:
+        """The values ``[B, d_out]`` that are written, of those that were found; the same."""
+        return values
+
+    def written(self, layer: str, update: LowRank, after: WeightEdit | None) -> LowRank | Dense:
+        """What is kept of a layer's update, on top of ``after``; all of it."""
+        return update
+
     # what they share
 
-    def edit(self, requests: Sequence[Request], after: WeightEdit | None = None) -> WeightEdit:
-        """One edit for all requests, solved together.
-
-        Raises:
-            ValueError: there is no request, or more than one edit can hold.
-        """
-        self.check(len(requests))
-        self._ready(requests)
-        if after is None:
-            return self._written(requests, 1, {})
-        if self.remembers and not after.past_keys:
-            logger.warning("the edit made before remembers no keys; %s spares none", self.name)
-        with after.hooks(self.language_model):
-            written = self._written(requests, 1, after.past_keys if self.remembers else {})
-        return after.plus(written)
-
-    def edit_each(self, requests: Sequence[Request]) -> WeightEdit:
-        """N independent edits of the clean model.
-
-        Raises:
-            ValueError: there is no request.
-        """
-        self._ready(requests)
-        return self._written(requests, len(requests), {})
-
     @torch.no_grad()
-    def _written(
-        self, requests: Sequence[Request], edits: int, past: dict[str, Tensor]
-    ) -> WeightEdit:
-        """``edits`` edits of as many requests each, on the model with the hooks that are on it."""
-        model, (site, *_) = self.language_model, self.sites()
+    def write(self, groups: Sequence[Group], after: WeightEdit | None) -> WeightEdit:
+        """N edits, each solved for all its n requests together."""
+        model, edits = self.language_model, len(groups)
+        requests = [request for group in groups for request in group]
+        self.check(len(groups[0]))
         warn_of_doubtful(model, requests)
-        values = self._values(requests, edits)  # [B, d_out]
-        written = None
-        for done, layer in enumerate(self.layers):
-            seen = self._seen(requests, list(dict.fromkeys([layer, site])), edits, written)
-            keys = halved(seen[layer][0]).unflatten(0, (edits, -1)).double()  # [N, n, d_in]
-            missing = values.double() - seen[site][1][:, 0].double()
-            residuals = self.share(len(self.layers) - done) * missing.unflatten(0, (edits, -1))
-            known = self._spared(past[layer].to(keys), keys) if layer in past else keys[:, :0]
-            with full_precision(model.device):
-                coordinates = self.fitted[layer]
-                solved = self.solve(coordinates.into(torch.cat([known, keys], dim=1)))
-                solved = coordinates.back(solved[:, known.shape[1] :])
-            update = LowRank(solved.mT, residuals).packed().to(model.device, values.dtype)
-            updates = {layer: update} if written is None else {**written.updates, layer: update}
-            written = WeightEdit(updates, self.name, model.fingerprint)
+        past = self._past(after)
+        values = self.target(self.values(requests, edits), requests)
+        updates: dict[str, LowRank | Dense] = {}
+        edit = None
+        for layer in self.layers:
+            solution = self._solution(requests, values, edits, edit, past)
+            update = self.written(layer, solution, after).packed()
+            updates[layer] = update.to(model.device, values.dtype)
+            edit = WeightEdit(dict(updates), self.name, model.fingerprint)
         if not self.remembers:
-            return written
-        seen = self._seen(requests, self.layers, edits, written)
+            return edit
+        seen = self.seen(requests, self.layers, edits, edit)
         keys = {name: halved(pair[0]).unflatten(0, (edits, -1)) for name, pair in seen.items()}
-        return WeightEdit(written.updates, self.name, model.fingerprint, keys)
+        return WeightEdit(updates, self.name, model.fingerprint, keys)
+
+    def values(self, requests: Sequence[Request], edits: int) -> Tensor:
+        """``z`` of each request of so many edits, ``[B, d_out]``."""
+        sites = self.sites()
+        latent = optimise(
+            self.language_model,
+            requests,
+            self.templates,
+            sites,
+            self.search,
+            self.rows_per_batch,
+            self._shared(requests, edits),
+        )
+        return latent.value(sites[0])
+
+    def seen(
+        self,
+        requests: Sequence[Request],
+        layers: Sequence[str],
+        edits: int,
+        edit: WeightEdit | None,
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Keys and outputs of modules in all contexts, each request in the model with its edit."""
+        model, contexts = self.language_model, self.templates
+        around = None
+        if edit is not None:
+            rows = torch.arange(edits).repeat_interleave(len(requests) // edits * len(contexts))
+            around = edit.around(model, rows)
+        return subject_keys(model, requests, contexts, layers, self.rows_per_batch, around)
+
+    def _solution(
+        self,
+        requests: Sequence[Request],
+        values: Tensor,
+        edits: int,
+        edit: WeightEdit | None,
+        past: Mapping[str, Tensor],
+    ) -> LowRank:
+        """The update of the first layer that is not in ``edit`` yet."""
+        (site, *_), done = self.sites(), 0 if edit is None else len(edit.updates)
+        layer = self.layers[done]
+        seen = self.seen(requests, list(dict.fromkeys([layer, site])), edits, edit)
+        keys = halved(seen[layer][0]).unflatten(0, (edits, -1)).double()  # [N, n, d_in]
+        missing = values.double() - seen[site][1][:, 0].double()
+        residuals = self.share(len(self.layers) - done) * missing.unflatten(0, (edits, -1))
+        spared = self._spared(past[layer].to(keys), keys) if layer in past else keys[:, :0]
+        with full_precision(self.language_model.device):
+            coordinates = self.fitted[layer]
+            solved = self.solve(coordinates.into(torch.cat([spared, keys], dim=1)))
+            solved = coordinates.back(solved[:, spared.shape[1] :])
+        return LowRank(solved.mT, residuals)
+
+    def _past(self, after: WeightEdit | None) -> Mapping[str, Tensor]:
+        """The keys of the edit made before, if this method spares any."""
+        if after is None or not self.remembers:
+            return {}
+        if not after.past_keys:
+            logger.warning("the edit made before remembers no keys; %s spares none", self.name)
+        return after.past_keys
 
     def _spared(self, past: Tensor, keys: Tensor) -> Tensor:
         """Past keys ``[1, p, d_in]`` but those that new ones ``[1, n, d_in]`` take the place of."""
@@ -169,29 +221,11 @@ class Spread(ClosedForm):
             return past
         return past[:, (cosines(past[0], keys[0]) <= self.same_key).all(1)]
 
-    def _values(self, requests: Sequence[Request], edits: int) -> Tensor:
-        """``z`` of each request, ``[B, d_out]``."""
-        model, sites, shared = self.language_model, self.sites(), None
-        if self.same_key is not None and edits == 1:
-            last = self.layers[-1]
-            keys = halved(self._seen(requests, [last], 1, None)[last][0])
-            shared = alike(keys, self.same_key)
-        latent = optimise(
-            model, requests, self._texts, sites, self.optimisation, self.rows_per_batch, shared
-        )
-        return latent.value(sites[0])
-
-    def _seen(
-        self,
-        requests: Sequence[Request],
-        layers: Sequence[str],
-        edits: int,
-        written: WeightEdit | None,
-    ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Keys and outputs of modules, each request in the model with its edit of ``written``."""
-        model, contexts = self.language_model, self._texts
-        around = None
-        if written is not None:
-            rows = torch.arange(edits).repeat_interleave(len(requests) // edits * len(contexts))
-            around = written.around(model, rows)
-        return subject_keys(model, requests, contexts, layers, self.rows_per_batch, around)
+    def _shared(self, requests: Sequence[Request], edits: int) -> list[int] | None:
+        """For each request the first of its edit that it shares a value with; None: all alone."""
+        count, last = len(requests) // edits, self.layers[-1]
+        if self.same_key is None or count == 1:
+            return None
+        keys = halved(self.seen(requests, [last], 1, None)[last][0]).split(count)
+        firsts = [alike(group, self.same_key) for group in keys]
+        return [number * count + at for number, group in enumerate(firsts) for at in group]

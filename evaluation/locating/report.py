@@ -13,11 +13,12 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from numpy.typing import NDArray
 from rich import box
 from rich.table import Table
 from rich.text import Text
+from torch import Tensor
 
+from evaluation.locating.traces import ROLES, Trace
 from evaluation.report.intervals import interval, resampled_means
 from files import write_whole
 
@@ -28,7 +29,7 @@ TITLES = MappingProxyType(
 DIGITS = 6
 
 
-def rows(effects: Mapping[str, NDArray], roles: Sequence[str]) -> list[dict]:
+def rows(effects: Mapping[str, Tensor], roles: Sequence[str] = ROLES) -> list[dict]:
     """One row for each kind, role and block that has an effect.
 
     ``effect`` is the mean over facts of the rise in the answer's probability, ``low`` and ``high``
@@ -39,7 +40,7 @@ def rows(effects: Mapping[str, NDArray], roles: Sequence[str]) -> list[dict]:
         roles: their names.
     """
     found = []
-    for kind, values in effects.items():
+    for kind, values in ((kind, values.numpy()) for kind, values in effects.items()):
         flat = values.reshape(len(values), -1)
         draws = resampled_means(flat).reshape(-1, *values.shape[1:])
         counts = (~np.isnan(values)).sum(0)
@@ -62,19 +63,17 @@ def rows(effects: Mapping[str, NDArray], roles: Sequence[str]) -> list[dict]:
 
 
 def write(
-    folder: Path, run: Mapping, found: Sequence[Mapping], facts: Sequence[Mapping] = ()
+    folder: Path, run: Mapping, found: Sequence[Mapping], traces: Sequence[Trace] = ()
 ) -> None:
     """``locating.json``, ``.md``, ``.png`` and ``facts.jsonl``, each whole or not at all.
 
     Args:
         folder: where to.
-        run: what was traced: model, data, split, facts, the mean probabilities ``clean`` and
-            ``corrupted``, ``window``, and ``layer`` and ``role``, the recommended block and the
-            role of token that says so, or None.
+        run: what was traced, and the recommended block; see `Located.run`.
         found: `rows`.
-        facts: each fact's own map, a line of JSON each.
+        traces: each fact's own map, a line of JSON each.
     """
-    lines = "".join(json.dumps(fact, ensure_ascii=False) + "\n" for fact in facts)
+    lines = "".join(json.dumps(trace.line(), ensure_ascii=False) + "\n" for trace in traces)
     write_whole(folder / "facts.jsonl", lines)
     text = json.dumps({**run, "rows": list(found)}, indent=1, ensure_ascii=False)
     write_whole(folder / "locating.json", text + "\n")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -81,7 +82,43 @@ def effects(traces: Sequence[Trace]) -> dict[str, Tensor]:
     return {kind: torch.stack([trace.effects(kind) for trace in traces]) for kind in kinds}
 
 
-def recommended(found: dict[str, Tensor]) -> tuple[int, str] | None:
+@dataclass(frozen=True)
+class Located:
+    """What causal tracing found in a model.
+
+    Attributes:
+        model: its name.
+        window: blocks whose feed-forward or attention outputs were restored together.
+        traces: of the facts.
+    """
+
+    model: str
+    window: int
+    traces: Sequence[Trace]
+
+    @cached_property
+    def effects(self) -> dict[str, Tensor]:
+        """Indirect effects of all facts, for each kind ``[F, L, roles]``."""
+        return effects(self.traces)
+
+    def run(self, data: str, split: str) -> dict[str, object]:
+        """What was traced, of which data, and the recommended block, as JSON values."""
+        layer, role = recommended(self.effects) or (None, None)
+        count = len(self.traces)
+        return {
+            "model": self.model,
+            "data": data,
+            "split": split,
+            "facts": count,
+            "clean": sum(trace.clean for trace in self.traces) / count,
+            "corrupted": sum(trace.corrupted for trace in self.traces) / count,
+            "window": self.window,
+            "layer": layer,
+            "role": role,
+        }
+
+
+def recommended(effects: dict[str, Tensor]) -> tuple[int, str] | None:
     """The block to edit, and the role of token that says so, given `effects`.
 
     It is where feed-forward outputs at subject tokens of some role have the greatest mean effect
@@ -89,9 +126,9 @@ def recommended(found: dict[str, Tensor]) -> tuple[int, str] | None:
     is the one that ROME edits. Never the last block, which no later token reads. None if ``mlp``
     was not traced.
     """
-    if "mlp" not in found:
+    if "mlp" not in effects:
         return None
-    means = found["mlp"][:, :, :SUBJECT_ROLES].nanmean(0)  # [L, roles], NaN: no such token
+    means = effects["mlp"][:, :, :SUBJECT_ROLES].nanmean(0)  # [L, roles], NaN: no such token
     means = means[: max(1, len(means) - 1)].nan_to_num(-1.0)
     block, role = divmod(int(means.argmax()), SUBJECT_ROLES)
     return block, ROLES[role]

@@ -17,20 +17,19 @@ stand in the prompts; effects are averaged over the tokens of a role within a fa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from datamodules.records import Request
 from evaluation.locating.traces import Trace
 from models.encoding import micro_batches
+from models.hooks import full_precision, hidden_of, hooked, recorded, unflattened
 from models.language_model import Batch, LanguageModel
-from models.sites import full_precision, hidden_of, unflattened
 from models.suffixes import mapped, resumed
 
 KINDS = ("hidden", "mlp", "attention")
@@ -165,23 +164,23 @@ class _Group:
         prompts = [request.prompt for request in requests]
         self.lengths = language_model.lengths(prompts, None)
         self.batch = language_model.encode(prompts, [request.target_true for request in requests])
-        width, device = self.batch.input_ids.shape[1], language_model.device
+        (facts, width), device = self.batch.input_ids.shape, language_model.device
         layers = {
             kind: [_layer(language_model, kind, block) for block in range(language_model.blocks)]
             for kind in dict.fromkeys([*tracing.kinds, "hidden"])
         }
         self.layers = layers
         wanted = [name for kind in tracing.kinds for name in layers[kind]]
-        with _recorded(language_model, wanted) as clean:
+        with recorded(language_model.modules_of(wanted)) as clean:
             self.clean = _chances(language_model, self.batch)  # [F]
-        self.states = {n: unflattened(hidden_of(x), width) for n, x in clean.items()}
+        self.states = {n: unflattened(hidden_of(x), facts) for n, x in clean.items()}
         shift = torch.zeros(len(requests), tracing.samples, width, noise[0].shape[-1])
         for one, (first, last), own in zip(shift, subjects, noise, strict=True):
             one[:, first : last + 1] = own
         self.shift = shift.flatten(0, 1).to(device)  # [F * samples, T, d]
         self.facts = torch.arange(len(requests), device=device)
         self.facts = self.facts.repeat_interleave(tracing.samples)  # [F * samples]
-        with _recorded(language_model, layers["hidden"]) as self.below:
+        with recorded(language_model.modules_of(layers["hidden"])) as self.below:
             self.corrupted = self._under_noise(torch.arange(len(self.facts), device=device))
 
     def traces(self, done: Callable[[int], object]) -> list[Trace]:
@@ -236,25 +235,23 @@ class _Group:
             below = mapped(self.below[name], lambda hidden: hidden[runs])
             if kind == "hidden":
                 below = mapped(below, put.pop(name))
-        with ExitStack() as stack:
-            for name, change in put.items():
-                hook = partial(_changed, change, self.batch.input_ids.shape[1])
-                stack.callback(model.module(name).register_forward_hook(hook).remove)
-            stack.enter_context(resumed(model, begin, below))
+
+        def look(name: str, given: Tensor, output: Tensor) -> Tensor:
+            return put[name](unflattened(output, len(runs))).view_as(output)
+
+        with hooked(model.modules_of(put), look), resumed(model, begin, below):
             return self._under_noise(runs)
 
     def _under_noise(self, runs: Tensor) -> Tensor:
         """The answers' probability ``[R]`` with noise on the subjects' embeddings."""
         shift = self.shift[runs]
 
-        def add(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        def add(name: str, given: Tensor, output: Tensor) -> Tensor:
             return output + shift.to(output.dtype)
 
-        hook = self.language_model.model.get_input_embeddings().register_forward_hook(add)
-        try:
+        embeddings = {"": self.language_model.model.get_input_embeddings()}
+        with hooked(embeddings, add):
             return _chances(self.language_model, self.batch.rows(self.facts[runs]))
-        finally:
-            hook.remove()
 
 
 def _layer(language_model: LanguageModel, kind: str, block: int) -> str:
@@ -271,31 +268,9 @@ def _chances(language_model: LanguageModel, batch: Batch) -> Tensor:
     return log.new_zeros(len(batch.labels)).index_add(0, row, log).exp()
 
 
-@contextmanager
-def _recorded(
-    language_model: LanguageModel, names: Sequence[str]
-) -> Iterator[dict[str, Tensor | tuple]]:
-    """Fills in what each module says in the forward pass made inside the block."""
-    said: dict[str, Tensor | tuple] = {}
-    with ExitStack() as stack:
-        for name in names:
-
-            def record(module: nn.Module, args: tuple, output: Tensor | tuple, name=name) -> None:
-                said[name] = output
-
-            stack.callback(language_model.module(name).register_forward_hook(record).remove)
-        yield said
-
-
 def _put(state: Tensor, facts: Tensor, at: Tensor, hidden: Tensor) -> Tensor:
     """``hidden`` ``[R, T, d]`` with each row's token ``at`` as it is in ``state`` ``[F, T, d]``."""
     changed = hidden.clone()
     rows = torch.arange(len(at), device=at.device)
     changed[rows, at] = state[facts, at].to(hidden.dtype)
     return changed
-
-
-def _changed(
-    change: Callable[[Tensor], Tensor], tokens: int, module: nn.Module, args: tuple, output: Tensor
-) -> Tensor:
-    return change(unflattened(output, tokens)).view_as(output)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,13 +10,10 @@ from rich.console import Console
 from datamodules.editing import EditingData
 from editors.editor import Editor
 from evaluation.locating import report
-from evaluation.locating.traces import ROLES, effects, recommended
-from evaluation.locating.tracing import Tracing, trace
+from evaluation.locating.locate import locate
+from evaluation.locating.tracing import Tracing
 from evaluation.tasks.task import Task
 from models.language_model import LanguageModel
-from scoring.known import fitting, known
-
-log = logging.getLogger(__name__)
 
 
 class Locate(Task):
@@ -51,24 +47,7 @@ class Locate(Task):
         console: Console,
     ) -> None:
         """As `Task.run`."""
-        window = self.tracing.width(language_model.blocks)
-        records, _ = fitting(self.data.records(self.split), language_model)
-        facts = known(records, language_model)
-        log.info("facts that the model knows: %d of %d", len(facts), len(records))
-        traces = trace(language_model, [record.request for record in facts], self.tracing)
-        found = effects(traces)
-        layer, role = recommended(found) or (None, None)
-        run = {
-            "model": language_model.name,
-            "data": self.data.name,
-            "split": self.split,
-            "facts": len(traces),
-            "clean": sum(one.clean for one in traces) / len(traces),
-            "corrupted": sum(one.corrupted for one in traces) / len(traces),
-            "window": window,
-            "layer": layer,
-            "role": role,
-        }
-        rows = report.rows({kind: own.numpy() for kind, own in found.items()}, ROLES)
-        report.write(folder, run, rows, [one.line() for one in traces])
+        located = locate(language_model, self.data.records(self.split), self.tracing)
+        run, rows = located.run(self.data.name, self.split), report.rows(located.effects)
+        report.write(folder, run, rows, located.traces)
         console.print(report.table(run, rows))

@@ -18,7 +18,7 @@ from editors.locate_then_edit.emmet import Emmet
 from editors.locate_then_edit.memit import Memit
 from editors.locate_then_edit.pmet import Pmet
 from editors.locate_then_edit.rome import Rome
-from editors.locate_then_edit.statistics.moments import second_moments
+from editors.locate_then_edit.statistics.moments import Moments
 from editors.memory.serac import Serac
 from editors.meta_learning.factors import factors
 from editors.meta_learning.ke import Ke
@@ -291,31 +291,28 @@ def test_ke_reads_answer_target_and_prompt(any_answering):
 # what is refused
 
 
-CORPUS = TextCorpus(["Lagos is in Nigeria.", "Paris is in France."])
+MOMENTS = Moments(TextCorpus(["Lagos is in Nigeria.", "Paris is in France."]))
 
 
 @pytest.mark.parametrize(
-    ("method", "settings"),
-    [
-        (Rome, {"covariance": False}), (Memit, {"corpus": CORPUS}), (Pmet, {"corpus": CORPUS}),
-        (Emmet, {"corpus": CORPUS}), (AlphaEdit, {"corpus": CORPUS}),
-    ],
+    ("method", "moments"),
+    [(Rome, None), (Memit, MOMENTS), (Pmet, MOMENTS), (Emmet, MOMENTS), (AlphaEdit, MOMENTS)],
     ids=lambda x: getattr(x, "__name__", ""),
-)  # fmt: skip
-def test_locate_then_edit_methods_are_for_decoder_only_models(any_answering, method, settings):
+)
+def test_locate_then_edit_methods_are_for_decoder_only_models(any_answering, method, moments):
     name, family = method.__name__.lower(), any_answering.family.name
     match = (
         f"{name}.*, which .* works on decoder-only models; .* encoder-decoder of family '{family}'"
     )
     with pytest.raises(UnsupportedModel, match=match):
-        method(any_answering, **settings)
+        method(any_answering, moments=moments)
 
 
 def test_second_moments_and_perplexity_are_of_decoder_only_models(any_answering):
     with pytest.raises(UnsupportedModel, match="perplexity works on decoder-only models"):
         perplexity(any_answering, ["Lagos is in Nigeria."])
     with pytest.raises(UnsupportedModel, match="answers prompts; it takes no running text"):
-        second_moments(any_answering, [any_answering.layer("mlp_out", 0)], CORPUS)
+        MOMENTS.of(any_answering, [any_answering.layer("mlp_out", 0)])
 
 
 # evaluation

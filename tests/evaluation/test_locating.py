@@ -3,12 +3,14 @@
 import io
 import json
 
-import numpy as np
 import pytest
+import torch
 from matplotlib.image import imread
 from rich.console import Console
 
+from datamodules.records import Request
 from evaluation.locating import report as locating
+from evaluation.locating.traces import Trace
 
 ROLES = ("first subject token", "last subject token", "last token")
 RUN = {
@@ -24,8 +26,8 @@ RUN = {
 }
 NAN = float("nan")
 EFFECTS = {  # [facts, blocks, roles]
-    "hidden": np.array([[[0.5, 0.25, NAN]] * 2, [[0.5, 0.75, NAN]] * 2, [[0.5, NAN, NAN]] * 2]),
-    "mlp": np.array([[[0.0, 0.125, 0.5], [0.0, 0.5, -0.25]]] * 3),
+    "hidden": torch.tensor([[[0.5, 0.25, NAN]] * 2, [[0.5, 0.75, NAN]] * 2, [[0.5, NAN, NAN]] * 2]),
+    "mlp": torch.tensor([[[0.0, 0.125, 0.5], [0.0, 0.5, -0.25]]] * 3),
 }
 
 
@@ -53,10 +55,14 @@ def test_there_is_no_row_for_a_role_that_no_fact_has(found):
 
 
 def test_files_are_written(found, tmp_path):
-    locating.write(tmp_path, RUN, found, [{"prompt": "ä"}, {}])
+    fact = Request("Malmö is in", "Malmö", "Japan", "Sweden")
+    traces = [Trace(fact, ["Malmö", " is"], (0, 0), 0.75, 0.125, {}) for _ in range(2)]
+    locating.write(tmp_path, RUN, found, traces)
     names = {"facts.jsonl", "locating.json", "locating.md", "locating.png"}
     assert {path.name for path in tmp_path.iterdir()} == names
-    assert (tmp_path / "facts.jsonl").read_text(encoding="utf-8") == '{"prompt": "ä"}\n{}\n'
+    lines = (tmp_path / "facts.jsonl").read_text(encoding="utf-8").splitlines()
+    assert "Malmö" in lines[0]
+    assert [json.loads(line) for line in lines] == [trace.line() for trace in traces]
     kept = json.loads((tmp_path / "locating.json").read_text())
     assert kept == {**RUN, "rows": found}
     text = (tmp_path / "locating.md").read_text()

@@ -3,7 +3,7 @@
 import torch
 
 from datamodules.records import Request
-from evaluation.locating.traces import ROLES, Trace, effects, recommended
+from evaluation.locating.traces import ROLES, Located, Trace, effects, recommended
 
 FACT = Request("The capital of Sweden is", "Sweden", "Paris", "Stockholm")
 
@@ -40,3 +40,22 @@ def test_the_block_to_edit_has_the_greatest_effect_on_the_subject_but_is_not_the
     longer = traced([[0, 1, 9, 2, 50], [0, 1, 3, 8, 50], [0, 70, 80, 90, 50]], (1, 3))
     assert recommended(effects([longer])) == (0, "middle subject tokens")
     assert recommended({"hidden": found["mlp"]}) is None
+
+
+def test_what_was_found_is_summed_up():
+    traces = [
+        traced([[0, 6], [0, 4]], (1, 1), corrupted=0.25),
+        traced([[0, 2], [0, 9]], (1, 1), corrupted=0.5),
+    ]
+    run = Located("m", 2, traces).run("atlas", "val")
+    assert run == {
+        "model": "m",
+        "data": "atlas",
+        "split": "val",
+        "facts": 2,
+        "clean": 1.0,
+        "corrupted": 0.375,
+        "window": 2,
+        "layer": 0,
+        "role": "first subject token",
+    }

@@ -7,12 +7,13 @@ Each is a template that ends in ``{}``, the bare ``"{}"`` first.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from models.hooks import full_precision
 from models.language_model import Batch, LanguageModel
-from models.sites import full_precision
 
 LENGTHS = ((5, 10), (10, 10))
 """The authors' sampled contexts: ten of 5 tokens and ten of 10, start token included."""
@@ -43,23 +44,43 @@ FIXED = (
 """The bare prompt, ten short and ten longer openings: the same for every model."""
 
 
-def chosen_contexts(contexts: str | Sequence[str]) -> tuple[str, ...]:
-    """``FIXED`` for "fixed", otherwise the given contexts, checked.
+@dataclass(frozen=True)
+class Contexts:
+    """Which contexts a prompt is put into.
+
+    Attributes:
+        texts: ``sampled`` (texts of the model itself, as the authors do), ``fixed`` (the same list
+            for every model), or a list of templates.
+        lengths: how long and how many are sampled, as (tokens with the start token, texts) pairs.
+            The bare prompt is one context more; the fewer the others, the more it counts.
+        seed: of the sampled contexts.
 
     Raises:
-        ValueError: the first is not bare, or one does not hold one ``{}``, at its end.
+        ValueError: the first of the templates is not bare, or one does not hold one ``{}``, at its
+            end.
     """
-    if contexts == "fixed":
-        return FIXED
-    if isinstance(contexts, str) or not contexts or contexts[0] != "{}":
-        raise ValueError(
-            "contexts: expected 'sampled', 'fixed', or a list that starts with '{}'; "
-            f"got {contexts!r}"
-        )
-    for context in contexts:
-        if not context.endswith("{}") or context.count("{}") > 1:
-            raise ValueError(f"context {context!r}: expected one '{{}}', at its end")
-    return tuple(contexts)
+
+    texts: str | Sequence[str] = "sampled"
+    lengths: Sequence[tuple[int, int]] = LENGTHS
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.texts in ("sampled", "fixed"):
+            return
+        if isinstance(self.texts, str) or not self.texts or self.texts[0] != "{}":
+            raise ValueError(
+                "contexts: expected 'sampled', 'fixed', or a list that starts with '{}'; "
+                f"got {self.texts!r}"
+            )
+        for context in self.texts:
+            if not context.endswith("{}") or context.count("{}") > 1:
+                raise ValueError(f"context {context!r}: expected one '{{}}', at its end")
+
+    def of(self, language_model: LanguageModel) -> tuple[str, ...]:
+        """The templates for this model."""
+        if self.texts == "sampled":
+            return sample_contexts(language_model, self.lengths, self.seed)
+        return FIXED if self.texts == "fixed" else tuple(self.texts)
 
 
 def sample_contexts(

@@ -3,8 +3,7 @@
 ROME (Meng et al., NeurIPS 2022, https://arxiv.org/abs/2202.05262), equation 4: a shift ``delta`` of
 the output of a site (any layer, or several) at the subject's last token, such that the target
 becomes likely after the prompt in every context, while what the model says at the subject in
-"{subject} is a" stays. B edits are optimised at once. Their losses are summed and Adam works
-element by element, so each edit's course is the one it would have alone.
+"{subject} is a" stays. B edits are optimised at once, each with the course it would have alone.
 
 Several requests may share a shift, as those of one subject do in MEMIT-Merge (Dong et al., 2025,
 https://arxiv.org/abs/2502.07322).
@@ -13,68 +12,28 @@ Departures from the authors' code: an edit whose loss or gradient is not finite 
 is flagged; only tokens from the subject on and blocks from the site on are run at each step.
 """
 
-# B edits, G shifts (B unless some are shared), m contexts, N = B * (m + 1) rows, S tokens from the
-# subject on, n target tokens of all rows, d width of a site, V vocabulary
+# B edits, m contexts, d width of a site
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from datamodules.records import Request
-from editors.locate_then_edit.search.shifts import Shifts
-from editors.locate_then_edit.search.texts import Rows, started
-from models.encoding import IGNORED
+from editors.locate_then_edit.search.course import Course
+from editors.locate_then_edit.search.search import Search
+from editors.locate_then_edit.search.texts import started
+from models.hooks import full_precision
 from models.language_model import LanguageModel
-from models.sites import full_precision, place_of, shifted
+from models.sites import place_of
 
 logger = logging.getLogger(__name__)
 
 CACHED_ROWS = 64  # more do not fit a processor core's cache, and take a fifth longer each
-
-SETTLED = 0.1
-"""PMET's weight of the likelihood where all target tokens are the likeliest."""
-
-
-@dataclass(frozen=True)
-class Optimisation:
-    """How ``delta`` is found; the defaults are ROME's for GPT-2 XL.
-
-    Args:
-        steps: forward passes at most; the last one is followed by no update.
-        lr: of Adam.
-        clamp: longest ``delta``, in lengths of the value it is added to.
-        kl_factor: weight of the divergence from the unedited model.
-        weight_decay: weight of ``|delta| / |value|^2``.
-        stop: an edit stops when its loss falls below this.
-        kl_stop: the rule of PMET's code (Li et al., AAAI 2024, https://arxiv.org/abs/2308.08742):
-            where all target tokens are the likeliest in all contexts, the likelihood counts
-            `SETTLED` from the next pass on, and the edit stops if the divergence, with its factor,
-            is at most this. None: no such rule.
-    """
-
-    steps: int = 20
-    lr: float = 0.5
-    clamp: float = 4.0
-    kl_factor: float = 0.0625
-    weight_decay: float = 0.5
-    stop: float = 0.05
-    kl_stop: float | None = None
-
-    def __post_init__(self):
-        if self.steps < 1:
-            raise ValueError(f"steps: expected at least 1, got {self.steps}")
-        for name in ("lr", "clamp"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
-        for name in ("kl_factor", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -113,7 +72,7 @@ def optimise(
     requests: Sequence[Request],
     contexts: Sequence[str],
     sites: Sequence[str],
-    settings: Optimisation,
+    search: Search,
     rows_per_batch: int = 256,
     shared: Sequence[int] | None = None,
 ) -> Latent:
@@ -138,11 +97,11 @@ def optimise(
             _, owner = torch.tensor([owners[i] for i in batch]).unique(return_inverse=True)
             owner = owner.to(language_model.device)
             initial = {site: output[:, 0] for site, (_, output) in seen.items()}
-            found = _optimised(language_model, rows, initial, settings, owner, places)
+            course = Course(language_model, rows, initial, places, owner, search)
             inputs, outputs = (
                 {site: _bare_and_mean(pair[i]) for site, pair in seen.items()} for i in (0, 1)
             )
-            parts.append(Latent(inputs, outputs, *found))
+            parts.append(Latent(inputs, outputs, *course.run()))
     back = torch.tensor([i for batch in batches for i in batch]).argsort().to(language_model.device)
     latent = _joined(parts, back)
     for index in (~latent.finite).nonzero().flatten().tolist():
@@ -193,88 +152,3 @@ def _batches(requests: Sequence[Request], owners: Sequence[int], size: int) -> l
 def _ending(request: Request) -> int:
     """Characters after the subject, target included: edits alike in it need little padding."""
     return len(request.prompt) - request.span[1] + len(request.target)
-
-
-def _optimised(
-    language_model: LanguageModel,
-    rows: Rows,
-    initial: dict[str, Tensor],
-    settings: Optimisation,
-    owner: Tensor,
-    places: dict[str, str],
-) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """`Latent.delta`, its losses and which are finite.
-
-    Edit i has shift ``owner[i]``, ``[B]``, added at its site's place.
-    """
-    shifts = Shifts(initial, owner, settings.lr, settings.clamp)
-    device, edits = owner.device, len(owner)
-    losses = torch.full((edits, settings.steps, 4), torch.nan, dtype=torch.float64, device=device)
-    finite = torch.ones(edits, dtype=torch.bool, device=device)
-    factors = torch.ones(edits, device=device)  # of the likelihood
-    running = torch.ones(shifts.count, dtype=torch.bool, device=device)  # [G]
-    current = rows  # those of the running edits
-    for step in range(settings.steps):
-        index = running[owner].nonzero().flatten()
-        if len(index) * rows.per_edit < len(current.targets):
-            current = rows.of(index)
-        delta = shifts.of(index)
-        at_places = {places[site]: shift for site, shift in delta.items()}
-        nll, log_p, told = _said(language_model, current, at_places)
-        if step == 0:
-            reference = log_p.detach()
-        kl = settings.kl_factor * (log_p.exp() * (log_p - reference[index])).sum(1)
-        decay = settings.weight_decay * shifts.decay(delta, index)
-        terms = torch.stack([factors[index] * nll, kl, decay], dim=1)
-        total = terms.sum(1)  # [b]
-        losses[index, step] = torch.cat([total[:, None], terms], dim=1).detach().double()
-        finite[index] = total.isfinite()
-        mean = shifts.means(total.detach(), index)
-        running &= mean.isfinite() & (mean >= settings.stop)
-        if settings.kl_stop is not None:
-            settled = _settled(told, current)
-            factors[index] = torch.where(settled, SETTLED, 1.0)
-            moving = ~(settled & (kl <= settings.kl_stop))
-            running &= shifts.means(moving.float(), index) > 0
-        if step + 1 == settings.steps or not running.any():
-            break
-        gradients = shifts.gradients(total[running[owner[index]]].sum())
-        sound = torch.stack([gradient.isfinite().all(1) for gradient in gradients]).all(0)
-        finite &= sound[owner]
-        running &= sound
-        shifts.advance(gradients, running)
-    every = torch.arange(edits, device=device)
-    found = {site: shift.detach() for site, shift in shifts.of(every).items()}
-    return found, losses, finite
-
-
-def _said(
-    language_model: LanguageModel, rows: Rows, delta: dict[str, Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """With modules shifted by ``[b, d]``: the target's NLL and the log-probabilities to keep.
-
-    Returns:
-        Mean over contexts of the mean over target tokens, nats ``[b]``; the distribution of the
-        next token at the subject's last token of the KL row, ``[b, V]``; and those at which the
-        target tokens were read, ``[n, V]``.
-    """
-    targets, per_edit = rows.targets, rows.per_edit
-    with ExitStack() as stack:
-        for name, shift in delta.items():
-            each = shift.repeat_interleave(per_edit, dim=0)
-            stack.enter_context(shifted(language_model.module(name), each, *targets.shape))
-        hidden = rows.suffixes.hidden(language_model, rows.read)  # [N, S, d]
-    row, place = (targets != IGNORED).nonzero(as_tuple=True)
-    states = torch.cat([hidden[row, place], hidden[per_edit - 1 :: per_edit, 0]])
-    log_p = language_model.head(states).log_softmax(-1)  # [n + b, V]
-    nll = -log_p[: len(row)].gather(1, targets[row, place][:, None])[:, 0]
-    counts = torch.bincount(row, minlength=len(targets))
-    means = nll.new_zeros(len(targets)).index_add(0, row, nll / counts[row])
-    return means.view(-1, per_edit)[:, :-1].mean(1), log_p[len(row) :], log_p[: len(row)]
-
-
-def _settled(told: Tensor, rows: Rows) -> Tensor:
-    """Whether all target tokens are the likeliest in all contexts, ``[b]``."""
-    row, place = (rows.targets != IGNORED).nonzero(as_tuple=True)
-    wrong = row[told.argmax(-1) != rows.targets[row, place]] // rows.per_edit
-    return torch.bincount(wrong, minlength=len(rows.targets) // rows.per_edit) == 0

@@ -64,7 +64,7 @@ def started(
     following = pad(batch.labels[:, 1:], (0, 1), value=IGNORED)
     texts = Batch(batch.input_ids, mask, following)
     told = torch.arange(len(at), device=at.device).view(-1, per_edit)[:, :-1].flatten()
-    with watched(language_model, sites, told, at[told], batch.input_ids.shape[1]) as seen:
+    with watched(language_model, sites, told, at[told], len(at)) as seen:
         ends, targets = suffixes(language_model, texts, at, first, narrow)
     read = targets != IGNORED
     read[per_edit - 1 :: per_edit, 0] = True

@@ -1,37 +1,18 @@
-"""Second moments on disk: what they depend on, whole sums, and those of a pass not through yet."""
+"""Second moments on disk: whole sums, and those of a pass that is not through yet."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.language_model import LanguageModel
-
-VERSION = 1
-"""Of what is computed; a change makes every cached file stale."""
-
-
-class Corpus(Protocol):
-    """Texts, and a name for exactly these texts."""
-
-    @property
-    def texts(self) -> Sequence[str]:
-        """The texts, in a fixed order."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with any change of the texts."""
-        ...
+from files import written_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,50 +31,19 @@ class SecondMoment:
         return self.total / self.count
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How second moments are taken of a corpus.
-
-    Args:
-        limit: take only so many texts from the start; None: all.
-        max_length: longer texts are cut after so many tokens, or what the model takes if less.
-        include_first_token: whether the first token of a text counts. Models that park attention
-            there have keys of another order of magnitude at it; the authors include it.
-    """
-
-    limit: int | None = None
-    max_length: int = 1024
-    include_first_token: bool = True
-
-
-def cache_key(
-    language_model: LanguageModel, layer: str, corpus: Corpus, recipe: Recipe
-) -> dict[str, str]:
-    """All that a second moment depends on."""
-    backend = json.loads(language_model.tokenizer.backend_tokenizer.to_str())
-    tokens = {k: v for k, v in backend.items() if k not in ("padding", "truncation")}  # call state
-    key = {
-        "model": language_model.fingerprint,
-        "dtype": language_model.dtype,
-        "tokenizer": hashlib.sha256(json.dumps(tokens, sort_keys=True).encode()).hexdigest()[:16],
-        "layer": layer,
-        "corpus": corpus.fingerprint,
-        **asdict(recipe),
-        "max_length": min(recipe.max_length, language_model.max_length),
-        "version": VERSION,
-    }
-    return {name: str(value) for name, value in key.items()}
-
-
 def cache_path(folder: Path, key: Mapping[str, str]) -> Path:
     """The file of a key."""
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    return folder / f"{key['model']}-{key['layer']}-{digest}.safetensors"
+    return folder / f"{key['model']}-{key['layer']}-{digest(key)}.safetensors"
+
+
+def digest(value: object) -> str:
+    """16 hexadecimal digits of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def write(path: Path, moment: SecondMoment, key: Mapping[str, str]) -> None:
     """Writes a second moment and its key, whole or not at all."""
-    write_whole(path, {"total": moment.total}, {**key, "count": str(moment.count)})
+    _write(path, {"total": moment.total}, {**key, "count": str(moment.count)})
 
 
 def read(path: Path, key: Mapping[str, str]) -> SecondMoment:
@@ -128,14 +78,13 @@ class Partial:
         world: int = 1,
         every: float = 300.0,
     ):
-        digest = hashlib.sha256(json.dumps(list(keys), sort_keys=True).encode()).hexdigest()[:16]
-        name = f"{keys[0]['model']}-{digest}-{rank}-of-{world}.unfinished.safetensors"
+        name = f"{keys[0]['model']}-{digest(list(keys))}-{rank}-of-{world}.unfinished.safetensors"
         self.path, self.every = folder / name, every
 
     def write(self, totals: Sequence[Tensor], batches: int, count: int) -> None:
         """Writes the totals of the process's first ``batches`` batches, of ``count`` tokens."""
         tensors = {str(number): total for number, total in enumerate(totals)}
-        write_whole(self.path, tensors, {"batches": str(batches), "count": str(count)})
+        _write(self.path, tensors, {"batches": str(batches), "count": str(count)})
 
     def resume(self, totals: Sequence[Tensor]) -> tuple[int, int]:
         """Fills in the totals that were written, if any; returns their batches and tokens."""
@@ -151,13 +100,8 @@ class Partial:
         self.path.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Writes a safetensors file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        kept = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(kept, temporary, metadata=dict(metadata))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    contiguous = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    with written_whole(path) as draft:
+        save_file(contiguous, draft, metadata=dict(metadata))

@@ -11,10 +11,13 @@ the sums are added up.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, distributed
@@ -22,82 +25,130 @@ from tqdm import tqdm
 
 from datamodules.text import TextCorpus
 from editors.locate_then_edit.statistics.moment_files import (
-    Corpus,
     Partial,
-    Recipe,
     SecondMoment,
-    cache_key,
     cache_path,
+    digest,
     read,
     write,
 )
 from models.encoding import IGNORED, Batch
+from models.hooks import full_precision
 from models.language_model import LanguageModel
-from models.sites import activations, full_precision
+from models.sites import activations
 
 logger = logging.getLogger(__name__)
 
+VERSION = 1
+"""Of what is computed; a change makes every cached file stale."""
 STRIPES = 4
 """Horizontal parts in which a symmetric product is taken."""
 ENOUGH = 20
 """Tokens for each input of a layer that its second moment takes to be of use."""
 
 
-def second_moments(
-    language_model: LanguageModel,
-    layers: Sequence[str],
-    corpus: Corpus,
-    recipe: Recipe | None = None,
-    cache_folder: str | Path | None = None,
-) -> dict[str, SecondMoment]:
-    """The second moment of each layer, read from the cache or gathered in one pass for all others.
+class Corpus(Protocol):
+    """Texts, and a name for exactly these texts."""
 
-    Where several processes run, all of them have to call this alike.
+    @property
+    def texts(self) -> Sequence[str]:
+        """The texts, in a fixed order."""
+        ...
 
-    Args:
-        language_model: the model, unedited.
-        layers: module names of linear maps.
-        corpus: its texts are cut to `recipe.max_length`.
-        recipe: None: the defaults.
-        cache_folder: one file a layer; anything else in model, tokenizer, layer, corpus or recipe
-            is another file. On a disk that all processes share. Also where a pass that is not
-            through yet leaves its sums. None: nothing is read or written.
+    @property
+    def fingerprint(self) -> str:
+        """Changes with any change of the texts."""
+        ...
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Second moments of a corpus: how they are taken, and where they are kept.
+
+    Attributes:
+        corpus: its texts are cut to `max_length`.
+        cache_folder: one file a layer; anything else in model, tokenizer, layer, corpus or
+            settings is another file. On a disk that all processes share. Also where a pass that
+            is not through yet leaves its sums. None: nothing is read or written.
+        limit: take only so many texts from the start; None: all.
+        max_length: longer texts are cut after so many tokens, or what the model takes if less.
+        include_first_token: whether the first token of a text counts. Models that park attention
+            there have keys of another order of magnitude at it; the authors include it.
 
     Raises:
-        ValueError: the corpus has no token that counts, or a file holds something else.
+        ValueError: there is no corpus.
     """
-    recipe = recipe or Recipe()
-    if cache_folder is None:
-        return gathered(language_model, layers, corpus, recipe)
-    folder = Path(cache_folder)
-    keys = {layer: cache_key(language_model, layer, corpus, recipe) for layer in layers}
-    paths = {layer: cache_path(folder, key) for layer, key in keys.items()}
-    missing = [layer for layer in layers if not paths[layer].is_file()]
-    if missing:
-        rank, world = process()
-        partial = Partial(folder, [keys[layer] for layer in missing], rank, world)
-        found = gathered(language_model, missing, corpus, recipe, partial=partial)
-        if rank == 0:
-            for layer, moment in found.items():
-                write(paths[layer], moment, keys[layer])
-        if world > 1:
-            distributed.barrier()  # the next call has to find the files in all processes
-        partial.remove()
-    return {layer: read(paths[layer], keys[layer]) for layer in layers}
+
+    corpus: Corpus
+    cache_folder: str | Path | None = field(default=None, compare=False)
+    limit: int | None = None
+    max_length: int = 1024
+    include_first_token: bool = True
+
+    def __post_init__(self):
+        if self.corpus is None:
+            raise ValueError("second moments are taken of a corpus: give one")
+
+    def of(self, language_model: LanguageModel, layers: Sequence[str]) -> dict[str, SecondMoment]:
+        """That of each layer, read from the cache or gathered in one pass for all others.
+
+        Where several processes run, all of them have to call this alike.
+
+        Args:
+            language_model: the model, unedited.
+            layers: module names of linear maps.
+
+        Raises:
+            ValueError: the corpus has no token that counts, or a file holds something else.
+        """
+        if self.cache_folder is None:
+            return gathered(language_model, layers, self)
+        folder = Path(self.cache_folder)
+        keys = {layer: self.key(language_model, layer) for layer in layers}
+        paths = {layer: cache_path(folder, key) for layer, key in keys.items()}
+        missing = [layer for layer in layers if not paths[layer].is_file()]
+        if missing:
+            rank, world = process()
+            partial = Partial(folder, [keys[layer] for layer in missing], rank, world)
+            sums = gathered(language_model, missing, self, partial=partial)
+            if rank == 0:
+                for layer, moment in sums.items():
+                    write(paths[layer], moment, keys[layer])
+            if world > 1:
+                distributed.barrier()  # the next call has to find the files in all processes
+            partial.remove()
+        return {layer: read(paths[layer], keys[layer]) for layer in layers}
+
+    def key(self, language_model: LanguageModel, layer: str) -> dict[str, str]:
+        """All that a layer's second moment depends on."""
+        backend = json.loads(language_model.tokenizer.backend_tokenizer.to_str())
+        state = ("padding", "truncation")  # of calls
+        tokens = {name: value for name, value in backend.items() if name not in state}
+        key = {
+            "model": language_model.fingerprint,
+            "dtype": language_model.dtype,
+            "tokenizer": digest(tokens),
+            "layer": layer,
+            "corpus": self.corpus.fingerprint,
+            "limit": self.limit,
+            "max_length": min(self.max_length, language_model.max_length),
+            "include_first_token": self.include_first_token,
+            "version": VERSION,
+        }
+        return {name: str(value) for name, value in key.items()}
 
 
 def gathered(
     language_model: LanguageModel,
     layers: Sequence[str],
-    corpus: Corpus,
-    recipe: Recipe,
+    moments: Moments,
     tokens_per_batch: int = 4096,
     partial: Partial | None = None,
 ) -> dict[str, SecondMoment]:
     """One pass over the corpus for all the layers: products in float32, sums in float64."""
     rank, world = process()
-    texts = TextCorpus(corpus.texts[: recipe.limit])
-    length = min(recipe.max_length, language_model.max_length)
+    texts = TextCorpus(moments.corpus.texts[: moments.limit])
+    length = min(moments.max_length, language_model.max_length)
     batches = [*texts.token_batches(language_model.tokenizer, tokens_per_batch, length)]
     sizes = [int(mask.sum()) for _, mask in batches[rank::world]]
     with full_precision(language_model.device):
@@ -114,7 +165,7 @@ def gathered(
         progress.update(sum(sizes[:done]))
         with progress:
             for index, batch in enumerate(batches[rank::world][done:], start=done):
-                count += add_products(language_model, batch, layers, recipe, totals)
+                count += add_products(language_model, batch, layers, moments, totals)
                 progress.update(sizes[index])
                 if partial is not None and time.monotonic() - saved >= partial.every:
                     partial.write(totals, index + 1, count)
@@ -137,13 +188,13 @@ def add_products(
     language_model: LanguageModel,
     batch: tuple[Tensor, Tensor],
     layers: Sequence[str],
-    recipe: Recipe,
+    moments: Moments,
     totals: Sequence[Tensor],
 ) -> int:
     """Adds ``k k^T`` of a batch of ids and mask ``[B, T]`` to each layer's total; how many k."""
     input_ids, attention_mask = batch
     counted = attention_mask.bool()
-    counted[:, 0] &= recipe.include_first_token
+    counted[:, 0] &= moments.include_first_token
     rows, at = counted.to(language_model.device).nonzero(as_tuple=True)
     asked = Batch(input_ids, attention_mask, torch.full_like(input_ids, IGNORED))
     seen = activations(language_model, asked.to(language_model.device), layers, rows, at)

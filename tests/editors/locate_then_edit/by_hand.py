@@ -7,7 +7,7 @@ from samples import CORPUS
 from torch import nn
 
 from editors.locate_then_edit.search.latent import optimise
-from editors.locate_then_edit.statistics.solve import Factor
+from editors.locate_then_edit.statistics.coordinates import Factor
 from models import LanguageModel
 
 
@@ -60,14 +60,15 @@ def written(
         if isinstance(editor.fitted[layer], Factor):
             c += editor.fitted[layer].ridge * c.diagonal().mean() * torch.eye(len(c))
     clean, site = editor.language_model, editor.sites()[0]
+    templates = editor.contexts.of(clean)
     lm = LanguageModel(copy.deepcopy(clean.model), clean.tokenizer)
-    values = optimise(clean, requests, editor._texts, editor.sites(), editor.optimisation)
+    values = optimise(clean, requests, templates, editor.sites(), editor.search)
 
     def keys_and_residuals(layer):
         keys, residuals = [], []
         for request, value in zip(requests, values.value(site), strict=True):
             some = []
-            for context in editor._texts:
+            for context in templates:
                 prefix = context.removesuffix("{}")
                 end = len(prefix) + request.span[1]
                 found = seen(lm, prefix + request.prompt, end, {layer, site})

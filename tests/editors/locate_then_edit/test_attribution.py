@@ -100,10 +100,10 @@ def test_how_many_rows_go_together_does_not_matter(tiny):
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        ({"steps": 1}, "steps: expected at least 2, got 1"),
-        ({"grid": "left"}, "grid: expected one of midpoints, ends, got 'left'"),
-        ({"site": "mlp"}, "site: expected one of key, preactivation, got 'mlp'"),
-        ({"continuation": "argmax"}, "continuation: expected one of target, none, got 'argmax'"),
+        ({"steps": 1}, "steps must be at least 2, got 1"),
+        ({"grid": "left"}, "grid is 'left', expected one of midpoints, ends"),
+        ({"site": "mlp"}, "site is 'mlp', expected one of key, preactivation"),
+        ({"continuation": "argmax"}, "continuation is 'argmax', expected one of target, none"),
     ],
 )
 def test_what_cannot_be_is_refused(arguments, error):

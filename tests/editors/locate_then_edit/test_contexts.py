@@ -3,7 +3,7 @@ import torch
 
 from datamodules.records import Request
 from editors.locate_then_edit.keys import placed, subject_keys
-from editors.locate_then_edit.search.contexts import FIXED, chosen_contexts, sample_contexts
+from editors.locate_then_edit.search.contexts import FIXED, Contexts, sample_contexts
 from models import Batch
 
 
@@ -23,7 +23,7 @@ def test_sampling_does_not_touch_the_global_random_state(language_model):
 
 def test_sampled_contexts_are_templates_of_the_asked_length(any_family):
     contexts = sample_contexts(any_family, lengths=((5, 4), (9, 3)))
-    assert chosen_contexts(contexts) == contexts
+    assert Contexts(contexts).of(any_family) == contexts
     assert contexts[0] == "{}" and 1 < len(contexts) <= 8
     for context in contexts[1:]:
         assert context.endswith(". {}")
@@ -40,9 +40,16 @@ def test_each_token_is_among_the_five_likeliest(language_model):
     assert (likeliest[:, :-1] == ids[:, 1:, None]).any(-1).all()
 
 
-def test_the_fixed_list_is_the_bare_prompt_and_twenty_openings():
-    assert chosen_contexts("fixed") == FIXED
-    assert chosen_contexts(list(FIXED)) == FIXED and len(set(FIXED)) == 21
+def test_the_fixed_list_is_the_bare_prompt_and_twenty_openings(language_model):
+    assert Contexts("fixed").of(language_model) == FIXED
+    assert Contexts(list(FIXED)).of(language_model) == FIXED and len(set(FIXED)) == 21
+
+
+def test_sampled_contexts_are_those_of_the_lengths_and_the_seed(language_model):
+    lengths = ((4, 2), (6, 1))
+    expected = sample_contexts(language_model, lengths, seed=3)
+    assert Contexts("sampled", lengths, seed=3).of(language_model) == expected
+    assert Contexts().of(language_model) == sample_contexts(language_model)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +65,7 @@ def test_the_fixed_list_is_the_bare_prompt_and_twenty_openings():
 )
 def test_contexts_that_are_no_templates_are_refused(contexts, message):
     with pytest.raises(ValueError, match=message):
-        chosen_contexts(contexts)
+        Contexts(contexts)
 
 
 def test_the_subject_moves_with_its_context():

@@ -4,13 +4,14 @@ import logging
 
 import pytest
 import torch
-from samples import CONTEXTS, CORPUS, REQUESTS
+from samples import CONTEXTS, MOMENTS, REQUESTS
 
 from datamodules.records import RecordError, Request
 from editors.locate_then_edit import rome, spread
-from editors.locate_then_edit.doubts import warn_of_doubtful
+from editors.locate_then_edit.closed_form import warn_of_doubtful
 from editors.locate_then_edit.memit import Memit
 from editors.locate_then_edit.rome import Rome
+from editors.locate_then_edit.search.search import Search
 
 
 def says(lm, prompt: str) -> str:
@@ -53,7 +54,7 @@ def test_an_occurrence_in_a_longer_word_is_no_second_mention():
 
 @pytest.mark.parametrize("module", [rome, spread], ids=["rome", "memit"])
 def test_editors_warn_of_the_model_with_the_edit_made_before(language_model, module, monkeypatch):
-    made = {rome: Rome, spread: Memit}[module](language_model, corpus=CORPUS, contexts=CONTEXTS)
+    made = {rome: Rome, spread: Memit}[module](language_model, moments=MOMENTS, contexts=CONTEXTS)
     probe, asked = (["They went to Lagos"], ["yen"]), []
     monkeypatch.setattr(
         module, "warn_of_doubtful", lambda lm, _: asked.append(lm.score(*probe).log_probs[0])
@@ -67,7 +68,7 @@ def test_editors_warn_of_the_model_with_the_edit_made_before(language_model, mod
 
 
 def test_statistics_of_too_few_tokens_are_named(language_model, caplog):
-    made = Rome(language_model, corpus=CORPUS, contexts=CONTEXTS)
+    made = Rome(language_model, moments=MOMENTS, contexts=CONTEXTS)
     with caplog.at_level(logging.WARNING):
         made.prepare()
     assert f"second moment {made.layer!r} is of" in caplog.text
@@ -80,7 +81,7 @@ def test_a_subject_that_is_missing_is_refused():
 
 
 def test_warnings_change_no_edit(language_model, monkeypatch):
-    made = Rome(language_model, covariance=False, contexts=CONTEXTS, steps=3)
+    made = Rome(language_model, moments=None, contexts=CONTEXTS, search=Search(steps=3))
     warned = made.edit_each(REQUESTS).updates[made.layer].dense()
     monkeypatch.setattr("editors.locate_then_edit.rome.warn_of_doubtful", lambda *_: None)
     assert torch.equal(made.edit_each(REQUESTS).updates[made.layer].dense(), warned)

@@ -5,12 +5,13 @@ import copy
 import pytest
 import torch
 from reference import CLOSE, Reference, distance
-from samples import CONTEXTS, in_float64
+from samples import CONTEXTS, TEMPLATES, in_float64
 from torch import nn
 
 from datamodules.records import Request
 from editors.locate_then_edit.attribution import Integral, attributions
-from editors.locate_then_edit.knowledge_neurons import Kn
+from editors.locate_then_edit.knowledge_neurons import Change, Kn
+from editors.locate_then_edit.search.contexts import Contexts
 from models import LanguageModel
 
 REQUESTS = [
@@ -83,7 +84,7 @@ def logits(lm, prompt="The capital of Sweden is Stockholm, where Lagos is in"):
 @pytest.mark.parametrize("family", ["gpt2", "opt", "llama"])
 def test_an_edit_is_the_published_change_of_the_rows(family, tiny):
     lm = in_float64(tiny(family))
-    edit = Kn(lm, threshold=0.3, old_weight=0.5, new_weight=0.25).edit_each(REQUESTS)
+    edit = Kn(lm, threshold=0.3, change=Change(old_weight=0.5, new_weight=0.25)).edit_each(REQUESTS)
     for number, request in enumerate(REQUESTS):
         expected = logits(written(lm, [request], 0.3, change_of(lm, 0.5, 0.25)))
         assert distance(logits(lm), expected) > 1e-6
@@ -117,7 +118,7 @@ def test_erased_neurons_say_nothing(family, tiny):
     """Also where two requests share neurons, and after an edit that changed their values."""
     lm = in_float64(tiny(family))
     first = Kn(lm, threshold=0.3).edit(REQUESTS[:1])
-    eraser = Kn(lm, threshold=0.1, action="erase")
+    eraser = Kn(lm, threshold=0.1, change=Change("erase"))
     changed = written(lm, REQUESTS[:1], 0.3, change_of(lm, 2, 1))
     for after, before in ((None, lm), (first, changed)):
         expected = copied(before)
@@ -139,7 +140,7 @@ def test_neurons_of_several_prompts_are_those_of_enough_of_them(tiny):
     lm = in_float64(tiny("gpt2"))
     request = REQUESTS[0]
     answer = ids(lm, request.prompt, request.target_true)
-    prompts = [context.format(request.prompt) for context in CONTEXTS]
+    prompts = [context.format(request.prompt) for context in TEMPLATES]
     found = attributions(lm, prompts, [answer] * 3, range(lm.blocks), Integral())
     counts = (found > 0.2 * found.amax((1, 2), keepdim=True)).sum(0)
     assert set(counts.unique().tolist()) == {0, 1, 2, 3}
@@ -149,10 +150,10 @@ def test_neurons_of_several_prompts_are_those_of_enough_of_them(tiny):
 
 
 def test_contexts_are_sampled_if_wanted(language_model):
-    kn = Kn(language_model, contexts="sampled", context_lengths=[(5, 2)])
+    kn = Kn(language_model, contexts=Contexts(lengths=[(5, 2)]))
     assert len(kn.edit_each(REQUESTS)) == 3
-    assert kn._texts[0] == "{}"
-    assert len(kn._texts) > 1
+    assert kn.templates[0] == "{}"
+    assert len(kn.templates) > 1
 
 
 def test_blocks_can_be_chosen(language_model):
@@ -168,7 +169,7 @@ def test_an_answer_of_several_tokens_can_be_its_first_or_their_mean(how, reduce,
     request = REQUESTS[1]
     target = rows[ids(language_model, request.prompt, request.target)]
     assert len(target) > 1
-    edit = Kn(language_model, multi_token=how, old_weight=0.0).edit([request])
+    edit = Kn(language_model, change=Change(multi_token=how, old_weight=0.0)).edit([request])
     for update in edit.updates.values():
         for row in update.dense()[0]:
             assert not row.any() or torch.allclose(row, reduce(target), atol=1e-6)
@@ -179,7 +180,7 @@ def test_where_no_neuron_speaks_for_the_answer_nothing_changes(language_model, m
     nothing = torch.zeros(1, 3, 64)
     monkeypatch.setattr(kn, lambda *_: nothing)
     for action in ("update", "erase"):
-        edit = Kn(language_model, action=action).edit(REQUESTS[:1])
+        edit = Kn(language_model, change=Change(action)).edit(REQUESTS[:1])
         with edit.hooks(language_model):
             found = logits(language_model)
         assert torch.equal(found, logits(language_model))
@@ -189,21 +190,29 @@ def test_where_no_neuron_speaks_for_the_answer_nothing_changes(language_model, m
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        ({"threshold": 1.0}, "threshold: expected at least 0 and less than 1, got 1.0"),
-        ({"share": -0.1}, "share: expected at least 0 and less than 1, got -0.1"),
-        ({"action": "write"}, "action: expected one of update, erase, got 'write'"),
-        ({"multi_token": "last"}, "multi_token: expected one of sum, mean, first, got 'last'"),
-        ({"rows_per_batch": 0}, "rows_per_batch: expected at least 1, got 0"),
+        ({"threshold": 1.0}, "threshold must be at least 0 and less than 1, got 1.0"),
+        ({"share": -0.1}, "share must be at least 0 and less than 1, got -0.1"),
+        ({"rows_per_batch": 0}, "rows_per_batch must be at least 1, got 0"),
         ({"blocks": [1, 0]}, r"blocks: expected some from the lowest up, got \[1, 0\]"),
         ({"blocks": []}, r"blocks: expected some from the lowest up, got \[\]"),
         ({"blocks": [3]}, "no block 3 in"),
-        ({"integral": {"steps": 1}}, "steps: expected at least 2, got 1"),
-        ({"contexts": ["So: {}"]}, "contexts: expected 'sampled'"),
     ],
 )
 def test_what_cannot_be_is_refused(arguments, error, language_model):
     with pytest.raises(ValueError, match=error):
         Kn(language_model, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"action": "write"}, "action is 'write', expected one of update, erase"),
+        ({"multi_token": "last"}, "multi_token is 'last', expected one of sum, mean, first"),
+    ],
+)
+def test_a_change_that_cannot_be_is_refused(arguments, error):
+    with pytest.raises(ValueError, match=error):
+        Change(**arguments)
 
 
 def test_embeddings_of_another_width_are_refused(tiny):
@@ -225,7 +234,7 @@ def test_the_authors_numbers(case, golden):
     integral = {
         "steps": given["steps"], "grid": "ends", "site": "preactivation", "continuation": "none",
     }  # fmt: skip
-    kn = Kn(lm, threshold=given["adaptive_threshold"], integral=integral)
+    kn = Kn(lm, threshold=given["adaptive_threshold"], integral=Integral(**integral))
     wanted = tensors[f"expected/{case}/neurons"].tolist()
     assert sorted(kn.neurons([request])[0].nonzero().tolist()) == sorted(wanted)
     edit = kn.edit([request])

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from datamodules.records import Request
-from editors.locate_then_edit import latent
-from editors.locate_then_edit.search.latent import Optimisation, optimise
+from editors.locate_then_edit.search import course, latent
+from editors.locate_then_edit.search.latent import optimise
+from editors.locate_then_edit.search.search import Search
 from models import LanguageModel
 
 REQUESTS = [
@@ -19,7 +20,7 @@ REQUESTS = [
 ]
 IN_ORDER = sorted(REQUESTS, key=latent._ending)  # in which they are worked on
 CONTEXTS = ("{}", "We went home. {}", "The. {}")
-SETTINGS = Optimisation(steps=8, lr=0.3, clamp=3.0, weight_decay=0.1, stop=0.05)
+SETTINGS = Search(steps=8, lr=0.3, clamp=3.0, weight_decay=0.1, stop_loss=0.05)
 
 
 class InFloat64(LanguageModel):
@@ -39,7 +40,7 @@ def stopping(exact):
     """Settings with which some of the requests stop early, at different passes."""
     site = exact.layer("mlp_out", 1)
     losses = optimise(exact, REQUESTS, CONTEXTS, [site], SETTINGS).losses[..., 0]
-    return replace(SETTINGS, stop=float(losses[:, 3].median()))
+    return replace(SETTINGS, stop_loss=float(losses[:, 3].median()))
 
 
 def sites_of(lm, kind):
@@ -70,10 +71,10 @@ def test_edits_stop_at_their_own_pass_and_stay_where_they_are(exact, stopping):
     assert len(passes.unique()) > 1 and passes.max() <= stopping.steps
     for i, count in enumerate(passes.tolist()):
         totals = found.losses[i, :count, 0]
-        assert (totals[:-1] >= stopping.stop).all()
-        assert count == stopping.steps or totals[-1] < stopping.stop
+        assert (totals[:-1] >= stopping.stop_loss).all()
+        assert count == stopping.steps or totals[-1] < stopping.stop_loss
         shorter = optimise(
-            exact, REQUESTS, CONTEXTS, [site], replace(stopping, steps=count, stop=-1.0)
+            exact, REQUESTS, CONTEXTS, [site], replace(stopping, steps=count, stop_loss=-1.0)
         )
         torch.testing.assert_close(found.delta[site][i], shorter.delta[site][i])
 
@@ -164,7 +165,7 @@ def test_the_gradient_is_that_of_the_loss_by_differences(exact):
     direction = torch.randn(1, 32, generator=generator, dtype=torch.float64)
 
     def value(shift):
-        nll, log_p, _ = latent._said(exact, rows, {site: shift})
+        nll, log_p, _ = course.said(exact, rows, {site: shift})
         return (nll + log_p.exp().mul(log_p).sum(1)).sum()
 
     (gradient,) = torch.autograd.grad(value(delta), delta)
@@ -175,7 +176,7 @@ def test_the_gradient_is_that_of_the_loss_by_differences(exact):
 
 
 def test_an_edit_that_is_not_finite_stops_alone_and_is_named(exact, caplog, monkeypatch):
-    said, calls = latent._said, []
+    said, calls = course.said, []
 
     def spoiled(language_model, rows, delta):
         nll, *others = said(language_model, rows, delta)
@@ -185,10 +186,10 @@ def test_an_edit_that_is_not_finite_stops_alone_and_is_named(exact, caplog, monk
         return nll, *others
 
     site = exact.layer("mlp_out", 1)
-    settings = replace(SETTINGS, stop=-1.0)
+    settings = replace(SETTINGS, stop_loss=-1.0)
     expected = optimise(exact, IN_ORDER, CONTEXTS, [site], settings)
     earlier = optimise(exact, IN_ORDER, CONTEXTS, [site], replace(settings, steps=3))
-    monkeypatch.setattr(latent, "_said", spoiled)
+    monkeypatch.setattr(course, "said", spoiled)
     with caplog.at_level(logging.WARNING):
         found = optimise(exact, IN_ORDER, CONTEXTS, [site], settings)
     assert calls == [5, 5, 5, 4, 4, 4, 4, 4]
@@ -204,13 +205,13 @@ def test_edits_with_a_gradient_that_is_not_finite_stop_too(exact, monkeypatch):
     grad, calls = torch.autograd.grad, []
 
     def spoiled(*args):
-        (gradient,) = grad(*args)
+        gradients = grad(*args)
         calls.append(1)
-        gradient[0, 0] = torch.inf if len(calls) == 2 else gradient[0, 0]
-        return (gradient,)
+        gradients[0][0] = torch.inf if len(calls) == 2 else gradients[0][0]
+        return gradients
 
     site = exact.layer("mlp_out", 1)
-    settings = replace(SETTINGS, stop=-1.0, steps=5)
+    settings = replace(SETTINGS, stop_loss=-1.0, steps=5)
     earlier = optimise(exact, IN_ORDER, CONTEXTS, [site], replace(settings, steps=2))
     monkeypatch.setattr(torch.autograd, "grad", spoiled)
     found = optimise(exact, IN_ORDER, CONTEXTS, [site], settings)
@@ -238,16 +239,16 @@ def test_a_bfloat16_model_is_optimised_in_float32(language_model):
 @pytest.mark.parametrize(
     ("argument", "value", "message"),
     [
-        ("steps", 0, "steps: expected at least 1, got 0"),
-        ("lr", 0.0, "lr: expected more than 0, got 0.0"),
-        ("clamp", -1.0, "clamp: expected more than 0, got -1.0"),
-        ("kl_factor", -0.1, "kl_factor: expected 0 or more, got -0.1"),
-        ("weight_decay", -1, "weight_decay: expected 0 or more, got -1"),
+        ("steps", 0, "steps must be at least 1, got 0"),
+        ("lr", 0.0, "lr must be more than 0, got 0.0"),
+        ("clamp", -1.0, "clamp must be more than 0, got -1.0"),
+        ("kl_factor", -0.1, "kl_factor must be at least 0, got -0.1"),
+        ("weight_decay", -1, "weight_decay must be at least 0, got -1"),
     ],
 )
 def test_settings_out_of_range_are_refused(argument, value, message):
     with pytest.raises(ValueError, match=message):
-        Optimisation(**{argument: value})
+        Search(**{argument: value})
 
 
 def test_a_site_in_no_block_is_refused(language_model):
@@ -290,13 +291,13 @@ def test_shared_shifts_do_not_depend_on_the_batches(exact):
 
 def test_those_who_share_a_shift_stop_together_when_their_mean_loss_is_low(exact):
     site, shared = exact.layer("mlp_out", 1), [0, 0, 1, 2, 3]
-    free = replace(SETTINGS, stop=-1.0)
+    free = replace(SETTINGS, stop_loss=-1.0)
     totals = optimise(exact, REQUESTS, CONTEXTS, [site], free, 256, shared).losses[:2, :, 0]
     stop = float(totals.mean(0)[4])
     passes = next(i for i, mean in enumerate(totals.mean(0)) if mean <= stop) + 1
     assert passes < SETTINGS.steps and (totals[:, passes - 1] > stop).any()  # not of each
     found = optimise(
-        exact, REQUESTS, CONTEXTS, [site], replace(SETTINGS, stop=stop + 1e-9), 256, shared
+        exact, REQUESTS, CONTEXTS, [site], replace(SETTINGS, stop_loss=stop + 1e-9), 256, shared
     )
     assert (~found.losses[:2, :, 0].isnan()).sum(1).tolist() == [passes, passes]
 
@@ -315,7 +316,7 @@ def foreseen(exact):
 
 def test_what_the_model_says_anyway_stops_at_once_under_the_kl_rule(exact, foreseen):
     site = exact.layer("mlp_out", 1)
-    settings = replace(SETTINGS, stop=-1.0, kl_stop=0.01)
+    settings = replace(SETTINGS, stop_loss=-1.0, kl_stop=0.01)
     found = optimise(exact, [foreseen, REQUESTS[1]], CONTEXTS[:1], [site], settings)
     assert (~found.losses[..., 0].isnan()).sum(1).tolist() == [1, SETTINGS.steps]
     assert (found.delta[site][0] == 0).all()
@@ -325,7 +326,7 @@ def test_where_the_target_is_the_likeliest_the_likelihood_counts_a_tenth_from_th
     exact, foreseen
 ):
     site = exact.layer("mlp_out", 1)
-    settings = replace(SETTINGS, steps=2, stop=-1.0)
+    settings = replace(SETTINGS, steps=2, stop_loss=-1.0)
     plain, ruled = (
         optimise(exact, [foreseen, REQUESTS[1]], CONTEXTS[:1], [site], s).losses
         for s in (settings, replace(settings, kl_stop=-1.0))

@@ -4,14 +4,15 @@ import logging
 import pytest
 import torch
 from by_hand import written
-from samples import AT_THE_END, CONTEXTS, CORPUS, REQUESTS, in_float64
+from samples import AT_THE_END, CONTEXTS, CORPUS, MOMENTS, REQUESTS, bundled, in_float64
 
 from datamodules.records import Request
 from editors.locate_then_edit.keys import alike, halved
 from editors.locate_then_edit.memit import Memit
-from editors.locate_then_edit.statistics.moments import Recipe
+from editors.locate_then_edit.search.contexts import Contexts
+from editors.locate_then_edit.statistics.moments import Moments
+from edits.loading import load
 from edits.updates import Dense
-from edits.weights import WeightEdit
 from models import LanguageModel
 
 WEIGHT = 30.0
@@ -19,9 +20,9 @@ WEIGHT = 30.0
 
 def editor(lm, **arguments) -> Memit:
     """Two layers, and room for the long change that a random model needs."""
-    given = {"corpus": CORPUS, "contexts": CONTEXTS, "layers": [0, 1], "steps": 8, "lr": 0.1}
+    given = {"moments": MOMENTS, "contexts": CONTEXTS, "layers": [0, 1], "steps": 8, "lr": 0.1}
     given |= {"clamp": 50.0, "weight_decay": 0.0, "covariance_weight": WEIGHT}
-    return Memit(lm, **{**given, **arguments})
+    return Memit(lm, **bundled({**given, **arguments}))
 
 
 def log_probs(model, requests, **rows) -> torch.Tensor:
@@ -68,7 +69,7 @@ def test_an_edit_with_history_spares_the_keys_of_the_one_before(language_model, 
     for layer in memit.layers:
         torch.testing.assert_close(first.past_keys[layer][0], keys[layer], rtol=1e-5, atol=1e-6)
     first.save(tmp_path / "first.safetensors")
-    second = memit.edit(REQUESTS[2:], after=WeightEdit.load(tmp_path / "first.safetensors", lm))
+    second = memit.edit(REQUESTS[2:], after=load(tmp_path / "first.safetensors", lm))
     assert [k.shape[1] for k in second.past_keys.values()] == [3, 3]
     after = editor(merged, history=True)
     after.fitted = memit.fitted
@@ -129,7 +130,7 @@ def test_requests_of_one_subject_can_share_a_value(language_model):
     apart, merged = (editor(lm, same_key=cosine) for cosine in (None, 0.99))
     for memit in (apart, merged):
         memit.prepare()
-    alone, shared = apart._values(requests, 1), merged._values(requests, 1)
+    alone, shared = apart.values(requests, 1), merged.values(requests, 1)
     torch.testing.assert_close(shared[1], alone[1])
     torch.testing.assert_close(shared[0], shared[2], rtol=1e-9, atol=1e-9)
     assert (alone[0] - alone[2]).norm() > 0.1 * alone[0].norm()
@@ -163,12 +164,12 @@ def test_keys_alike_are_found_through_others():
 
 def test_the_default_layers_end_a_third_up(tiny):
     for blocks, expected in {2: [0], 3: [0, 1], 4: [0, 1, 2], 20: [3, 4, 5, 6, 7]}.items():
-        memit = Memit(tiny("gpt2", num_hidden_layers=blocks), corpus=CORPUS)
+        memit = Memit(tiny("gpt2", num_hidden_layers=blocks), moments=MOMENTS)
         assert memit.blocks == expected
 
 
 def test_second_moments_are_taken_once_and_cached(language_model, tmp_path):
-    memit = editor(language_model, cache_folder=tmp_path, moments=Recipe(limit=3))
+    memit = editor(language_model, moments=Moments(CORPUS, tmp_path, limit=3))
     memit.prepare()
     fitted = dict(memit.fitted)
     memit.edit_each(REQUESTS[:1])
@@ -176,9 +177,9 @@ def test_second_moments_are_taken_once_and_cached(language_model, tmp_path):
 
 
 def test_contexts_are_sampled_if_none_are_given(language_model):
-    memit = editor(language_model, contexts="sampled", seed=3)
+    memit = editor(language_model, contexts=Contexts(lengths=((10, 5),), seed=3))
     memit.prepare()
-    assert memit._texts[0] == "{}" and 1 < len(memit._texts) <= 6
+    assert memit.templates[0] == "{}" and 1 < len(memit.templates) <= 6
 
 
 @pytest.mark.parametrize(
@@ -188,11 +189,10 @@ def test_contexts_are_sampled_if_none_are_given(language_model):
         ({"layers": [1, 0]}, r"layers: expected blocks from the lowest up, got \[1, 0\]"),
         ({"layers": [1, 2]}, "layers: 2 is the last block, which no later token reads"),
         ({"layers": [1, 3]}, "no block 3 in 'tiny-gpt2'; it has 0 to 2"),
-        ({"covariance_weight": 0}, "covariance_weight: expected more than 0, got 0"),
-        ({"rows_per_batch": 0}, "rows_per_batch: expected at least 1, got 0"),
-        ({"steps": 0}, "steps: expected at least 1"),
-        ({"contexts": "some"}, "contexts: expected 'sampled'"),
-        ({"corpus": None}, "memit takes a corpus, for second moments"),
+        ({"covariance_weight": 0}, "covariance_weight must be more than 0, got 0"),
+        ({"rows_per_batch": 0}, "rows_per_batch must be at least 1, got 0"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"moments": None}, "memit takes moments: the second moments of a corpus"),
     ],
 )
 def test_arguments_out_of_range_are_refused(language_model, arguments, message):

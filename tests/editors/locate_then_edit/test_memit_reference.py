@@ -3,13 +3,15 @@
 import pytest
 import torch
 from reference import CLOSE, Reference, distance
-from samples import CORPUS
+from samples import MOMENTS
 
 from editors.locate_then_edit.alphaedit import AlphaEdit
 from editors.locate_then_edit.emmet import Emmet
 from editors.locate_then_edit.memit import Memit
 from editors.locate_then_edit.pmet import Pmet
+from editors.locate_then_edit.search.contexts import Contexts
 from editors.locate_then_edit.search.latent import optimise
+from editors.locate_then_edit.search.search import Search
 from editors.locate_then_edit.spread import Spread
 
 
@@ -18,18 +20,23 @@ class SpreadReference(Reference):
         super().__init__(folder)
         self.moments = self.tensors("covariance")
 
-    def editor(self, cls: type[Spread], notes: dict, case: dict, **settings) -> Spread:
+    def editor(
+        self, cls: type[Spread], notes: dict, case: dict, kl_stop=None, **settings
+    ) -> Spread:
         given = notes["hparams"]
         editor = cls(
             self.language_model,
             layers=case.get("layers", given["layers"]),
-            steps=given["steps"],
-            lr=given["lr"],
-            clamp=given["clamp"],
-            kl_factor=given["kl"],
-            weight_decay=given["wd"],
-            contexts=self.common["contexts"],
-            corpus=CORPUS,
+            search=Search(
+                steps=given["steps"],
+                lr=given["lr"],
+                clamp=given["clamp"],
+                kl_factor=given["kl"],
+                weight_decay=given["wd"],
+                kl_stop=kl_stop,
+            ),
+            contexts=Contexts(self.common["contexts"]),
+            moments=MOMENTS,
             **settings,
         )
         for block, layer in zip(editor.blocks, editor.layers, strict=True):
@@ -53,7 +60,11 @@ class SpreadReference(Reference):
     def check_values(self, editor, requests, files, case, names):
         """Losses and values, initial values and shifts under a pair of ``names`` a site."""
         latent = optimise(
-            self.language_model, requests, editor._texts, editor.sites(), editor.optimisation
+            self.language_model,
+            requests,
+            self.common["contexts"],
+            editor.sites(),
+            editor.search,
         )
         site = editor.sites()[0]
         for i in range(len(requests)):
@@ -138,7 +149,7 @@ def test_emmet(reference, case):
 def test_pmet(reference, case):
     notes, files = reference.json("pmet"), reference.tensors("pmet")
     given = notes["cases"][case]
-    pmet = reference.editor(Pmet, notes, given, covariance_weight=given["lam"])
+    pmet = reference.editor(Pmet, notes, given, kl_stop=0.01, covariance_weight=given["lam"])
     requests = reference.some(given["requests"])
     names = [("init_mlp", "delta_mlp"), ("init_attn", "delta_attn")]
     reference.check_values(pmet, requests, files, case, names)

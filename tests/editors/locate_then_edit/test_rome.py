@@ -4,21 +4,31 @@ import logging
 
 import pytest
 import torch
-from samples import AT_THE_END, CONTEXTS, CORPUS, REQUESTS, in_float64
+from samples import (
+    AT_THE_END,
+    CONTEXTS,
+    CORPUS,
+    MOMENTS,
+    REQUESTS,
+    TEMPLATES,
+    bundled,
+    in_float64,
+)
 
 from datamodules.records import Request
 from editors.locate_then_edit import rome as module
 from editors.locate_then_edit.keys import subject_keys
 from editors.locate_then_edit.rome import NAMES, Rome, warn_of_unlike_keys
-from editors.locate_then_edit.search.contexts import sample_contexts
-from editors.locate_then_edit.statistics.moments import Recipe, second_moments
+from editors.locate_then_edit.search.contexts import Contexts, sample_contexts
+from editors.locate_then_edit.statistics.moments import Moments
 from models import LanguageModel
 
 
 def editor(lm, **arguments) -> Rome:
     """With room for the long change that a random model needs to say something else."""
-    given = {"corpus": CORPUS, "contexts": CONTEXTS, "lr": 0.1, "clamp": 50.0, "weight_decay": 0.0}
-    return Rome(lm, **{**given, **arguments})
+    given = {"moments": MOMENTS, "contexts": CONTEXTS}
+    search = {"lr": 0.1, "clamp": 50.0, "weight_decay": 0.0}
+    return Rome(lm, **bundled({**given, **search, **arguments}))
 
 
 def state(lm) -> tuple:
@@ -59,7 +69,8 @@ def test_edits_of_every_family_make_their_targets_likely(any_family):
 @pytest.mark.parametrize("key_mode", NAMES)
 @pytest.mark.parametrize("covariance", [True, False])
 def test_edits_made_together_are_those_made_alone(language_model, key_mode, covariance):
-    rome = editor(language_model, key_mode=key_mode, covariance=covariance, rows_per_batch=5)
+    moments = MOMENTS if covariance else None
+    rome = editor(language_model, key_mode=key_mode, moments=moments, rows_per_batch=5)
     together = rome.edit_each(REQUESTS).updates[rome.layer].dense()
     for i, request in enumerate(REQUESTS):
         alone = rome.edit_each([request]).updates[rome.layer].dense()[0]
@@ -67,7 +78,7 @@ def test_edits_made_together_are_those_made_alone(language_model, key_mode, cova
 
 
 def test_rows_see_their_own_edit_as_if_it_were_alone(any_family):
-    edit = editor(any_family, covariance=False, steps=4).edit_each(REQUESTS)
+    edit = editor(any_family, moments=None, steps=4).edit_each(REQUESTS)
     prompts, targets = asked(REQUESTS)
     rows = [2, -1, 0]
     together = log_probs(edit.edited(any_family).score(prompts, targets, rows=rows))
@@ -78,7 +89,7 @@ def test_rows_see_their_own_edit_as_if_it_were_alone(any_family):
 
 
 def test_the_model_is_as_it_was_after_an_error_on_the_way(any_family, monkeypatch):
-    unchanged, rome = state(any_family), editor(any_family, covariance=False)
+    unchanged, rome = state(any_family), editor(any_family, moments=None)
     head, calls = LanguageModel.head, []
 
     def failing(self, hidden):
@@ -110,14 +121,14 @@ def test_a_list_of_requests_is_written_one_after_another(language_model):
 
 def test_the_second_edit_is_that_of_a_model_with_the_first_in_its_weights(language_model):
     language_model = in_float64(language_model)
-    rome = editor(language_model, covariance=False)
+    rome = editor(language_model, moments=None)
     first = rome.edit(REQUESTS[:1])
     both = rome.edit(REQUESTS[1:2], after=first).updates[rome.layer].dense()[0]
     merged = copy.deepcopy(language_model.model)
     with torch.no_grad():
         merged.get_submodule(rome.layer).weight += first.updates[rome.layer].dense()[0]
     merged = LanguageModel(merged, language_model.tokenizer)
-    second = editor(merged, covariance=False).edit(REQUESTS[1:2]).updates[rome.layer].dense()[0]
+    second = editor(merged, moments=None).edit(REQUESTS[1:2]).updates[rome.layer].dense()[0]
     expected = first.updates[rome.layer].dense()[0] + second
     assert (both - expected).norm() < 1e-6 * expected.norm()
 
@@ -126,11 +137,11 @@ def test_the_edited_projection_answers_the_bare_key_with_the_optimised_value(lan
     rome = editor(language_model)
     rome.prepare()
     update = rome.edit_each(REQUESTS).updates[rome.layer]
-    contexts = tuple(CONTEXTS)
+    contexts = tuple(TEMPLATES)
     keys, outputs = subject_keys(language_model, REQUESTS, contexts, [rome.layer])[rome.layer]
-    value = module.optimise(
-        language_model, REQUESTS, contexts, [rome.layer], rome.optimisation
-    ).value(rome.layer)
+    value = module.optimise(language_model, REQUESTS, contexts, [rome.layer], rome.search).value(
+        rome.layer
+    )
     changed = outputs[:, 0] + torch.einsum("ni,nio->no", keys[:, 0], update.dense())
     torch.testing.assert_close(changed, value, rtol=1e-4, atol=1e-4)
 
@@ -140,7 +151,7 @@ def test_opt_with_neurons_that_never_fire_is_edited_with_a_ridge(tiny, caplog):
     rome = editor(lm, layer=1)
     with torch.no_grad():
         lm.module(lm.layer("mlp_in", 1)).bias[:20] = -1e3  # dead on any text
-    moment = second_moments(lm, [rome.layer], CORPUS)[rome.layer].mean
+    moment = MOMENTS.of(lm, [rome.layer])[rome.layer].mean
     for dtype in (torch.float32, torch.float64):  # as it is inverted elsewhere
         with pytest.raises(torch.linalg.LinAlgError, match="singular"):
             torch.linalg.inv(moment.to(dtype))
@@ -158,7 +169,7 @@ def test_an_edit_that_would_disable_the_model_is_named_and_r_rome_s_is_short(
 ):
     """Where the bare prompt starts with the subject, whose first token has keys of another kind."""
     lm = LanguageModel(copy.deepcopy(language_model.model), language_model.tokenizer)
-    rome = editor(lm, covariance=False, steps=2)
+    rome = editor(lm, moments=None, steps=2)
     signs = 0.3 * torch.tensor([1.0, -1.0]).repeat(32)
     hook = lm.module(rome.layer).register_forward_pre_hook(
         lambda module, args: torch.cat([signs * args[0][:, :1], args[0][:, 1:]], dim=1)
@@ -166,7 +177,7 @@ def test_an_edit_that_would_disable_the_model_is_named_and_r_rome_s_is_short(
     requests = [Request("a", "a", "yen"), Request("They went to Lagos", "Lagos", "yen")]
     with hook, caplog.at_level(logging.WARNING):
         norms = {
-            mode: editor(lm, covariance=False, steps=2, key_mode=mode)
+            mode: editor(lm, moments=None, steps=2, key_mode=mode)
             .edit_each(requests)
             .norms()[rome.layer]
             for mode in NAMES
@@ -181,19 +192,20 @@ def test_the_default_block_is_about_a_third_up(tiny):
     expected = {2: 0, 3: 1, 4: 2, 12: 5}
     for blocks, block in expected.items():
         lm = tiny("gpt2", num_hidden_layers=blocks)
-        assert Rome(lm, covariance=False).layer == lm.layer("mlp_out", block)
+        assert Rome(lm, moments=None).layer == lm.layer("mlp_out", block)
 
 
 def test_contexts_are_sampled_or_fixed(language_model):
-    sampled = Rome(language_model, covariance=False, seed=5)
-    assert sampled.contexts == "sampled"
-    sampled.prepare()
-    assert sampled._texts == sample_contexts(language_model, seed=5)
-    assert len(Rome(language_model, covariance=False, contexts="fixed")._texts) == 21
+    sampled = Rome(language_model, moments=None, contexts=Contexts(seed=5))
+    fixed = Rome(language_model, moments=None, contexts=Contexts("fixed"))
+    for rome in (sampled, fixed):
+        rome.prepare()
+    assert sampled.templates == sample_contexts(language_model, seed=5)
+    assert len(fixed.templates) == 21
 
 
 def test_second_moments_are_taken_once_and_cached(language_model, tmp_path):
-    rome = editor(language_model, cache_folder=tmp_path, moments=Recipe(limit=3))
+    rome = editor(language_model, moments=Moments(CORPUS, tmp_path, limit=3))
     rome.prepare()
     fitted = dict(rome.fitted)
     rome.edit_each(REQUESTS[:1])
@@ -201,7 +213,7 @@ def test_second_moments_are_taken_once_and_cached(language_model, tmp_path):
 
 
 def test_second_moments_are_those_of_the_clean_model_also_when_it_has_an_edit(language_model):
-    after = editor(language_model, covariance=False, layer=0).edit(REQUESTS[:1])
+    after = editor(language_model, moments=None, layer=0).edit(REQUESTS[:1])
     late, early = editor(language_model, layer=1), editor(language_model, layer=1)
     early.prepare()
     late.edit(REQUESTS[1:2], after=after)
@@ -230,13 +242,11 @@ def test_edits_whose_keys_disagree_are_named(caplog):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"key_mode": "mean"}, "key_mode: expected one of official, .* got 'mean'"),
-        ({"corpus": None}, "rome takes a corpus, for second moments"),
+        ({"key_mode": "mean"}, "key_mode is 'mean', expected one of official, "),
         ({"layer": 3}, "no block 3"),
         ({"layer": 2}, "2 is the last block"),
-        ({"steps": 0}, "steps: expected at least 1"),
-        ({"contexts": "some"}, "contexts: expected 'sampled'"),
-        ({"rows_per_batch": 0}, "rows_per_batch: expected at least 1, got 0"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"rows_per_batch": 0}, "rows_per_batch must be at least 1, got 0"),
     ],
 )
 def test_arguments_out_of_range_are_refused(language_model, arguments, message):
@@ -245,7 +255,7 @@ def test_arguments_out_of_range_are_refused(language_model, arguments, message):
 
 
 def test_no_request_is_refused(language_model):
-    rome = editor(language_model, covariance=False)
+    rome = editor(language_model, moments=None)
     for edit in (rome.edit, rome.edit_each):
         with pytest.raises(ValueError, match="no requests to edit for"):
             edit([])

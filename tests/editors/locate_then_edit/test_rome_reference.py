@@ -3,12 +3,14 @@
 import pytest
 import torch
 from reference import CLOSE, Reference, distance
-from samples import CORPUS
+from samples import MOMENTS
 
 from editors.locate_then_edit.keys import placed, subject_keys
 from editors.locate_then_edit.rome import Rome
+from editors.locate_then_edit.search.contexts import Contexts
 from editors.locate_then_edit.search.latent import optimise
-from editors.locate_then_edit.statistics.solve import factor
+from editors.locate_then_edit.search.search import Search
+from editors.locate_then_edit.statistics.coordinates import factor
 
 INVERTED = 1e-4  # the authors invert C in float32
 
@@ -36,14 +38,15 @@ class RomeReference(Reference):
             self.language_model,
             layer=given["layer"],
             key_mode=VARIANTS[variant][1],
-            covariance=variant.endswith("_cov"),
-            corpus=CORPUS,
-            steps=given["steps"],
-            lr=given["lr"],
-            clamp=given["clamp"],
-            kl_factor=given["kl"],
-            weight_decay=given["wd"],
-            contexts=self.common["contexts"],
+            moments=MOMENTS if variant.endswith("_cov") else None,
+            search=Search(
+                steps=given["steps"],
+                lr=given["lr"],
+                clamp=given["clamp"],
+                kl_factor=given["kl"],
+                weight_decay=given["wd"],
+            ),
+            contexts=Contexts(self.common["contexts"]),
         )
         if variant.endswith("_cov"):
             editor.fitted[editor.layer] = factor(self.moment)
@@ -79,9 +82,9 @@ def test_optimised_values(reference):
     latent = optimise(
         reference.language_model,
         reference.requests,
-        rome._texts,
+        reference.common["contexts"],
         [rome.layer],
-        rome.optimisation,
+        rome.search,
     )
     for i in range(len(reference.requests)):
         expected = reference.expected("rome_cov", i, "losses")

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from editors.locate_then_edit.statistics.solve import condition, factor, rank_one, ridge
+from editors.locate_then_edit.statistics.coordinates import condition, factor
+from editors.locate_then_edit.statistics.solve import rank_one, ridge
 from edits.weights import WeightEdit
 from models import LanguageModel
 

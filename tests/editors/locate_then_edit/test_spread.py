@@ -5,13 +5,15 @@ import logging
 import pytest
 import torch
 from by_hand import moment, written
-from samples import AT_THE_END, CONTEXTS, CORPUS, REQUESTS, in_float64
+from samples import AT_THE_END, CONTEXTS, MOMENTS, REQUESTS, bundled, in_float64
 
 from datamodules.records import Request
-from editors.locate_then_edit.alphaedit import AlphaEdit, null_space
+from editors.locate_then_edit.alphaedit import AlphaEdit
 from editors.locate_then_edit.emmet import Emmet
 from editors.locate_then_edit.memit import Memit
 from editors.locate_then_edit.pmet import Pmet
+from editors.locate_then_edit.statistics.coordinates import null_space
+from edits.loading import load
 from edits.weights import WeightEdit
 
 OWN = {
@@ -25,9 +27,9 @@ METHODS = pytest.mark.parametrize("cls", OWN)
 
 def editor(cls, lm, **arguments):
     """Two layers, and room for the long change that a random model needs."""
-    given = {"corpus": CORPUS, "contexts": CONTEXTS, "layers": [0, 1], "steps": 8, "lr": 0.1}
+    given = {"moments": MOMENTS, "contexts": CONTEXTS, "layers": [0, 1], "steps": 8, "lr": 0.1}
     given |= {"clamp": 50.0, "weight_decay": 0.0, "kl_factor": 0.0625, **OWN[cls]}
-    return cls(lm, **{**given, **arguments})
+    return cls(lm, **bundled({**given, **arguments}))
 
 
 def log_probs(model, requests, **rows) -> torch.Tensor:
@@ -107,7 +109,7 @@ def test_any_number_of_edits_takes_as_many_passes_as_layers_besides_the_search(
     own = editor(cls, language_model)
     own.prepare()
     passes, calls = [], []
-    values = cls._values
+    values = cls.values
 
     def searched(self, *args):
         try:
@@ -115,7 +117,7 @@ def test_any_number_of_edits_takes_as_many_passes_as_layers_besides_the_search(
         finally:
             calls.clear()
 
-    monkeypatch.setattr(cls, "_values", searched)
+    monkeypatch.setattr(cls, "values", searched)
     lowest = language_model.module(language_model.block(0))
     hook = lowest.register_forward_hook(lambda *_: calls.append(1))
     for count in (1, 3):
@@ -133,11 +135,11 @@ def test_emmet_meets_every_request_s_residual_in_its_only_layer(language_model):
     emmet = editor(Emmet, lm, layers=[1])
     edit = emmet.edit(REQUESTS)
     (layer,) = emmet.layers
-    keys = emmet._seen(REQUESTS, [layer], 1, None)[layer][0]
+    keys = emmet.seen(REQUESTS, [layer], 1, None)[layer][0]
     keys = keys[:, 0] / 2 + keys[:, 1:].mean(1) / 2
     changed = keys @ edit.updates[layer].dense()[0]
     site = emmet.sites()[0]
-    missing = emmet._values(REQUESTS, 1) - emmet._seen(REQUESTS, [site], 1, None)[site][1][:, 0]
+    missing = emmet.values(REQUESTS, 1) - emmet.seen(REQUESTS, [site], 1, None)[site][1][:, 0]
     torch.testing.assert_close(changed, missing, rtol=1e-8, atol=1e-8)
 
 
@@ -196,7 +198,7 @@ def test_alphaedit_s_history_survives_a_file_and_adds_up(language_model, tmp_pat
     for layer in alphaedit.layers:
         torch.testing.assert_close(first.past_keys[layer][0], keys[layer], rtol=1e-4, atol=1e-5)
     first.save(tmp_path / "first.safetensors")
-    loaded = WeightEdit.load(tmp_path / "first.safetensors", lm)
+    loaded = load(tmp_path / "first.safetensors", lm)
     second, again = (alphaedit.edit(REQUESTS[2:], after=edit) for edit in (first, loaded))
     after = editor(AlphaEdit, merged)
     after.fitted = alphaedit.fitted
@@ -250,11 +252,11 @@ def test_pmet_shifts_attention_too_but_writes_only_the_feed_forward_part(languag
 @pytest.mark.parametrize(
     ("cls", "arguments", "message"),
     [
-        (Pmet, {"covariance_weight": 0}, "covariance_weight: expected more than 0, got 0"),
-        (Emmet, {"epsilon": -1}, "epsilon: expected 0 or more, got -1"),
-        (AlphaEdit, {"threshold": 0}, "threshold: expected more than 0, got 0"),
-        (AlphaEdit, {"ridge": -1}, "ridge: expected more than 0, got -1"),
-        (Pmet, {"same_key": 1.0}, "same_key: expected a cosine between 0 and 1, got 1.0"),
+        (Pmet, {"covariance_weight": 0}, "covariance_weight must be more than 0, got 0"),
+        (Emmet, {"epsilon": -1}, "epsilon must be at least 0, got -1"),
+        (AlphaEdit, {"threshold": 0}, "threshold must be more than 0, got 0"),
+        (AlphaEdit, {"ridge": -1}, "ridge must be more than 0, got -1"),
+        (Pmet, {"same_key": 1.0}, "same_key must be a cosine between 0 and 1, got 1.0"),
         (Pmet, {"layers": [0, 7]}, "no block 7 in 'tiny-gpt2'; it has 0 to 2"),
     ],
 )

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from samples import CORPUS
 from torch import distributed
 
-from editors.locate_then_edit.statistics.moments import Recipe, gathered, second_moments
+from editors.locate_then_edit.statistics.moments import Moments, gathered
 from models import LanguageModel
 
 if __name__ == "__main__":
@@ -19,8 +19,8 @@ if __name__ == "__main__":
     )
     lm = LanguageModel.load(model)
     layers = [lm.layer("mlp_out", block) for block in (0, 1)]
-    shared = gathered(lm, layers, CORPUS, Recipe(), tokens_per_batch=30)
-    cached = second_moments(lm, layers, CORPUS, cache_folder=folder / "cache")  # one batch in all
+    shared = gathered(lm, layers, Moments(CORPUS), tokens_per_batch=30)
+    cached = Moments(CORPUS, folder / "cache").of(lm, layers)  # one batch in all
     tensors = {f"shared {layer}": moment.total for layer, moment in shared.items()}
     tensors |= {f"cached {layer}": moment.total for layer, moment in cached.items()}
     counts = {layer: str(moment.count) for layer, moment in (shared | cached).items()}
