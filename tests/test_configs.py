@@ -179,8 +179,8 @@ def test_solvers_find_their_layers_in_a_model_of_that_depth(name, composed, tiny
 
 
 def solves(config: Mapping) -> bool:
-    """Whether an editor solves for the outputs of a few blocks, given keys of a corpus."""
-    return ".locate_then_edit." in config["_target_"] and "corpus" in config
+    """Whether an editor solves for the outputs of a few blocks, given moments of keys."""
+    return ".locate_then_edit." in config["_target_"] and "moments" in config
 
 
 def test_there_are_solvers(composed):

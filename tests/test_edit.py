@@ -45,9 +45,7 @@ RECORD = {
     "locality_prompt": "Kano is a city in",
     "locality_ground_truth": "Nigeria",
 }
-COLUMNS = set(
-    "editor model data split protocol n step phase probe scorer mean low high count".split()
-)
+COLUMNS = {*RUN, "probe", "scorer", "mean", "low", "high", "count"}
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +91,7 @@ def test_each_row_says_what_was_measured(run):
     assert all(row.keys() >= COLUMNS for row in rows)
     assert [*dict.fromkeys(row["editor"] for row in rows)] == ["unedited", "rome", "ft_m"]
     assert {tuple(row[name] for name in RUN[1:]) for row in rows} == {
-        ("atlas", "atlas", "test", "single", 1, 1, "immediate")
+        ("atlas", "atlas", "test", "single", 1, 1, "immediate", "none", "text", "text")
     }
     assert {"reliability", "generalization", "unrelated"} <= {row["probe"] for row in rows}
     assert all(row["low"] <= row["mean"] <= row["high"] for row in rows)
@@ -108,14 +106,14 @@ def test_reports_stand_beside_the_rows(run):
 
 def test_settings_reach_their_editor_and_are_kept(run):
     settings = yaml.safe_load((run / "config.yaml").read_text())["settings"]
-    assert settings["rome"]["steps"] == 2
+    assert settings["rome"]["search"]["steps"] == 2
     assert settings["ft_m"]["steps"] == 3
     assert (
         settings["rome"]["layer"]
         == yaml.safe_load((ROOT / "configs/preset/atlas/rome.yaml").read_text())["layer"]
     )
     own = json.loads((run / "run.json").read_text())["editors"]
-    assert own["rome"]["optimisation"]["steps"] == 2
+    assert own["rome"]["search"]["steps"] == 2
 
 
 def test_the_configuration_of_a_run_says_each_setting_once(run):

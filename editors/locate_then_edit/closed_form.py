@@ -15,6 +15,7 @@ from editors.locate_then_edit.statistics.coordinates import Coordinates, factor
 from editors.locate_then_edit.statistics.moments import Moments, warn_of_few_tokens
 from editors.settings import at_least
 from editors.weight_editor import WeightEditor
+from edits.edit import NOTHING
 from models.language_model import LanguageModel
 from scoring.known import says
 
@@ -100,7 +101,7 @@ def warn_of_doubtful(language_model: LanguageModel, requests: Sequence[Request])
     """
     twice = [request for request in requests if request.mentions > 1]
     _warn(twice, requests, "mention the subject more than once; the last mention is edited")
-    answers = zip(requests, says(language_model, requests), strict=True)
+    answers = zip(requests, says(NOTHING.edited(language_model), requests), strict=True)
     true = [request for request, answered in answers if answered]
     _warn(true, requests, "ask for what the model says already")
 
