@@ -119,7 +119,7 @@ def test_settings_reach_their_editor_and_are_kept(run):
 def test_the_configuration_of_a_run_says_each_setting_once(run):
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["task"]["protocol"] == "${protocol}"
-    assert config["protocol"]["_target_"].endswith(".Single")
+    assert config["protocol"]["name"] == "single"
     assert "${" not in json.dumps({**config, "task": None})
 
 
