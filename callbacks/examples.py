@@ -9,6 +9,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from datamodules.records import LOCALITY, Record
 from editors.editor import Editor
+from editors.settings import at_least
+from edits.edit import NOTHING
 from files import first_line
 
 COLUMNS = ("prompt", "new target", "before", "after", "paraphrase", "neighbour, before and after")
@@ -28,9 +30,7 @@ class Examples(L.Callback):
     """
 
     def __init__(self, count: int = 4, max_new_tokens: int = 8):
-        for name, value in (("count", count), ("max_new_tokens", max_new_tokens)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        at_least(1, count=count, max_new_tokens=max_new_tokens)
         self.count, self.max_new_tokens = count, max_new_tokens
 
     def on_validation_end(self, trainer: L.Trainer, editor: Editor) -> None:
@@ -51,14 +51,14 @@ class Examples(L.Callback):
 
 
 def markdown(editor: Editor, records: Sequence[Record], max_new_tokens: int = 8) -> str:
-    """One row per record, each edited alone; a neighbour is its first locality probe."""
+    """One row per record, each edited alone: its first request, paraphrase and locality probe."""
     asked = [prompts(record) for record in records]
     texts = [text for row in asked for text in row.values()]
     rows = [at for at, row in enumerate(asked) for _ in row]
-    language_model = editor.language_model
-    edited = editor.edit_each([record.request for record in records]).edited(language_model)
-    before = iter(language_model.generate(texts, max_new_tokens=max_new_tokens))
-    after = iter(edited.generate(texts, rows=rows, max_new_tokens=max_new_tokens))
+    edit, length = editor.make([record.requests for record in records]), max_new_tokens
+    unedited, edited = (one.edited(editor.language_model) for one in (NOTHING, edit))
+    before = iter(unedited.generate(texts, max_new_tokens=length))
+    after = iter(edited.generate(texts, rows=rows, max_new_tokens=length))
     lines = [COLUMNS, ("---",) * len(COLUMNS)]
     for record, row in zip(records, asked, strict=True):
         old, new = ({name: first_line(next(said)) for name in row} for said in (before, after))
@@ -68,15 +68,15 @@ def markdown(editor: Editor, records: Sequence[Record], max_new_tokens: int = 8)
             if "neighbour" in row
             else ""
         )
-        request = record.request
+        request = record.requests[0]
         answers = (old["request"], f"**{new['request']}**")
         lines.append((request.prompt, request.target, *answers, paraphrase, neighbour))
     return "\n".join(f"| {' | '.join(map(escaped, line))} |" for line in lines)
 
 
 def prompts(record: Record) -> dict[str, str]:
-    """What is asked about a record: the request, its first paraphrase, its first neighbour."""
-    asked = {"request": record.request.prompt}
+    """What is asked about a record: its first request, paraphrase and neighbour."""
+    asked = {"request": record.requests[0].prompt}
     for name, kinds in (("paraphrase", ("generalization",)), ("neighbour", LOCALITY)):
         for probe in record.of_kind(*kinds)[:1]:
             asked[name] = probe.prompt

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import lightning as L
 import torch
+
+from editors.settings import one_of
+from files import written_whole
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 class SaveLanguageModel(L.Callback):
@@ -22,8 +25,7 @@ class SaveLanguageModel(L.Callback):
     """
 
     def __init__(self, folder: str | Path, dtype: str = "float32"):
-        if dtype not in ("float32", "bfloat16", "float16"):
-            raise ValueError(f"dtype is {dtype!r}, expected float32, bfloat16 or float16")
+        one_of("dtype", dtype, DTYPES)
         self.folder = Path(folder)
         self.dtype = getattr(torch, dtype)
         if self.folder.is_dir() and any(self.folder.iterdir()):
@@ -33,13 +35,6 @@ class SaveLanguageModel(L.Callback):
         """Write the folder; one process does."""
         if not trainer.is_global_zero:
             return
-        draft = self.folder.with_name(f".{self.folder.name}.draft")
-        shutil.rmtree(draft, ignore_errors=True)
-        try:
+        with written_whole(self.folder) as draft:
             module.language_model.model.to(self.dtype).save_pretrained(draft)
             module.language_model.tokenizer.save_pretrained(draft)
-            if self.folder.is_dir():
-                self.folder.rmdir()
-            os.replace(draft, self.folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,9 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
+
+from datamodules.loops import batch_not_begun, in_the_middle_of_a_step, validates_before_batch
+from editors.settings import at_least
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -28,7 +29,8 @@ class WholeFiles(TorchCheckpointIO):
         """Write ``path``."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.draft")  # one a place: a kill leaves one at most
+        # not a folder of its own for each draft: a kill leaves one at most, which ends in no .ckpt
+        draft = path.with_name(f".{path.name}.draft")
         with draft.open("wb") as file:
             torch.save(checkpoint, file)
             file.flush()
@@ -66,8 +68,7 @@ class Last(Checkpoint):
 
     def __init__(self, folder: str | Path, every_n_steps: int = 50):
         super().__init__()
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
+        at_least(1, every_n_steps=every_n_steps)
         self.path, self.every_n_steps = Path(folder) / "last.ckpt", every_n_steps
         self._saved = 0  # optimiser steps in the file
 
@@ -79,7 +80,7 @@ class Last(Checkpoint):
         """Keep what validation changed, if the step before it is finished."""
         if trainer.state.fn is not TrainerFn.FITTING or trainer.sanity_checking:
             return
-        if not trainer.fit_loop._should_accumulate():
+        if not in_the_middle_of_a_step(trainer):
             self._save(trainer)
 
     def on_train_batch_start(
@@ -89,10 +90,9 @@ class Last(Checkpoint):
         steps = trainer.global_step - self._saved
         if steps < self.every_n_steps or index % trainer.accumulate_grad_batches:
             return
-        loop = trainer.fit_loop
-        with _not_begun(loop.epoch_loop.batch_progress):
+        with batch_not_begun(trainer):
             # where it validates, Lightning takes the counters for those after a validation
-            if not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
+            if not validates_before_batch(trainer):
                 self._save(trainer)
 
     def _save(self, trainer: L.Trainer) -> None:
@@ -100,17 +100,3 @@ class Last(Checkpoint):
             logger.save()
         trainer.save_checkpoint(self.path, weights_only=False)
         self._saved = trainer.global_step
-
-
-@contextmanager
-def _not_begun(progress: Any) -> Iterator[None]:
-    """The counters of batches as they were before the running batch was fetched."""
-    last, progress.is_last_batch = progress.is_last_batch, False
-    for counter in (progress.total, progress.current):
-        counter.ready -= 1
-    try:
-        yield
-    finally:
-        progress.is_last_batch = last
-        for counter in (progress.total, progress.current):
-            counter.ready += 1

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from files import written_whole
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -27,21 +27,11 @@ def write(folder: str | Path, weights: Mapping[str, Tensor], config: Mapping[str
     folder = Path(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ValueError(f"{folder} holds something already; name another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = folder.with_name(f".{folder.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
+    copies = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
+    with written_whole(folder) as draft:
         draft.mkdir()
-        copies = {
-            name: value.detach().cpu().contiguous().clone() for name, value in weights.items()
-        }
         save_file(copies, draft / WEIGHTS, metadata={"format": "pt"})
         (draft / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-        if folder.is_dir():
-            folder.rmdir()
-        os.replace(draft, folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def read(source: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

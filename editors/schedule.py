@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
+
+import numpy as np
+
+from editors.settings import at_least, shares
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """The settings that trained editors share; each is an argument of theirs.
+    """The settings that trained editors share.
 
     Attributes:
         warmup: Optimiser steps over which step sizes rise linearly from 0.
@@ -31,15 +38,18 @@ class Schedule:
     """Settings from 1; a family adds its own."""
 
     def __post_init__(self):
-        for name in self.SHARES:
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be a share from 0 to 1, got {getattr(self, name)}")
-        for name in self.AT_LEAST_ONE:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        shares(**{name: getattr(self, name) for name in self.SHARES})
+        at_least(1, **{name: getattr(self, name) for name in self.AT_LEAST_ONE})
 
     def rate(self, step: int, total: float) -> float:
         """The step sizes' share of their full value at a step of ``total``."""
         risen = (step + 1) / self.warmup if self.warmup else 1.0
         left = (total - step) / (self.decay * total) if self.decay else 1.0
         return max(0.0, min(1.0, risen, left))
+
+
+def drawn(items: Sequence[T], count: int, generator: np.random.Generator) -> list[T]:
+    """``count`` different ones, or all if there are no more."""
+    if len(items) <= count:
+        return list(items)
+    return [items[at] for at in generator.choice(len(items), count, replace=False)]

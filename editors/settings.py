@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+B = TypeVar("B")
 
 
 def named(layers: Sequence[str]) -> list[str]:
@@ -81,3 +87,25 @@ def plain(value: Any) -> Any:
     if isinstance(value, Sequence):
         return [plain(item) for item in value]
     raise TypeError(f"no setting of an editor: {value!r}")
+
+
+def rebuilt(bundle: type[B], values: Mapping[str, Any], name: str) -> B:
+    """The bundle of which `plain` made these values.
+
+    Raises:
+        ValueError: they are not those of such a bundle.
+    """
+    known = {field.name for field in dataclasses.fields(bundle)}
+    if not isinstance(values, Mapping) or values.keys() - known:
+        raise ValueError(f"{name}: {values!r} are no settings of {bundle.__name__}")
+    return bundle(**values)
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """16 hexadecimal digits of the tensors' names, types, shapes and bytes."""
+    hashed = hashlib.sha256()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        hashed.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        hashed.update(value.flatten().view(torch.uint8).numpy().tobytes())
+    return hashed.hexdigest()[:16]

@@ -5,60 +5,64 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from datamodules.disturbance import undisturbed
 from datamodules.records import Record
 from editors import pretrained
-from editors.editor import Editor
+from editors.checkpoints import saved
+from editors.editor import Editor, arguments
 from editors.schedule import Schedule
+from editors.settings import digest, plain, rebuilt
 from editors.sharding import averaged, same, shard
 from editors.validation import Validation
+from edits.edit import Edit
 from models.language_model import LanguageModel
 
+E = TypeVar("E", bound=Edit)
 
-class TrainedEditor(Editor, L.LightningModule):
+
+class TrainedEditor(Editor[E], L.LightningModule):
     """An editor that is trained; a batch is a list of records.
 
-    Checkpoints hold the editor alone, and the fingerprint of the language model it belongs to:
+    Checkpoints hold the editor alone, its settings as plain values, and the fingerprint of the
+    language model it belongs to:
     ``Method.load_from_checkpoint(path, language_model=language_model)``.
 
     Args:
         language_model: the model to edit.
-        **training: as the family's `Settings` takes them.
+        training: how the editor is trained.
     """
 
-    Settings: ClassVar[type[Schedule]]
-    """How the family is trained."""
+    BUNDLES: ClassVar[Mapping[str, type]]
+    """The dataclass of each argument of the constructor that is one, by the argument's name."""
+    UNSAVED: ClassVar[tuple[str, ...]] = ("language_model",)
+    """Arguments of the constructor that are no settings of what has been trained."""
     skipped_steps: Tensor  # [], optimiser steps left out for a non-finite gradient
 
-    def __init__(self, language_model: LanguageModel, **training: Any):
+    def __init__(self, language_model: LanguageModel, training: Schedule):
         super().__init__()
+        self.save_hyperparameters(ignore=self.UNSAVED)
+        self.save_hyperparameters(plain(self.hparams))
         self.language_model = language_model
-        self.training_settings = self.Settings(**training)
+        self.training_settings = training
         self.validation = Validation()
-        self.joint_validation = Validation() if self.joins else None
         self.register_buffer("skipped_steps", torch.zeros((), dtype=torch.int64))
         self._skipped_in_a_row = 0
-
-    @property
-    def joins(self) -> bool:
-        """Whether it is judged by one edit of many requests as well, all those of a batch."""
-        return False
 
     @property
     def in_step(self) -> bool:
         """Whether all processes make as many passes in training and validation."""
         return True
 
-    @property
-    def observed(self) -> bool:
-        """Whether the method has all the statistics it needs."""
-        return True
+    def identity(self) -> dict[str, Any]:
+        """Class, settings, and a digest of what has been learned; see `Editor.identity`."""
+        tensors = digest(self.state_dict())
+        return {"class": type(self).__qualname__, **plain(self.hparams), "tensors": tensors}
 
     def identity(self) -> dict[str, Any]:
         """See `Editor.identity`; and a digest of what has been learned."""
@@ -114,30 +118,33 @@ class TrainedEditor(Editor, L.LightningModule):
                 f"step {self.global_step}): try a smaller lr or edit_lr, or float32"
             )
 
+    def draws(self, batch_index: int) -> np.random.Generator:
+        """What a training step's random choices come from, in a resumed training the same."""
+        seed = self.training_settings.seed
+        return np.random.default_rng((seed, self.global_rank, self.global_step, batch_index))
+
     # validation
 
     def validation_step(self, records: Sequence[Record], batch_index: int) -> None:
-        """Judge an independent edit for each record by its probes, and one of all if so set."""
-        if not self.observed:  # online statistics, in the sanity check before the first step
-            return
-        requests = [record.request for record in records]
-        self.validation.update(self.language_model, self.edit_each(requests), records)
-        if self.joint_validation is not None:
-            edit = self.edit(requests)
-            self.joint_validation.update(self.language_model, edit, undisturbed(records))
-        for prefix, validation in self._validations().items():
+        """Judge edits for the records by their probes."""
+        self.judge(records)
+        for prefix, validation in self.validations().items():
             for name, metric in validation.metrics.items():
-                self.log(f"{prefix}{name}", metric, on_epoch=True, batch_size=len(records))
+                self.log(f"val/{prefix}{name}", metric, on_epoch=True, batch_size=len(records))
+
+    def judge(self, records: Sequence[Record]) -> None:
+        """Judge an independent edit for each record."""
+        edits = self.make([record.requests for record in records])
+        self.validation.update(self.language_model, edits, records)
+
+    def validations(self) -> dict[str, Validation]:
+        """What the edits of an epoch are judged by, given what is put before their metrics."""
+        return {"": self.validation}
 
     def on_validation_epoch_end(self) -> None:
         """Log the one number by which checkpoints are compared."""
-        if self.observed:
-            scores = torch.stack([found.score() for found in self._validations().values()])
-            self.log("val/score", 1 / (1 / scores).mean(), sync_dist=True)
-
-    def _validations(self) -> dict[str, Validation]:
-        found = {"val/": self.validation, "val/joint_": self.joint_validation}
-        return {prefix: one for prefix, one in found.items() if one is not None}
+        scores = torch.stack([validation.score() for validation in self.validations().values()])
+        self.log("val/score", 1 / (1 / scores).mean(), sync_dist=True)
 
     # checkpoints
 
@@ -192,6 +199,26 @@ class TrainedEditor(Editor, L.LightningModule):
                 f"{known['fingerprint']}, not to {ours.name!r} with {ours.fingerprint}"
             )
 
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, *more: Any, **keywords: Any) -> Self:
+        """Lightning's; the settings in the file are plain values, of which bundles are made anew.
+
+        Raises:
+            ValueError: it has settings that this editor does not know.
+        """
+        settings = (saved(Path(checkpoint_path)) or {}).get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        keywords = cls._settings(settings, checkpoint_path) | keywords
+        return super().load_from_checkpoint(checkpoint_path, *more, **keywords)
+
+    @classmethod
+    def _settings(cls, values: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
+        """Arguments of the constructor, of plain values that a file holds."""
+        unknown = values.keys() - set(arguments(cls))
+        if unknown:
+            raise ValueError(f"{source} has settings that {cls.name} lacks: {min(unknown)}, ...")
+        bundles = cls.BUNDLES
+        return {n: rebuilt(bundles[n], v, n) if n in bundles else v for n, v in values.items()}
+
     def _owner(self) -> dict[str, Any]:
         model = self.language_model
         known = {"name": model.name, "fingerprint": model.fingerprint}
@@ -201,7 +228,7 @@ class TrainedEditor(Editor, L.LightningModule):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the editor, without the language model, as a folder; see `pretrained.write`."""
-        config = {**self._owner(), "settings": dict(self.hparams)}
+        config = {**self._owner(), "settings": plain(self.hparams)}
         pretrained.write(folder, self.state_dict(), config)
 
     @classmethod
@@ -230,6 +257,6 @@ class TrainedEditor(Editor, L.LightningModule):
                 f"{known['fingerprint']}, not {ours.name!r} with {ours.fingerprint}; "
                 "any_model=True takes it all the same"
             )
-        editor = cls(language_model, **config["settings"])
+        editor = cls(language_model, **cls._settings(config["settings"], source))
         editor.load_state_dict(weights)
         return editor.to(language_model.device).eval()

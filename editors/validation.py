@@ -8,40 +8,39 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from datamodules.records import Record
-from edits.edit import Edit
+from datamodules.records import KINDS, Record
+from edits.edit import NOTHING, Edit
 from models.language_model import LanguageModel
+from scoring.questions import Questions
+from scoring.scorers import exact_match
 
-LOCAL = ("unrelated", "neighborhood")
-KINDS = ("reliability", "generalization", *LOCAL)
+JUDGED = ("reliability", "generalization", "unrelated", "neighborhood")
 
 
 class Validation(nn.Module):
-    """Shares (0 to 1) of probes whose answer is right in every token, teacher-forced, by kind.
+    """Shares (0 to 1) of probes that `exact_match` takes as right, by kind.
 
-    Right is the probe's target for ``reliability`` and ``generalization``, and what the unedited
-    model says in its place for the others, which ``locality`` holds together. NaN for a kind
-    without probes.
+    ``locality`` holds the local kinds together. NaN for a kind without probes.
     """
 
     def __init__(self):
         super().__init__()
-        self.metrics = nn.ModuleDict({name: MeanMetric() for name in (*KINDS, "locality")})
+        self.metrics = nn.ModuleDict({name: MeanMetric() for name in (*JUDGED, "locality")})
 
     def update(self, language_model: LanguageModel, edit: Edit, records: Sequence[Record]) -> None:
         """Judge edit n by the probes of record n, or a single edit by those of all records."""
-        for kind in KINDS:
-            asked = [(n, probe) for n, r in enumerate(records) for probe in r.of_kind(kind)]
-            mean = torch.zeros(())
-            if asked or language_model.sharded:
-                right = _right(language_model, edit, asked, local=kind in LOCAL)
-                mean = right.mean() if asked else mean
-            for name in (kind, "locality") if kind in LOCAL else (kind,):
+        for kind in JUDGED:
+            questions = Questions(records, kinds=(kind,), generate=(), contrasts=False)
+            count, mean = len(questions.probes), torch.zeros(())
+            if count or language_model.sharded:  # all processes ask, if it is in parts
+                right = _right(language_model, edit, questions, KINDS[kind].local)
+                mean = right.mean() if count else mean
+            for name in (kind, "locality") if KINDS[kind].local else (kind,):
                 metric = self.metrics[name]
-                metric.update(mean.to(metric.device), weight=len(asked))
+                metric.update(mean.to(metric.device), weight=count)
 
     def success(self) -> Tensor:
-        """Share of the edits whose own request is answered with the target."""
+        """Share of the requests that are answered with their target."""
         return self.metrics["reliability"].compute()
 
     def score(self) -> Tensor:
@@ -50,14 +49,13 @@ class Validation(nn.Module):
         Each kind of locality counts by itself: where they are averaged, many easy probes hide that
         the hard ones are lost.
         """
-        shares = torch.stack([self.metrics[kind].compute() for kind in KINDS])
+        shares = torch.stack([self.metrics[kind].compute() for kind in JUDGED])
         return 1 / (1 / shares[~shares.isnan()]).mean()
 
 
-def _right(language_model: LanguageModel, edit: Edit, asked: list[tuple], local: bool) -> Tensor:
-    rows = [n if len(edit) > 1 else 0 for n, _ in asked]
-    prompts = [probe.prompt for _, probe in asked]
-    targets = [probe.target for _, probe in asked]
-    after = edit.edited(language_model).score(prompts, targets, rows)
-    wanted = language_model.score(prompts, targets).predicted if local else None
-    return torch.tensor(after.exact(wanted), dtype=torch.float32)
+def _right(language_model: LanguageModel, edit: Edit, questions: Questions, local: bool) -> Tensor:
+    """1 for each question that is answered as it should be, else 0."""
+    after = questions.ask(edit.edited(language_model), each=len(edit) > 1)
+    before = questions.ask(NOTHING.edited(language_model)) if local else after
+    answers = zip(questions.probes, after, before, strict=True)
+    return torch.tensor([exact_match(*answer) for answer in answers], dtype=torch.float32)

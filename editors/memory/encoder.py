@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from editors.editor import one_of
+from editors.settings import one_of
 from models.encoding import Batch, pad_right
 from models.language_model import LanguageModel
 
 POOLINGS = ("first", "last", "mean", "pooler")
-TEXTS_PER_BATCH = 256
+TEXTS_AT_ONCE = 256
 
 
 class Texts(nn.Module):
@@ -134,11 +134,7 @@ class Encoder(Pooled):
 
     def embed(self, texts: Sequence[str]) -> Tensor:
         """Embeddings of any number of texts, which go through the model in parts."""
-        parts = [
-            self.pooled(texts[at : at + TEXTS_PER_BATCH])
-            for at in range(0, len(texts), TEXTS_PER_BATCH)
-        ]
-        return torch.cat(parts)
+        return in_parts(self.pooled, texts)
 
 
 class PairPooled(Pooled):
@@ -152,6 +148,12 @@ class PairPooled(Pooled):
     def logits(self, texts: Sequence[str]) -> Tensor:
         """Logits ``[B, 2]``; differentiable."""
         return self.head(self.pooled(texts))
+
+
+def in_parts(rows: Callable[[Sequence[str]], Tensor], texts: Sequence[str]) -> Tensor:
+    """``rows`` of any number of texts, of which only so many go through a model at once."""
+    starts = range(0, len(texts), TEXTS_AT_ONCE)
+    return torch.cat([rows(texts[at : at + TEXTS_AT_ONCE]) for at in starts])
 
 
 def copied_body(language_model: LanguageModel, blocks: int | None) -> PreTrainedModel:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from datamodules.records import Probe, Record
-from editors.memory.settings import Training
+from editors.memory.encoder import in_parts
+from editors.memory.training import SeracTraining
+from editors.schedule import drawn
 from models.language_model import LanguageModel
-
-TEXTS_PER_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Examples:
 
 def examples(
     records: Sequence[Record],
-    settings: Training,
+    settings: SeracTraining,
     hard: HardNegatives,
     generator: np.random.Generator,
 ) -> Examples:
@@ -95,13 +95,6 @@ def _others(
     ]
 
 
-def drawn(probes: Sequence[Probe], count: int, generator: np.random.Generator) -> Sequence[Probe]:
-    """``count`` different ones, or all if there are no more."""
-    if len(probes) <= count:
-        return probes
-    return [probes[i] for i in generator.choice(len(probes), count, replace=False)]
-
-
 class HardNegatives:
     """Requests of a pool that read like another one, but are about another subject.
 
@@ -119,7 +112,7 @@ class HardNegatives:
     """
 
     def __init__(
-        self, language_model: LanguageModel, records: Sequence[Record], settings: Training
+        self, language_model: LanguageModel, records: Sequence[Record], settings: SeracTraining
     ):
         pool = {record.request.prompt: record.request for record in records[: settings.pool]}
         self.requests = list(pool.values())
@@ -162,10 +155,11 @@ class HardNegatives:
 @torch.no_grad()
 def _states(language_model: LanguageModel, texts: Sequence[str]) -> Tensor:
     """Mean states ``[B, d]`` of texts."""
-    parts = []
-    for at in range(0, len(texts), TEXTS_PER_BATCH):
-        batch = language_model.encode(texts[at : at + TEXTS_PER_BATCH], None)
+
+    def mean(part: Sequence[str]) -> Tensor:
+        batch = language_model.encode(part, None)
         weights = batch.attention_mask[..., None].float()
         states = language_model.hidden(batch).float()
-        parts.append(((states * weights).sum(1) / weights.sum(1)).cpu())
-    return torch.cat(parts)
+        return ((states * weights).sum(1) / weights.sum(1)).cpu()
+
+    return in_parts(mean, texts)

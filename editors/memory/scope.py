@@ -14,13 +14,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from editors.editor import one_of
-from editors.memory.encoder import Encoder, PairPooled, PairTexts
-from editors.memory.similarity import log_similarity
+from editors.memory.encoder import Encoder, PairPooled, PairTexts, in_parts
+from editors.memory.similarity import Distance, log_similarity
+from editors.settings import one_of
 from edits.routing import Entry
 
 KEYS = ("prompt", "prompt_and_target")
-PAIRS_AT_ONCE = 256
 
 
 class Scope(nn.Module, ABC):
@@ -62,38 +61,22 @@ class Scope(nn.Module, ABC):
 
 
 class EmbeddingScope(Scope):
-    """``s = exp(-scale * distance)`` of the embeddings of question and entry.
+    """``s = exp(-distance)`` of the embeddings of question and entry.
 
     Args:
         encoder: of both.
         key: see `Scope`.
-        scale: of the distance.
-        heads: see `log_similarity`, as the others.
-        bound: likewise.
-        cosine: likewise.
-        squared: likewise.
+        distance: of embeddings.
 
     Raises:
         ValueError: unknown key, or one with a separator that the encoder lacks.
     """
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        key: str,
-        *,
-        scale: float = 1.0,
-        heads: int = 1,
-        bound: bool = False,
-        cosine: bool = False,
-        squared: bool = True,
-    ):
+    def __init__(self, encoder: Encoder, key: str, distance: Distance):
         super().__init__(key)
         self.encoder = encoder
         self.separator = encoder.separator if key == "prompt_and_target" else ""
-        self.distance = {
-            "scale": scale, "heads": heads, "bound": bound, "cosine": cosine, "squared": squared,
-        }  # fmt: skip
+        self.distance = distance
 
     def keys(self, entries: Sequence[Entry]) -> Tensor:
         """Embeddings ``[M, d]``."""
@@ -107,7 +90,7 @@ class EmbeddingScope(Scope):
         self, prompts: Sequence[str], queries: Tensor, entries: Sequence[Entry], keys: Tensor
     ) -> Tensor:
         """``log s`` ``[Q, M]``; of the embeddings alone."""
-        return log_similarity(queries, keys.to(queries), **self.distance)
+        return log_similarity(queries, keys.to(queries), self.distance)
 
     def of_pairs(self, prompts: Sequence[str], entries: Sequence[Entry], pairs: Tensor) -> Tensor:
         """``log s`` ``[P]``; a text is embedded once, in however many pairs it is."""
@@ -115,7 +98,7 @@ class EmbeddingScope(Scope):
         different = {text: at for at, text in enumerate(dict.fromkeys(texts))}
         embedded = self.encoder.embed(list(different))[[different[text] for text in texts]]
         queries, keys = embedded.split([len(prompts), len(entries)])
-        found = log_similarity(queries, keys, **self.distance)
+        found = log_similarity(queries, keys, self.distance)
         return found[pairs[:, 0], pairs[:, 1]]
 
 
@@ -156,5 +139,4 @@ class CrossAttentionScope(Scope):
             f"{self.text(entries[m], self.separator)}{self.separator}{prompts[q]}"
             for q, m in pairs.tolist()
         ]
-        parts = [texts[at : at + PAIRS_AT_ONCE] for at in range(0, len(texts), PAIRS_AT_ONCE)]
-        return torch.cat([self.classifier.logits(part).log_softmax(-1)[:, 0] for part in parts])
+        return in_parts(lambda part: self.classifier.logits(part).log_softmax(-1)[:, 0], texts)

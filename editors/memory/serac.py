@@ -21,27 +21,33 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from datamodules.loops import training_records
 from datamodules.records import Record, Request
 from editors.checkpoints import state_of
+from editors.editor import Group
 from editors.memory.examples import Examples, HardNegatives, examples
-from editors.memory.models import Pair, counterfactual_of, scope_of
-from editors.memory.settings import Training
-from editors.memory.similarity import balanced_bce
+from editors.memory.pair import Pair, counterfactual_of, scope_of
+from editors.memory.similarity import Distance, balanced_bce
+from editors.memory.training import SeracTraining
 from editors.trained import TrainedEditor
 from edits.edit import Edit
+from edits.loading import load
 from edits.routing import THRESHOLD, Entry, RoutedEdit
 from models.language_model import LanguageModel
 
+PAPER = SeracTraining()
+SQUARED = Distance()
+
 
 @final
-class Serac(TrainedEditor):
+class Serac(TrainedEditor[RoutedEdit]):
     """Remembers requests; answers what is in their scope by a model that reads them first.
 
     Args:
@@ -53,16 +59,18 @@ class Serac(TrainedEditor):
         pooling: what of the encoder's states is a text's embedding; see `Pooled`.
         key: what the classifier reads of an edit; see `Scope`.
         separator: what stands between texts; None: the encoder's own.
-        distance: of embeddings; what `log_similarity` takes by name.
+        distance: of embeddings.
         counterfactual: folder or hub id of the counterfactual model; None: a copy of the language
             model.
         template: how an edit stands in front of a question; see `Pair`.
         start: checkpoint whose two models training starts from, as when one is trained after the
             other.
-        **training: see `Training`.
+        training: how the two models are trained.
     """
 
-    Settings = Training
+    BUNDLES: ClassVar[Mapping[str, type]] = {"distance": Distance, "training": SeracTraining}
+    UNSAVED = ("language_model", "start")
+    training_settings: SeracTraining
 
     def __init__(
         self,
@@ -74,14 +82,13 @@ class Serac(TrainedEditor):
         pooling: str = "first",
         key: str = "prompt",
         separator: str | None = None,
-        distance: Mapping[str, Any] | None = None,
+        distance: Distance = SQUARED,
         counterfactual: str | None = None,
         template: str = "{prompt} {target} {question}",
         start: str | None = None,
-        **training: Any,
+        training: SeracTraining = PAPER,
     ):
-        super().__init__(language_model, **training)
-        self.save_hyperparameters(ignore=["language_model", "start"])
+        super().__init__(language_model, training)
         scope = scope_of(
             language_model,
             classifier,
@@ -90,11 +97,11 @@ class Serac(TrainedEditor):
             pooling,
             key,
             separator,
-            **(distance or {}),
+            distance,
         )
         self.models = Pair(scope, counterfactual_of(language_model, counterfactual), template)
         for part, model in self._parts().items():
-            model.requires_grad_(self.training_settings.train in ("both", part))
+            model.requires_grad_(training.train in ("both", part))
         self.hard: HardNegatives | None = None
         if start is not None:
             self.load_state_dict(state_of(type(self), language_model, start))
@@ -104,44 +111,28 @@ class Serac(TrainedEditor):
 
     # edits
 
-    def edit(self, requests: Sequence[Request], after: RoutedEdit | None = None) -> RoutedEdit:
-        """One edit that remembers all the requests; see `Editor.edit`.
+    @torch.no_grad()
+    def compute(self, groups: Sequence[Group], after: Edit | None) -> RoutedEdit:
+        """See `Editor.compute`: each edit remembers the requests of its group.
 
         The order makes no difference, except that of requests with one prompt the last one counts.
 
         Raises:
-            ValueError: no requests, one too long to stand in front of a question, or ``after`` is
-                no edit of this editor.
+            ValueError: a request is too long to stand in front of a question, or ``after`` is no
+                edit of this editor.
         """
-        entries, embedded = self._remembered(requests)
-        if after is None:
-            after = self._routed(((),), embedded[:0])
-        self._check_ours(after)
-        return after.with_entries(entries, embedded)
-
-    def edit_each(self, requests: Sequence[Request]) -> RoutedEdit:
-        """One independent edit for each request; see `Editor.edit_each`."""
-        entries, embedded = self._remembered(requests)
-        return self._routed(tuple((entry,) for entry in entries), embedded)
-
-    def load(self, path: str | Path) -> RoutedEdit:
-        """An edit that was saved, to be used with this editor's models; see `RoutedEdit.load`."""
-        return RoutedEdit.load(path, self.models, self.language_model)
-
-    @torch.no_grad()
-    def _remembered(self, requests: Sequence[Request]) -> tuple[list[Entry], Tensor]:
-        if not requests:
-            raise ValueError("there are no requests to edit for")
-        entries = [Entry(request.prompt, request.target) for request in requests]
-        self.models.check(entries)
-        return entries, self.models.keys(entries)
-
-    def _routed(self, caches: tuple[tuple[Entry, ...], ...], embedded: Tensor) -> RoutedEdit:
-        return RoutedEdit(caches, embedded, self.models, self.name, self.language_model.fingerprint)
-
-    def _check_ours(self, after: Edit) -> None:
-        if not isinstance(after, RoutedEdit) or after.models is not self.models:
+        if after is not None and not isinstance(after, RoutedEdit):
             raise ValueError(f"after: {self.name} goes on from its own edits only")
+        caches = tuple(_entries(group) for group in groups)
+        entries = [entry for cache in caches for entry in cache]
+        self.models.check(entries)
+        keys, owner = self.models.keys(entries), self.language_model.fingerprint
+        edit = RoutedEdit(caches, keys, self.models, self.name, owner)
+        return edit if after is None else after.plus(edit)
+
+    def load(self, path: str | Path) -> Edit:
+        """An edit that was saved, to be used with this editor's models; see `Editor.load`."""
+        return load(path, self.language_model, self.models)
 
     # training
 
@@ -152,8 +143,7 @@ class Serac(TrainedEditor):
 
     def on_fit_start(self) -> None:
         """Make the pool of hard negatives."""
-        self.trainer.fit_loop.setup_data()
-        records = self.trainer.train_dataloader.dataset
+        records = training_records(self.trainer)
         count = min(self.training_settings.pool, len(records))
         pool = [records[at] for at in range(count)]
         self.hard = HardNegatives(self.language_model, pool, self.training_settings)
@@ -161,8 +151,7 @@ class Serac(TrainedEditor):
     def training_step(self, records: Sequence[Record], batch_index: int) -> Tensor:
         """The classifier's loss, and the counterfactual model's given the right edit."""
         settings = self.training_settings
-        seed = (settings.seed, self.global_rank, self.global_step, batch_index)
-        generator = np.random.default_rng(seed)
+        generator = self.draws(batch_index)
         asked = examples(records, settings, self.hard, generator)
         entries = [Entry(record.request.prompt, record.request.target) for record in records]
         losses, values = [], {}
@@ -194,7 +183,7 @@ class Serac(TrainedEditor):
     ) -> Tensor:
         """Mean negative log-likelihood (nats per token) of answers behind the right edit."""
         chosen = asked.some_inside(self.training_settings.conditioned, generator)
-        model = self.models.counterfactual
+        model = self.models.counterfactual.rendered(self.language_model.rendering)
         prompts = [
             self.models.condition(entries[asked.record[at]], asked.probes[at].prompt)
             for at in chosen
@@ -219,3 +208,9 @@ class Serac(TrainedEditor):
         share = partial(settings.rate, total=total)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _entries(requests: Sequence[Request]) -> tuple[Entry, ...]:
+    """What is remembered of an edit's requests: of those with one prompt the last."""
+    last = {request.prompt: at for at, request in enumerate(requests)}
+    return tuple(Entry(requests[at].prompt, requests[at].target) for at in sorted(last.values()))

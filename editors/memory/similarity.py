@@ -4,49 +4,60 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+from editors.settings import at_least, positive
 
 EPS = torch.finfo(torch.float32).eps
 
 
-def log_similarity(
-    queries: Tensor,
-    keys: Tensor,
-    *,
-    scale: float = 1.0,
-    heads: int = 1,
-    bound: bool = False,
-    cosine: bool = False,
-    squared: bool = True,
-) -> Tensor:
-    """``log s = -scale * distance`` ``[Q, M]`` of embeddings ``[Q, d]`` and ``[M, d]``.
+@dataclass(frozen=True, kw_only=True)
+class Distance:
+    """Of two embeddings; by default the squared Euclidean one.
 
-    One matrix product. The distance is the squared Euclidean one unless told otherwise, and never
-    below 0, whatever rounding does; s is in (0, 1].
+    Attributes:
+        scale: What it is multiplied by.
+        heads: The embeddings are cut into so many equal slices, and the smallest distance counts.
+        bound: Whether embeddings go through tanh.
+        cosine: Whether it is one minus the cosine.
+        squared: Whether a Euclidean one is squared.
 
-    Args:
-        queries: of the questions.
-        keys: of the entries.
-        scale: of the distance.
-        heads: the embeddings are cut into so many equal slices, and the smallest distance counts.
-        bound: whether embeddings go through tanh.
-        cosine: the distance is one minus the cosine.
-        squared: False: the distance is the Euclidean one.
+    Raises:
+        ValueError: no head, or a scale that is not above 0.
     """
-    if bound:
+
+    scale: float = 1.0
+    heads: int = 1
+    bound: bool = False
+    cosine: bool = False
+    squared: bool = True
+
+    def __post_init__(self):
+        at_least(1, heads=self.heads)
+        positive(scale=self.scale)
+
+
+def log_similarity(queries: Tensor, keys: Tensor, distance: Distance) -> Tensor:
+    """``log s = -distance`` ``[Q, M]`` of the questions' ``[Q, d]`` and entries' ``[M, d]``.
+
+    One matrix product. A distance is never below 0, whatever rounding does; s is in (0, 1].
+    """
+    if distance.bound:
         queries, keys = queries.tanh(), keys.tanh()
-    queries, keys = (x.unflatten(-1, (heads, -1)).transpose(0, 1) for x in (queries, keys))
-    if cosine:
+    queries, keys = (x.unflatten(-1, (distance.heads, -1)).transpose(0, 1) for x in (queries, keys))
+    if distance.cosine:
         queries, keys = (torch.nn.functional.normalize(x, dim=-1) for x in (queries, keys))
-        distance = (1 - queries @ keys.mT).clamp(min=0)
+        values = (1 - queries @ keys.mT).clamp(min=0)
     else:
         squares = (torch.linalg.vector_norm(x, dim=-1).square() for x in (queries, keys))
         norms = next(squares)[..., None] + next(squares)[:, None]
-        distance = torch.baddbmm(norms, queries, keys.mT, alpha=-2).clamp(min=0)
-        if not squared:
-            distance = torch.where(distance > 0, distance, 1).sqrt() * (distance > 0)
-    return -scale * distance.amin(0)
+        values = torch.baddbmm(norms, queries, keys.mT, alpha=-2).clamp(min=0)
+        if not distance.squared:
+            values = torch.where(values > 0, values, 1).sqrt() * (values > 0)
+    return -distance.scale * values.amin(0)
 
 
 def balanced_bce(positive: Tensor, negative: Tensor, weight: float = 1.0) -> Tensor:

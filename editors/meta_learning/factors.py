@@ -13,15 +13,16 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
-from edits.capture import captured
 from torch import Tensor
 
+from editors.descent import means
 from editors.meta_learning.batches import parts_by_length, predicted, predicting, without_last
-from editors.meta_learning.losses import example_means, nll
-from edits.rows import compute_dtype
+from editors.meta_learning.losses import nll
 from edits.updates import Dense, LowRank
 from edits.weights import WeightEdit
+from models.capture import captured
 from models.encoding import Batch
+from models.hooks import compute_dtype
 from models.language_model import LanguageModel
 
 
@@ -130,7 +131,7 @@ def _part(
         counts = predicting(batch)
         logits = language_model.head(language_model.hidden(without_last(batch))[counts])
         losses = nll(logits, predicted(batch))
-        loss = example_means(losses, counts.nonzero()[:, 0], len(counts)).sum()
+        loss = means(losses, counts.nonzero()[:, 0], len(counts)).sum()
         deltas = torch.autograd.grad(loss, [seen[layer].output for layer in layers])
     read = batch.read.attention_mask.bool()
     wanted = counts if tokens == "target" else without_last(batch).attention_mask.bool()

@@ -10,59 +10,64 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from datamodules.records import Record, Request
-from editors.editor import named
-from editors.meta_learning.constraint import objective
+from datamodules.disturbance import undisturbed
+from datamodules.loops import training_records
+from datamodules.records import Record, Request, requests_of
+from editors.editor import Group
 from editors.meta_learning.decoupled import decoupled
 from editors.meta_learning.factors import Factors, factors
-from editors.meta_learning.objective import outer_parts
+from editors.meta_learning.objective import objective
 from editors.meta_learning.optimiser import configured
+from editors.meta_learning.outer_loss import outer_parts
 from editors.meta_learning.rounds import failing, spread
-from editors.meta_learning.training import Training, questions
+from editors.meta_learning.training import HypernetworkTraining, questions
 from editors.meta_learning.transform import Transforms
+from editors.settings import named
 from editors.trained import TrainedEditor
+from editors.validation import Validation
 from edits.updates import Dense, LowRank
 from edits.weights import WeightEdit
 from models.language_model import LanguageModel
 
 
-class Hypernetwork(TrainedEditor):
+class Hypernetwork(TrainedEditor[WeightEdit]):
     """An editor that is trained; a batch is a list of records.
 
     Args:
         language_model: the model to edit.
         layers: names of the linear maps to edit; by default the feed-forward maps ``mlp_in`` and
             ``mlp_out`` of the last three blocks, or of the last two of both stacks.
-        **training: see `Training`.
+        training: how the networks are trained, and how often a request is edited.
     """
 
-    Settings = Training
+    BUNDLES: ClassVar[Mapping[str, type]] = {"training": HypernetworkTraining}
+    training_settings: HypernetworkTraining
 
     def __init__(
-        self, language_model: LanguageModel, *, layers: Sequence[str] | None = None, **training: Any
+        self,
+        language_model: LanguageModel,
+        *,
+        layers: Sequence[str] | None = None,
+        training: HypernetworkTraining,
     ):
-        super().__init__(language_model, **training)
-        self.save_hyperparameters(ignore=["language_model"])
+        super().__init__(language_model, training)
         self.layers = _default_layers(language_model) if layers is None else named(layers)
-        self.objective = objective(self.training_settings)
+        self.objective = objective(training)
         self.transforms: Transforms | None = None  # set by a method that has them
+        joins = max(training.joint_edits) > 1  # in training, so in validation too
+        self.joint_validation = Validation() if joins else None
 
     @property
     def in_step(self) -> bool:
         """Whether a request is edited once, whatever comes of it."""
         return self.training_settings.rounds == 1
-
-    @property
-    def joins(self) -> bool:
-        """Whether requests are edited together in training, so in validation too."""
-        return max(self.training_settings.joint_edits) > 1
 
     # what a method is
 
@@ -100,36 +105,36 @@ class Hypernetwork(TrainedEditor):
 
     # edits
 
-    def edit(self, requests: Sequence[Request], after: WeightEdit | None = None) -> WeightEdit:
-        """One edit that makes all the requests true; see `Editor.edit`."""
-        edit = self._made(requests, after, joint=True)
+    @torch.no_grad()
+    def compute(self, groups: Sequence[Group], after: WeightEdit | None) -> WeightEdit:
+        """See `Editor.compute`; of several groups, those of one request are edited side by side."""
+        joint = max(map(len, groups)) > 1
+        if joint and len(groups) > 1:
+            return WeightEdit.stack([self.compute([group], after) for group in groups])
+        requests = [request for group in groups for request in group]
+        edit = self._round(requests, joint, after)
         edit = edit if after is None else after.plus(edit)
         for _ in range(self.training_settings.rounds - 1):
             failed = failing(self.language_model, edit, requests)
             if not failed:
                 break
-            again = requests if self.holds else [requests[n] for n in failed]
-            edit = edit.plus(self._made(again, edit, joint=True))
+            edit = edit.plus(self._again(requests, failed, joint, edit))
         return edit
 
-    def edit_each(self, requests: Sequence[Request]) -> WeightEdit:
-        """One independent edit for each request; see `Editor.edit_each`."""
-        edit = self._made(requests, None, joint=False)
-        for _ in range(self.training_settings.rounds - 1):
-            failed = failing(self.language_model, edit, requests)
-            if not failed:
-                break
-            again = self._made([requests[n] for n in failed], edit.select(failed), joint=False)
-            edit = edit.plus(spread(again, failed, len(requests)))
-        return edit
-
-    @torch.no_grad()
-    def _made(
-        self, requests: Sequence[Request], after: WeightEdit | None, joint: bool
+    def _round(
+        self, requests: Sequence[Request], joint: bool, after: WeightEdit | None
     ) -> WeightEdit:
-        if not requests:
-            raise ValueError("there are no requests to edit for")
         return self.propose(requests, self.factors(requests, after), joint, after)
+
+    def _again(
+        self, requests: Sequence[Request], failed: Sequence[int], joint: bool, edit: WeightEdit
+    ) -> WeightEdit:
+        """What a further round adds to an edit that has failed for some of its requests."""
+        some = [requests[number] for number in failed]
+        if joint:
+            return self._round(requests if self.holds else some, True, edit)
+        again = self._round(some, False, edit.select(failed))
+        return spread(again, failed, len(requests))
 
     def factors(
         self, requests: Sequence[Request], after: WeightEdit | None = None
@@ -166,10 +171,10 @@ class Hypernetwork(TrainedEditor):
     def on_fit_start(self) -> None:
         """Collect the statistics that are then frozen, unless a checkpoint brought them."""
         if self.training_settings.statistics == "frozen" and not self.observed:
-            self.trainer.fit_loop.setup_data()
-            records = self.trainer.train_dataloader.dataset
+            records = training_records(self.trainer)
             count = min(self.training_settings.statistics_edits, len(records))
-            self.collect([records[i].request for i in range(count)])
+            requests = requests_of(records[at] for at in range(count))
+            self.collect(requests[: self.training_settings.statistics_edits])
 
     def collect(self, requests: Sequence[Request]) -> None:
         """Take the requests' rows into the statistics; in every process the same."""
@@ -180,13 +185,12 @@ class Hypernetwork(TrainedEditor):
         """The objective of edit loss and locality loss, of the edits that the records make."""
         settings, model = self.training_settings, self.language_model
         joint = settings.joint(batch_index, len(records))
-        seed = (settings.seed, self.global_rank, self.global_step, batch_index)
-        asked = questions(records, settings, np.random.default_rng(seed), joint)
-        requests = [record.request for record in records]
-        rows = self.factors(requests)
+        asked = questions(records, settings, self.draws(batch_index), joint)
+        groups = [requests_of(records[at : at + joint]) for at in range(0, len(records), joint)]
+        rows = self.factors(requests_of(records))
         if settings.statistics == "online":
             self.observe(rows, gather=True)
-        edit = self._of_batch(requests, rows, joint)
+        edit = self._of_batch(groups, rows, together=joint > 1)
         batch = model.encode([p.prompt for p in asked.probes], [p.target for p in asked.probes])
         owner = [record // joint for record in asked.record]
         parts = outer_parts(model, batch, owner, asked.outer, len(edit), settings)
@@ -196,15 +200,16 @@ class Hypernetwork(TrainedEditor):
         return loss * torch.where(loss.isfinite(), 1.0, torch.nan)
 
     def _of_batch(
-        self, requests: Sequence[Request], factors: Mapping[str, Factors], joint: int
+        self, groups: Sequence[Group], factors: Mapping[str, Factors], together: bool
     ) -> WeightEdit:
-        """The edits of a batch, of which each is for ``joint`` requests together."""
-        if joint == 1:
-            return self.propose(requests, factors, joint=False)
+        """An edit for each group of a batch; ``together``: also groups of one are joint edits."""
+        if not together and all(len(group) == 1 for group in groups):
+            return self.propose([request for [request] in groups], factors, joint=False)
+        starts = accumulate(map(len, groups), initial=0)
         edits = []
-        for start in range(0, len(requests), joint):
-            own = {n: rows.between(start, start + joint) for n, rows in factors.items()}
-            edits.append(self.propose(requests[start : start + joint], own, joint=True))
+        for group, start in zip(groups, starts, strict=False):
+            own = {n: rows.between(start, start + len(group)) for n, rows in factors.items()}
+            edits.append(self.propose(group, own, joint=True))
         return WeightEdit.stack(edits)
 
     def _log_step(
@@ -237,11 +242,29 @@ class Hypernetwork(TrainedEditor):
 
     # validation
 
+    def validation_step(self, records: Sequence[Record], batch_index: int) -> None:
+        """See `TrainedEditor.validation_step`; nothing while there are no statistics."""
+        if self.observed:  # online ones are not, in the sanity check before the first step
+            super().validation_step(records, batch_index)
+
+    def judge(self, records: Sequence[Record]) -> None:
+        """Judge an independent edit for each record, and one of all if so trained."""
+        super().judge(records)
+        if self.joint_validation is not None:
+            edit = self.edit(requests_of(records))
+            self.joint_validation.update(self.language_model, edit, undisturbed(records))
+
+    def validations(self) -> dict[str, Validation]:
+        """See `TrainedEditor.validations`."""
+        joint = self.joint_validation
+        return super().validations() | ({} if joint is None else {"joint_": joint})
+
     def on_validation_epoch_end(self) -> None:
         """Log the score; tell the objective of success."""
+        if not self.observed:
+            return
         super().on_validation_epoch_end()
-        fitting = self.trainer.state.fn is TrainerFn.FITTING and not self.trainer.sanity_checking
-        if fitting and self.observed:
+        if self.trainer.state.fn is TrainerFn.FITTING and not self.trainer.sanity_checking:
             self.objective.after_validation(self.validation.success())
 
 

@@ -11,8 +11,9 @@ https://arxiv.org/abs/2104.08164, section 3. Departures from the authors' code, 
 - a batch holds independent edits, each with locality probes of its own;
 - a further round of an edit is computed anew, on the edited model.
 
-EFK is ``objective="weighted", smoothing=0.0, optimiser="adam", lr=1e-5`` with widths of 512, 768
-and 512; its code normalises the gates of GPT-2's maps over the inputs (``softmax="inputs"``).
+EFK is ``KeTraining(objective="weighted", smoothing=0.0, optimiser="adam", lr=1e-5)`` with widths
+of 512, 768 and 512; its code normalises the gates of GPT-2's maps over the inputs
+(``softmax="inputs"``).
 """
 
 # B requests, n kept rows of all of them, d_in/d_out layer widths
@@ -20,31 +21,42 @@ and 512; its code normalises the gates of GPT-2's maps over the inputs (``softma
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, final
+from dataclasses import dataclass, replace
+from typing import ClassVar, final
 
 from torch import Tensor, nn
 
 from datamodules.records import Request
-from editors.editor import one_of
 from editors.meta_learning.conditioner import Conditioner, Gates
 from editors.meta_learning.factors import Factors
 from editors.meta_learning.hypernetwork import Hypernetwork
-from edits.rows import compute_dtype
-from edits.weights import Dense, LowRank, WeightEdit
+from editors.meta_learning.training import HypernetworkTraining
+from editors.settings import one_of
+from edits.updates import Dense, LowRank
+from edits.weights import WeightEdit
+from files import first_line
 from models.encoding import Batch
+from models.hooks import compute_dtype
 from models.language_model import LanguageModel
+from models.rendering import Rendering
 
 SOFTMAX = ("outputs", "inputs")
-PAPER = {
-    "objective": "constrained",
-    "smoothing": 0.1,
-    "outer": "both",
-    "kl_positions": "target",
-    "optimiser": "rmsprop",
-    "lr": 3e-4,
-}
 REMEMBERED = 2**16  # answers of the unedited model that are kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeTraining(HypernetworkTraining):
+    """`HypernetworkTraining` with the paper's defaults for KE."""
+
+    objective: str = "constrained"
+    smoothing: float = 0.1
+    outer: str = "both"
+    kl_positions: str = "target"
+    optimiser: str = "rmsprop"
+    lr: float = 3e-4
+
+
+PAPER = KeTraining()
 
 
 @final
@@ -64,8 +76,10 @@ class Ke(Hypernetwork):
         softmax: the side whose gates are positive and sum to 1, ``"outputs"`` or ``"inputs"``; the
             other side's are free.
         answer_tokens: length of the model's answer in the text.
-        **training: see `Training`; defaults are the paper's.
+        training: see `Hypernetwork`.
     """
+
+    BUNDLES: ClassVar[Mapping[str, type]] = {"training": KeTraining}
 
     def __init__(
         self,
@@ -78,9 +92,9 @@ class Ke(Hypernetwork):
         max_scale: float = 1.0,
         softmax: str = "outputs",
         answer_tokens: int = 8,
-        **training: Any,
+        training: HypernetworkTraining = PAPER,
     ):
-        super().__init__(language_model, layers=layers, **PAPER | training)
+        super().__init__(language_model, layers=layers, training=training)
         one_of("softmax", softmax, SOFTMAX)
         self.max_scale, self.softmax, self.answer_tokens = max_scale, softmax, answer_tokens
         embeddings = language_model.model.get_input_embeddings().weight.detach()
@@ -131,7 +145,7 @@ class Ke(Hypernetwork):
             answers = self._answered([request.prompt for request in requests], after)
             asked = zip(answers, requests, strict=True)
             texts = [f"{answer} >> {r.target} || {r.prompt}" for answer, r in asked]
-            return self.language_model.encode(texts, None).read
+            return self.language_model.rendered(Rendering()).encode(texts, None).read
         except ValueError as error:
             raise ValueError(f"the text that ke reads of a request: {error}") from error
 
@@ -140,17 +154,14 @@ class Ke(Hypernetwork):
         tokens = self.answer_tokens
         if after is not None:
             rows = None if len(after) == 1 else range(len(prompts))
-            said = after.edited(self.language_model).generate(prompts, rows, tokens)
-            return [_first_line(text) for text in said]
+            edited = after.edited(self.language_model)
+            said = edited.generate(prompts, rows=rows, max_new_tokens=tokens)
+            return [first_line(text) for text in said]
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._answers]
         if len(self._answers) + len(new) > REMEMBERED:
             self._answers.clear()
             new = list(dict.fromkeys(prompts))
         if new:
-            said = self.language_model.generate(new, tokens)
-            self._answers.update(zip(new, map(_first_line, said), strict=True))
+            said = self.language_model.generate(new, max_new_tokens=tokens)
+            self._answers.update(zip(new, map(first_line, said), strict=True))
         return [self._answers[prompt] for prompt in prompts]
-
-
-def _first_line(text: str) -> str:
-    return text.strip().partition("\n")[0]

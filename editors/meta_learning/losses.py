@@ -1,14 +1,13 @@
 """What a trained editor is judged by: likelihood of the target, distance to the unedited model.
 
-All functions take logits that are already picked: one row for each position that counts, with
-``row`` [n] telling which example it belongs to. So no function here shifts or masks.
+Both functions take logits that are already picked, one row for each position that counts: neither
+shifts or masks.
 """
 
-# n positions, V vocabulary, B examples
+# n positions, V vocabulary
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,9 +27,3 @@ def kl(before: Tensor, after: Tensor) -> Tensor:
     """``KL(before || after)`` (nats) ``[n]`` of the distributions with these logits [n, V]."""
     before, after = before.log_softmax(-1), after.log_softmax(-1)
     return (before.exp() * (before - after)).sum(-1)
-
-
-def example_means(values: Tensor, row: Tensor, examples: int) -> Tensor:
-    """Mean over each example's positions ``[B]``; 0 for an example without any."""
-    sums = values.new_zeros(examples).index_add(0, row, values)
-    return sums / torch.bincount(row, minlength=examples).clamp(min=1).to(values.dtype)

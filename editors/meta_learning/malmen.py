@@ -20,7 +20,8 @@ https://arxiv.org/abs/2311.04661, section 3 and the authors' code
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, final
+from dataclasses import dataclass
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -30,9 +31,22 @@ from datamodules.records import Request
 from editors.meta_learning.factors import Factors
 from editors.meta_learning.hypernetwork import Hypernetwork
 from editors.meta_learning.least_squares import least_squares
+from editors.meta_learning.training import HypernetworkTraining
 from editors.meta_learning.transform import STD_FLOOR, Transforms
-from edits.weights import Dense, LowRank, WeightEdit
+from editors.settings import at_least, positive
+from edits.updates import Dense, LowRank
+from edits.weights import WeightEdit
 from models.language_model import LanguageModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class MalmenTraining(HypernetworkTraining):
+    """`HypernetworkTraining` with the paper's defaults for MALMEN."""
+
+    tokens: str = "target"
+
+
+PAPER = MalmenTraining()
 
 
 @final
@@ -53,11 +67,13 @@ class Malmen(Hypernetwork):
         ridge: initial exp(theta); more than 0.
         rows_per_pass: rows that go through a network at once; the graphs of more are not kept but
             made again in the backward pass, so that memory does not grow with the requests.
-        **training: see `Training`.
+        training: see `Hypernetwork`.
 
     Raises:
         ValueError: a setting is none of the above.
     """
+
+    BUNDLES: ClassVar[Mapping[str, type]] = {"training": MalmenTraining}
 
     def __init__(
         self,
@@ -69,14 +85,12 @@ class Malmen(Hypernetwork):
         edit_lr: float = 1e-6,
         ridge: float = 1.0,
         rows_per_pass: int = 1024,
-        **training: Any,
+        training: HypernetworkTraining = PAPER,
     ):
         layers = _last_outputs(language_model, 6) if layers is None else layers
-        super().__init__(language_model, layers=layers, **{"tokens": "target"} | training)
-        if ridge <= 0:
-            raise ValueError(f"ridge must be more than 0, got {ridge}")
-        if rows_per_pass < 1:
-            raise ValueError(f"rows_per_pass must be at least 1, got {rows_per_pass}")
+        super().__init__(language_model, layers=layers, training=training)
+        positive(ridge=ridge)
+        at_least(1, rows_per_pass=rows_per_pass)
         self.rows_per_pass = rows_per_pass
         self.eta = nn.Parameter(torch.full((len(self.layers),), float(edit_lr)))
         self.theta = nn.Parameter(torch.full((len(self.layers),), float(ridge)).log())
@@ -85,7 +99,7 @@ class Malmen(Hypernetwork):
             rank=rank,
             blocks=blocks,
             film="after",
-            floor=STD_FLOOR if self.training_settings.statistics == "frozen" else 0.0,
+            floor=STD_FLOOR if training.statistics == "frozen" else 0.0,
         )
 
     holds = True  # a row that proposes little is one at which the layer is to stay as it is

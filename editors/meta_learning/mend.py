@@ -17,20 +17,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import nn
 
 from datamodules.records import Request
-from editors.editor import one_of
 from editors.meta_learning.factors import Factors
 from editors.meta_learning.hypernetwork import Hypernetwork
+from editors.meta_learning.training import HypernetworkTraining
 from editors.meta_learning.transform import STD_FLOOR, Transforms
-from edits.weights import Dense, LowRank, WeightEdit
+from editors.settings import one_of
+from edits.updates import Dense, LowRank
+from edits.weights import WeightEdit
 from models.language_model import LanguageModel
 
 SIGNS = {"descent": -1.0, "official": 1.0}
+PAPER = HypernetworkTraining()
 
 
 @final
@@ -51,7 +54,7 @@ class Mend(Hypernetwork):
         sides: what goes through a network; see `Transform`.
         normalise: standardise the factors.
         shared: layers of the same shape share a network and statistics.
-        **training: see `Training`.
+        training: see `Hypernetwork`.
     """
 
     def __init__(
@@ -67,9 +70,9 @@ class Mend(Hypernetwork):
         sides: str = "both",
         normalise: bool = True,
         shared: bool = True,
-        **training: Any,
+        training: HypernetworkTraining = PAPER,
     ):
-        super().__init__(language_model, layers=layers, **training)
+        super().__init__(language_model, layers=layers, training=training)
         one_of("sign", sign, tuple(SIGNS))
         self.sign = SIGNS[sign]
         self.alpha = nn.Parameter(torch.full((len(self.layers),), float(edit_lr)))
@@ -81,7 +84,7 @@ class Mend(Hypernetwork):
             init=init,
             sides=sides,
             normalise=normalise,
-            floor=STD_FLOOR if self.training_settings.statistics == "frozen" else 0.0,
+            floor=STD_FLOOR if training.statistics == "frozen" else 0.0,
         )
 
     def updates(

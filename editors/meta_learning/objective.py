@@ -1,135 +1,103 @@
-"""What hypernetworks are trained for: new answers to the outer questions, old ones elsewhere."""
+"""What a step makes small: a fixed sum of the two losses, or one under a bound on the other.
 
-# B edits, R questions, T tokens, d hidden width
+The bound is that of De Cao, Aziz, Titov: "Editing Factual Knowledge in Language Models", EMNLP
+2021, https://arxiv.org/abs/2104.08164, section 3.2: the edit loss, subject to a locality loss of at
+most a margin. A multiplier weighs what exceeds the margin; the optimiser lets it rise, by ascent,
+while the bound is broken. The margin shrinks as edits succeed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
+from abc import ABC, abstractmethod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from editors.meta_learning.batches import parts_by_length, predicting, without_last
-from editors.meta_learning.decoupled import Part
-from editors.meta_learning.losses import example_means, kl, nll
-from editors.meta_learning.training import Training
-from edits.weights import WeightEdit
-from models.encoding import Batch
-from models.language_model import LanguageModel
+from editors.meta_learning.training import HypernetworkTraining
+
+SUCCESS = 0.9  # share of successful edits above which the margin shrinks
+SHRINKING = 0.8
 
 
-def outer_losses(
-    language_model: LanguageModel,
-    edit: WeightEdit,
-    batch: Batch,
-    record: Sequence[int],
-    outer: int,
-    kl_positions: str = "all",
-    smoothing: float = 0.0,
-    weights: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Edit loss and locality loss (nats per token), each the mean over the edits.
+class Objective(nn.Module, ABC):
+    """The loss of a step, made of its edit loss and its locality loss; its parameters ascend."""
 
-    Of a part of the questions it is the part of the two, given the ``weights`` of its questions.
+    @abstractmethod
+    def forward(self, edit_loss: Tensor, locality_loss: Tensor) -> Tensor:
+        """What the networks descend, and the objective's own parameters ascend."""
+
+    @abstractmethod
+    def after_step(self) -> None:
+        """Bring the parameters back to where they may be."""
+
+    @abstractmethod
+    def after_validation(self, success: Tensor) -> None:
+        """Take in the share of validation edits that succeeded."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """What is to be logged, by name."""
+
+
+class Weighted(Objective):
+    """``edit_weight * edit_loss + locality_weight * locality_loss``."""
+
+    def __init__(self, edit_weight: float, locality_weight: float):
+        super().__init__()
+        self.edit_weight, self.locality_weight = edit_weight, locality_weight
+
+    def forward(self, edit_loss: Tensor, locality_loss: Tensor) -> Tensor:
+        """The weighted sum."""
+        return self.edit_weight * edit_loss + self.locality_weight * locality_loss
+
+    def after_step(self) -> None:
+        """Nothing: there are no parameters."""
+
+    def after_validation(self, success: Tensor) -> None:
+        """Nothing: the weights are fixed."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing."""
+        return {}
+
+
+class Constrained(Objective):
+    """``edit_loss + multiplier * (locality_loss - margin)``.
 
     Args:
-        language_model: the unedited model.
-        edit: B edits; the losses are differentiable for them.
-        batch: R questions, the outer ones first, then the locality probes.
-        record: which edit each question meets.
-        outer: number of outer questions.
-        kl_positions: see `Training`.
-        smoothing: of the edit loss's targets; see `Training`.
-        weights: ``[R]`` of the questions in the means; by default `shares` of these questions.
+        margin: initial bound on the locality loss (nats).
+        floor: what the margin never falls below.
     """
-    record = torch.as_tensor(record, device=batch.input_ids.device)
-    rows, values = [], []
-    for part_rows, part in parts_by_length(batch, whole=language_model.sharded):
-        first = int((part_rows < outer).sum())
-        part_rows, order = part_rows.sort()  # outer questions first
-        rows.append(part_rows)
-        values.append(
-            _question_losses(
-                language_model,
-                edit,
-                part.rows(order),
-                record[part_rows],
-                first,
-                kl_positions == "all",
-                smoothing,
-            )
-        )
-    losses = torch.cat(values)[torch.cat(rows).argsort()]  # [R]
-    weights = shares(record, outer, len(edit)) if weights is None else weights
-    losses = losses * weights.to(losses)
-    return losses[:outer].sum(), losses[outer:].sum()
+
+    margin: Tensor  # []
+
+    def __init__(self, margin: float, floor: float):
+        super().__init__()
+        self.multiplier = nn.Parameter(torch.ones(()))
+        self.register_buffer("margin", torch.tensor(float(margin)))
+        self.floor = floor
+
+    def forward(self, edit_loss: Tensor, locality_loss: Tensor) -> Tensor:
+        """The Lagrangian."""
+        return edit_loss + self.multiplier * (locality_loss - self.margin)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """A multiplier below 0 would reward what it is to forbid."""
+        self.multiplier.clamp_(min=0)
+
+    def after_validation(self, success: Tensor) -> None:
+        """Shrink the margin if enough edits succeeded."""
+        if success > SUCCESS:
+            self.margin.mul_(SHRINKING).clamp_(min=self.floor)
+
+    def state(self) -> dict[str, Tensor]:
+        """Multiplier and margin."""
+        return {"multiplier": self.multiplier, "margin": self.margin}
 
 
-def shares(record: Tensor, outer: int, edits: int) -> Tensor:
-    """Each question's weight ``[R]`` in the mean over the edits of the mean over their questions.
-
-    The mean is over the outer questions, or over the locality probes, whichever a question is.
-    """
-    sides = record[:outer], record[outer:]
-    counts = [torch.bincount(side, minlength=edits)[side] for side in sides]
-    return 1 / (edits * torch.cat(counts).double())
-
-
-def outer_parts(
-    language_model: LanguageModel,
-    batch: Batch,
-    record: Sequence[int],
-    outer: int,
-    edits: int,
-    settings: Training,
-) -> list[Part]:
-    """`outer_losses` of ``edits`` edits in parts of at most ``questions_per_batch`` questions."""
-    owner = torch.as_tensor(record, device=batch.input_ids.device)
-    weights = shares(owner, outer, edits)
-
-    def part(rows: slice) -> Part:
-        return lambda edit: outer_losses(
-            language_model,
-            edit,
-            batch.rows(rows),
-            owner[rows],
-            min(max(outer - rows.start, 0), rows.stop - rows.start),
-            settings.kl_positions,
-            settings.smoothing,
-            weights[rows],
-        )
-
-    size = len(owner) if language_model.sharded else settings.questions_per_batch
-    ends = [*range(0, len(owner), size), len(owner)]
-    return [part(slice(start, stop)) for start, stop in pairwise(ends)]
-
-
-def _question_losses(
-    model: LanguageModel,
-    edit: WeightEdit,
-    batch: Batch,
-    record: Tensor,
-    outer: int,
-    whole_texts: bool,
-    smoothing: float,
-) -> Tensor:
-    """Loss of each question ``[R]``: nll of the first ``outer``, KL from unedited of the others."""
-    counts = local_counts = predicting(batch)
-    tokens = without_last(batch)
-    if whole_texts and outer < len(record) and batch.source is None:
-        tokens, local_counts = batch, batch.attention_mask.bool()
-    with edit.hooks(model, record):
-        hidden = model.hidden(tokens)  # [R, T, d]
-    row, position = counts[:outer].nonzero(as_tuple=True)
-    targets = batch.labels[row, position + 1]
-    losses = nll(model.head(hidden[row, position]), targets, smoothing)
-    values = example_means(losses, row, outer)
-    if outer == len(record):
-        return values
-    row, position = local_counts[outer:].nonzero(as_tuple=True)
-    with torch.no_grad():
-        before = model.hidden(tokens.rows(slice(outer, None)))
-        before = model.head(before[row, position])
-    losses = kl(before, model.head(hidden[outer + row, position]))
-    return torch.cat([values, example_means(losses, row, len(record) - outer)])
+def objective(settings: HypernetworkTraining) -> Objective:
+    """The objective that the settings ask for."""
+    if settings.objective == "constrained":
+        return Constrained(settings.margin, settings.margin_floor)
+    return Weighted(settings.edit_weight, settings.locality_weight)

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from editors.meta_learning.training import Training
+from editors.meta_learning.training import HypernetworkTraining
 
 
 def configured(
     networks: Sequence[nn.Parameter],
     edit_lrs: Sequence[nn.Parameter],
     multipliers: Sequence[nn.Parameter],
-    settings: Training,
+    settings: HypernetworkTraining,
     steps: float = math.inf,
 ) -> Any:
     """What Lightning's ``configure_optimizers`` returns.

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from datamodules.records import Request
-from edits.weights import Dense, LowRank, WeightEdit
+from edits.weights import WeightEdit
 from models.language_model import LanguageModel
+from scoring.known import says
 
 
 def failing(
@@ -19,25 +18,13 @@ def failing(
     ``edit`` is one edit for all the requests, or one for each; answers are teacher-forced.
     """
     rows = None if len(edit) == 1 else range(len(requests))
-    scores = edit.edited(language_model).score(
-        [request.prompt for request in requests], [request.target for request in requests], rows
-    )
-    pairs = zip(scores.predicted, scores.targets, strict=True)
-    return [n for n, (said, target) in enumerate(pairs) if not torch.equal(said, target)]
+    right = says(edit.edited(language_model), requests, rows)
+    return [number for number, true in enumerate(right) if not true]
 
 
 def spread(edit: WeightEdit, index: Sequence[int], count: int) -> WeightEdit:
     """``count`` edits, of which edit ``index[i]`` is edit i of ``edit`` and the others are none."""
-    nothing = WeightEdit(
-        {name: _nothing(update) for name, update in edit.updates.items()},
-        edit.editor,
-        edit.model,
-    )
+    updates = {name: update.nothing(1) for name, update in edit.updates.items()}
     place = {at: number for number, at in enumerate(index)}
-    return WeightEdit.stack([edit, nothing]).select([place.get(n, len(edit)) for n in range(count)])
-
-
-def _nothing(like: LowRank | Dense) -> LowRank:
-    tensor = like.left if isinstance(like, LowRank) else like.weight
-    d_in, d_out = like.shape
-    return LowRank(tensor.new_zeros(1, d_in, 0), tensor.new_zeros(1, 0, d_out))
+    both = WeightEdit.stack([edit, WeightEdit(updates, edit.editor, edit.model)])
+    return both.select([place.get(number, len(edit)) for number in range(count)])

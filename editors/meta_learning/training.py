@@ -9,8 +9,8 @@ import numpy as np
 
 from datamodules.disturbance import undisturbed
 from datamodules.records import LOCALITY, Probe, Record
-from editors.editor import one_of
-from editors.schedule import Schedule
+from editors.schedule import Schedule, drawn
+from editors.settings import one_of
 
 OUTER = ("paraphrase", "both")
 KL_POSITIONS = ("all", "target")
@@ -21,8 +21,8 @@ TOKENS = ("all", "target")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training(Schedule):
-    """What all hypernetworks share, with `Schedule`; each is an argument of the editors.
+class HypernetworkTraining(Schedule):
+    """How hypernetworks are trained, with what `Schedule` says of all training.
 
     Attributes:
         optimiser: ``"adam"``, or centred ``"rmsprop"``.
@@ -139,7 +139,10 @@ class Questions:
 
 
 def questions(
-    records: Sequence[Record], settings: Training, generator: np.random.Generator, joint: int = 1
+    records: Sequence[Record],
+    settings: HypernetworkTraining,
+    generator: np.random.Generator,
+    joint: int = 1,
 ) -> Questions:
     """Draw the questions of one step, in which ``joint`` records after another are one edit's."""
     groups = (records[start : start + joint] for start in range(0, len(records), joint))
@@ -148,20 +151,13 @@ def questions(
     for index, record in enumerate(records):
         outer += [(index, probe) for probe in _outer(record, settings.outer, generator)]
         for kind in settings.locality_kinds:
-            drawn = _draw(record.of_kind(kind), settings.locality_probes, generator)
-            locality += [(index, probe) for probe in drawn]
+            probes = drawn(record.of_kind(kind), settings.locality_probes, generator)
+            locality += [(index, probe) for probe in probes]
     record, probes = zip(*outer, *locality, strict=True)
     return Questions(probes, record, len(outer))
 
 
 def _outer(record: Record, which: str, generator: np.random.Generator) -> list[Probe]:
     request = list(record.of_kind("reliability"))
-    paraphrase = _draw(record.of_kind("generalization"), 1, generator)
+    paraphrase = drawn(record.of_kind("generalization"), 1, generator)
     return request + paraphrase if which == "both" else paraphrase or request
-
-
-def _draw(probes: Sequence[Probe], count: int, generator: np.random.Generator) -> list[Probe]:
-    """``count`` different ones, or all if there are no more."""
-    if len(probes) <= count:
-        return list(probes)
-    return [probes[i] for i in generator.choice(len(probes), count, replace=False)]

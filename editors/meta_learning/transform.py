@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from editors.editor import one_of
 from editors.meta_learning.factors import Factors
 from editors.meta_learning.normaliser import Normaliser
+from editors.settings import one_of
 
 SIDES = ("both", "separate", "keys", "deltas", "smaller")
 INITS = ("identity", "xavier")

@@ -25,7 +25,7 @@ from editors.meta_learning.ke import Ke
 from editors.meta_learning.losses import kl
 from editors.meta_learning.malmen import Malmen
 from editors.meta_learning.mend import Mend
-from editors.meta_learning.objective import outer_losses
+from editors.meta_learning.outer_loss import outer_losses
 from edits.weights import WeightEdit
 from models import LanguageModel, UnsupportedModel
 from scoring.known import fitting, known

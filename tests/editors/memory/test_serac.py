@@ -12,7 +12,7 @@ from datamodules.records import Probe, Record, Request
 from editors.checkpoints import belongs_to, load_trained
 from editors.memory.examples import HardNegatives, examples
 from editors.memory.serac import Serac
-from editors.memory.settings import Training
+from editors.memory.training import SeracTraining
 from edits.routing import RoutedEdit
 from models import LanguageModel
 
@@ -205,7 +205,7 @@ def test_a_step_without_a_finite_gradient_is_left_out(language_model, records, t
     with torch.no_grad():
         next(editor.models.scope.parameters())[:] = torch.inf
     with pytest.raises(RuntimeError, match="not finite in 2 steps in a row"):
-        editor.training_settings = Training(max_skipped=2)
+        editor.training_settings = SeracTraining(max_skipped=2)
         trainer(max_steps=4, num_sanity_val_steps=0, limit_val_batches=0).fit(
             editor, data(records, 2)
         )
@@ -216,7 +216,9 @@ def test_a_step_without_a_finite_gradient_is_left_out(language_model, records, t
 
 
 def test_questions_in_and_out_of_scope(language_model, records):
-    settings = Training(positives=2, negative_kinds=["unrelated", "neighborhood"], hard_share=1.0)
+    settings = SeracTraining(
+        positives=2, negative_kinds=["unrelated", "neighborhood"], hard_share=1.0
+    )
     hard = HardNegatives(language_model, records, settings)
     drawn = examples(records, settings, hard, np.random.default_rng(0))
     kinds = [probe.kind for probe in drawn.probes]
@@ -232,7 +234,7 @@ def test_questions_in_and_out_of_scope(language_model, records):
 
 
 def test_no_request_is_told_apart_from_a_question_about_its_subject(language_model, records):
-    settings = Training(positives=2, all_negatives=True, hard_share=1.0)
+    settings = SeracTraining(positives=2, all_negatives=True, hard_share=1.0)
     twice = [*records, *records[:2]]
     hard = HardNegatives(language_model, twice, settings)
     drawn = examples(twice, settings, hard, np.random.default_rng(0))
@@ -245,7 +247,7 @@ def test_no_request_is_told_apart_from_a_question_about_its_subject(language_mod
 
 
 def test_hard_negatives_are_drawn_by_likeness(language_model, records):
-    settings = Training(hard_skipped=1, hard_among=4, hard_temperature=0.5)
+    settings = SeracTraining(hard_skipped=1, hard_among=4, hard_temperature=0.5)
     hard = HardNegatives(language_model, records, settings)
     prompts = [record.request.prompt for record in records]
     states = []
@@ -265,11 +267,11 @@ def test_hard_negatives_are_drawn_by_likeness(language_model, records):
 def test_a_pool_that_mentions_the_subject_everywhere_gives_none(language_model):
     requests = [Request("Lagos is in", "Lagos", "Asia"), Request("Rome and Lagos", "Rome", "Asia")]
     records = [Record(str(n), (request,)) for n, request in enumerate(requests)]
-    hard = HardNegatives(language_model, records, Training(hard_share=1.0))
+    hard = HardNegatives(language_model, records, SeracTraining(hard_share=1.0))
     first, second = hard.draw(records, np.random.default_rng(0))
     assert first is None
     assert second == Probe("unrelated", "Lagos is in", "Asia")
-    drawn = examples(records, Training(hard_share=1.0), hard, np.random.default_rng(0))
+    drawn = examples(records, SeracTraining(hard_share=1.0), hard, np.random.default_rng(0))
     assert [drawn.probes[at].prompt for at, _ in drawn.negatives.tolist()] == ["Lagos is in"]
 
 

@@ -5,12 +5,14 @@ import pytest
 import torch
 
 from editors.meta_learning.decoupled import decoupled
-from editors.meta_learning.objective import outer_losses, outer_parts
-from editors.meta_learning.training import Training, questions
+from editors.meta_learning.outer_loss import outer_losses, outer_parts
+from editors.meta_learning.training import HypernetworkTraining, questions
 
 
 def asked(editor, records, joint):
-    drawn = questions(records, Training(locality_probes=2), np.random.default_rng(0), joint)
+    drawn = questions(
+        records, HypernetworkTraining(locality_probes=2), np.random.default_rng(0), joint
+    )
     owner = [record // joint for record in drawn.record]
     prompts, targets = zip(*((p.prompt, p.target) for p in drawn.probes), strict=True)
     return editor.language_model.encode(prompts, targets), owner, drawn.outer

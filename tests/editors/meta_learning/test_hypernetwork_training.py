@@ -11,8 +11,8 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from callbacks.stopping import Patience
 from datamodules.records import Record
 from editors.meta_learning.mend import Mend
-from editors.meta_learning.objective import outer_losses
-from editors.meta_learning.training import Training, questions
+from editors.meta_learning.outer_loss import outer_losses
+from editors.meta_learning.training import HypernetworkTraining, questions
 from edits.weights import LowRank, WeightEdit
 from models import LanguageModel
 
@@ -188,7 +188,7 @@ def losses_and_gradients(editor, records, asked):
 def test_steps_of_one_record_add_up_to_a_step_of_all(exact, records, mend, positions, outer):
     editor = mend(exact, kl_positions=positions, outer=outer, edit_lr=0.5).double()
     editor.collect([record.request for record in records])
-    settings = Training(outer=outer, locality_probes=2)
+    settings = HypernetworkTraining(outer=outer, locality_probes=2)
     asked = [questions([record], settings, np.random.default_rng(0)) for record in records]
     assert all(len(one.probes) == (4 if outer == "paraphrase" else 5) for one in asked)
     together = questions(records, settings, np.random.default_rng(0))
@@ -204,7 +204,7 @@ def test_steps_of_one_record_add_up_to_a_step_of_all(exact, records, mend, posit
 
 def test_the_gradient_through_the_edited_model_is_exact(exact, records):
     layer = exact.layer("mlp_out", 1)
-    asked = questions(records[:2], Training(), np.random.default_rng(0))
+    asked = questions(records[:2], HypernetworkTraining(), np.random.default_rng(0))
     batch = exact.encode([p.prompt for p in asked.probes], [p.target for p in asked.probes])
 
     def loss(left, right):
@@ -217,15 +217,15 @@ def test_the_gradient_through_the_edited_model_is_exact(exact, records):
 
 
 def test_draws_are_of_the_kinds_asked_for(records):
-    drawn = questions(records, Training(outer="both"), np.random.default_rng(1))
+    drawn = questions(records, HypernetworkTraining(outer="both"), np.random.default_rng(1))
     kinds = [probe.kind for probe in drawn.probes]
     assert kinds[: drawn.outer] == ["reliability", "generalization"] * 7
     assert kinds[drawn.outer :] == ["unrelated", "neighborhood"] * 7
     assert list(drawn.record[drawn.outer :]) == [n for n in range(7) for _ in range(2)]
     bare = [Record(record.id, record.requests) for record in records]
-    assert {p.kind for p in questions(bare, Training(), np.random.default_rng(1)).probes} == {
-        "reliability"
-    }
+    assert {
+        p.kind for p in questions(bare, HypernetworkTraining(), np.random.default_rng(1)).probes
+    } == {"reliability"}
 
 
 class Spoiled(Callback):
@@ -259,11 +259,11 @@ def test_training_stops_when_no_gradient_is_finite(language_model, records, mend
 
 
 def test_step_sizes_rise_and_fall():
-    settings = Training(warmup=10, decay=0.5)
+    settings = HypernetworkTraining(warmup=10, decay=0.5)
     assert [settings.rate(step, 100) for step in (0, 9, 50, 75, 100)] == [0.1, 1.0, 1.0, 0.5, 0.0]
-    assert Training().rate(99, 100) == 1.0
+    assert HypernetworkTraining().rate(99, 100) == 1.0
     with pytest.raises(ValueError, match="decay must be a share"):
-        Training(decay=2.0)
+        HypernetworkTraining(decay=2.0)
 
 
 def test_an_editor_of_a_bfloat16_model_is_trained_in_float32(

@@ -8,11 +8,11 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from datamodules.records import Probe, Record, Request
-from editors.meta_learning.training import Training, questions
+from editors.meta_learning.training import HypernetworkTraining, questions
 
 
 def test_batches_take_the_sizes_in_turn():
-    settings = Training(joint_edits=(1, 4, 2))
+    settings = HypernetworkTraining(joint_edits=(1, 4, 2))
     assert [settings.joint(index, 5) for index in range(5)] == [1, 4, 2, 1, 4]
     assert settings.joint(4, 3) == 4  # the rest of an epoch may be less
     with pytest.raises(
@@ -98,7 +98,7 @@ def record(subject, country, target, *probes, known=True):
 def test_they_are_asked_where_that_request_is_in_another_edit():
     lagos = record("Lagos", "Nigeria", "Peru")
     paris = record("Paris", "France", "Japan", ("unrelated", "Lagos is in", "Nigeria"))
-    settings = Training()
+    settings = HypernetworkTraining()
     for joint, count in ((1, 3), (2, 2)):
         drawn = questions([lagos, paris], settings, np.random.default_rng(0), joint)
         assert len(drawn.probes) == count

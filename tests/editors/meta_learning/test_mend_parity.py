@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from editors.meta_learning.factors import factors
 from editors.meta_learning.mend import Mend
-from editors.meta_learning.objective import outer_losses
-from editors.meta_learning.training import Training
+from editors.meta_learning.outer_loss import outer_losses
+from editors.meta_learning.training import HypernetworkTraining
 from models import Batch, LanguageModel
 
 TOLERANCE = {"fp32": 1e-5, "fp64": 1e-12}
@@ -99,7 +99,7 @@ def test_outer_losses_and_their_gradients(case):
     edit_loss, locality_loss = outer_losses(
         editor.language_model, edit, both, record=[0, 0], outer=1
     )
-    settings = Training()
+    settings = HypernetworkTraining()
     total = settings.edit_weight * edit_loss + settings.locality_weight * locality_loss
     assert_close(edit_loss, tensors["expected/outer_edit_nll"], tolerance)
     assert_close(locality_loss, tensors["expected/outer_locality_kl"], tolerance)

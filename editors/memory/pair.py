@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from editors.editor import one_of
 from editors.memory.encoder import Encoder, PairPooled, PairTexts, copied_body, loaded
 from editors.memory.scope import CrossAttentionScope, EmbeddingScope, Scope
+from editors.memory.similarity import Distance
+from editors.settings import one_of
 from edits.routing import Entry
 from models.language_model import LanguageModel
 
@@ -97,7 +98,7 @@ def scope_of(
     pooling: str,
     key: str,
     separator: str | None,
-    **distance: float | int | bool,
+    distance: Distance,
 ) -> Scope:
     """The classifier; its encoder is a copy of the language model unless another one is named.
 
@@ -121,7 +122,7 @@ def scope_of(
         if crosses:
             return CrossAttentionScope(PairTexts(body, tokenizer, most, name, separator), key)
     return EmbeddingScope(
-        Encoder(body, tokenizer, most, name, separator, pooling=pooling), key, **distance
+        Encoder(body, tokenizer, most, name, separator, pooling=pooling), key, distance
     )
 
 

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from datamodules.records import LOCALITY, PROBE_KINDS
-from editors.editor import one_of
 from editors.schedule import Schedule
+from editors.settings import one_of
 
 PARTS = ("both", "classifier", "counterfactual")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training(Schedule):
-    """The settings of the training, with those of `Schedule`; each is an argument of `Serac`.
+class SeracTraining(Schedule):
+    """How SERAC is trained, with what `Schedule` says of all training.
 
     Attributes:
         train: Which of the two models: ``"both"``, or only the ``"classifier"`` or the
