@@ -62,7 +62,11 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "runs"
     arguments = ["trainer.max_steps=2", "trainer.val_check_interval=1", "data.batch_size=2"]
     arguments += ["trainer.limit_val_batches=1", "++data.variants=1", "++editor.rank=4"]
-    arguments += ["++editor.statistics_edits=8", *QUIET, f"hydra.run.dir={folder}/mend/first"]
+    arguments += [
+        "++editor.training.statistics_edits=8",
+        *QUIET,
+        f"hydra.run.dir={folder}/mend/first",
+    ]
     assert call("train", "editor=mend", *arguments) == 0
     return folder
 
@@ -119,7 +123,7 @@ def test_settings_reach_their_editor_and_are_kept(run):
 def test_the_configuration_of_a_run_says_each_setting_once(run):
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["task"]["protocol"] == "${protocol}"
-    assert config["protocol"]["_target_"].endswith(".Single")
+    assert config["protocol"]["name"] == "single"
     assert "${" not in json.dumps({**config, "task": None})
 
 

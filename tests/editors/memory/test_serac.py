@@ -216,7 +216,9 @@ def test_a_step_without_a_finite_gradient_is_left_out(language_model, records, t
 
 
 def test_questions_in_and_out_of_scope(language_model, records):
-    settings = SeracTraining(positives=2, negative_kinds=["unrelated", "neighborhood"], hard_share=1.0)
+    settings = SeracTraining(
+        positives=2, negative_kinds=["unrelated", "neighborhood"], hard_share=1.0
+    )
     hard = HardNegatives(language_model, records, settings)
     drawn = examples(records, settings, hard, np.random.default_rng(0))
     kinds = [probe.kind for probe in drawn.probes]

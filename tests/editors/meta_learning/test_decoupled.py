@@ -10,7 +10,9 @@ from editors.meta_learning.training import HypernetworkTraining, questions
 
 
 def asked(editor, records, joint):
-    drawn = questions(records, HypernetworkTraining(locality_probes=2), np.random.default_rng(0), joint)
+    drawn = questions(
+        records, HypernetworkTraining(locality_probes=2), np.random.default_rng(0), joint
+    )
     owner = [record // joint for record in drawn.record]
     prompts, targets = zip(*((p.prompt, p.target) for p in drawn.probes), strict=True)
     return editor.language_model.encode(prompts, targets), owner, drawn.outer
