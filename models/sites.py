@@ -81,7 +81,8 @@ def watched(
 
     def look(name: str, module: nn.Module, args: tuple, output: Tensor | tuple) -> None:
         pair = (unflattened(x, tokens) for x in (args[0], hidden_of(output)))
-        seen[name] = tuple(widened(x[rows, at]) for x in pair)
+        given, said = (widened(x[rows, at]) for x in pair)
+        seen[name] = given, said
 
     with ExitStack() as stack:
         for name in layers:

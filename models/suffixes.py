@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from models.encoding import Batch
+from models.hooks import hidden_of, recorded
 from models.language_model import LanguageModel
-from models.sites import hidden_of
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,9 @@ def suffixes(
     With ``narrow`` the last block makes keys and values alone: nobody looks at what it says.
     For a model with a sliding window the texts have to fit into the window.
     """
-    outputs: list[Tensor | tuple] = []
-    lowest = language_model.module(language_model.block(max(first - 1, 0)))
-    hook = lowest.register_forward_hook(lambda module, args, output: outputs.append(output))
+    lowest = language_model.block(max(first - 1, 0))
     with ExitStack() as stack:
-        stack.callback(hook.remove)
+        outputs = stack.enter_context(recorded(language_model.modules_of([lowest])))
         if narrow:
             nothing = torch.zeros_like(batch.input_ids, dtype=torch.bool)
             stack.enter_context(read_alone(language_model, nothing))
@@ -109,7 +107,7 @@ def suffixes(
         if index < first:  # never looked at, but the cache has to know how long it is
             pair = (x[:, :1, :, :1] for x in pair)
         past.append(tuple(x.contiguous() for x in pair))
-    below = mapped(outputs[0], lambda hidden: hidden[rows, taken]) if first else None
+    below = mapped(outputs[lowest], lambda hidden: hidden[rows, taken]) if first else None
     ends = Suffixes(
         batch.input_ids[rows, taken],
         torch.cat([before, inside], dim=1).long(),
@@ -129,8 +127,7 @@ def resumed(
 
     Hooks inside those blocks do not run; their ``forward`` is back in place on any exit.
     """
-    stack = language_model.module(language_model.family.stack)
-    skipped = [stack[index] for index in range(first)]
+    skipped = [language_model.module(language_model.block(index)) for index in range(first)]
     own = [vars(module).get("forward") for module in skipped]  # None: the class's
     try:
         for module in skipped:
