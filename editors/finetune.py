@@ -12,6 +12,7 @@ requests, whatever their lengths.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -112,13 +113,10 @@ class FineTune(WeightEditor):
             weight = changes.starts[at] + changes.values[number][at].detach()
             return gradient.contiguous().add(weight, alpha=self.weight_decay)
 
-        def clamp(active: list[int]) -> None:
-            for tensor in (tensor for number in active for tensor in changes.values[number]):
-                tensor.clamp_(-self.norm_constraint, self.norm_constraint)
-
         fused = self.language_model.device.type == "cpu"
         descent = Descent(changes.values, steps=self.steps, lr=self.lr, fused=fused)
-        descent.run(losses, done, slope, clamp if self.norm_constraint else None)
+        most = self.norm_constraint
+        descent.run(losses, done, slope, None if most is None else partial(changes.clamp, most))
         with torch.no_grad():
             return self._edit(changes, range(len(groups))), history
 
@@ -156,7 +154,7 @@ class _Changes:
         self.starts: list[Tensor] = []
         self.parts: dict[str, slice] = {}  # layer -> its tensors
         for layer in layers:
-            module, dtype = language_model.module(layer), compute_dtype(language_model.dtype)
+            module, dtype = language_model.linear(layer), compute_dtype(language_model.dtype)
             weight = module.weight.T if isinstance(module, nn.Linear) else module.weight
             own = [weight, module.bias] if bias and module.bias is not None else [weight]
             self.parts[layer] = slice(len(self.starts), len(self.starts) + len(own))
@@ -166,6 +164,11 @@ class _Changes:
             [torch.zeros_like(start).requires_grad_() for start in self.starts]
             for _ in range(edits)
         ]
+
+    def clamp(self, most: float, numbers: Sequence[int]) -> None:
+        """Keep each number of some edits' changes from ``-most`` to ``most``."""
+        for tensor in (tensor for number in numbers for tensor in self.values[number]):
+            tensor.clamp_(-most, most)
 
     def dense(self, numbers: Sequence[int]) -> dict[str, Dense]:
         """Some edits' changes as updates; differentiable where gradients are on."""

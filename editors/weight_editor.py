@@ -36,4 +36,5 @@ class WeightEditor(Editor[WeightEdit]):
             with nullcontext() if after is None else after.hooks(self.language_model):
                 edit = self.write(turn, after)
             after = edit if after is None else after.plus(edit)
+        assert after is not None  # a turn at least
         return after

@@ -187,7 +187,7 @@ def _answering(routes: Sequence[Route]) -> Iterator[Route]:
         kept = [at for at, index in enumerate(route.index) if index not in later]
         # hooks are told the places of a route's own prompts
         assert route.around is None or len(kept) == len(route.index)
-        index, prompts = ([part[at] for at in kept] for part in (route.index, route.prompts))
+        index, prompts = [route.index[at] for at in kept], [route.prompts[at] for at in kept]
         yield Route(index, prompts, route.around, route.reader)
 
 
@@ -267,6 +267,7 @@ class EditedModel:
         return None
 
 
+@final
 class _Nothing(Edit):
     """No edit: what it makes of a model is the model."""
 
@@ -295,7 +296,7 @@ class _Nothing(Edit):
     @classmethod
     def of_state(
         cls, header: Mapping[str, Any], tensors: Mapping[str, Tensor], source: storage.Source
-    ) -> Self:
+    ) -> _Nothing:
         return NOTHING
 
 

@@ -44,7 +44,7 @@ class Journal(WeightEdit):
         """How many steps it has."""
         return len(self.ends)
 
-    def plus(self, other: WeightEdit) -> Journal:
+    def plus(self, other: WeightEdit) -> Self:
         """Both at once, as :meth:`WeightEdit.plus`; ``other`` is one more increment."""
         return replace(super().plus(other), increments=(*self.increments, _plain(other)))
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from edits.updates import Dense, LowRank
 from files import written_whole
+from models.families import Linear
 from models.hooks import compute_dtype
 from models.language_model import LanguageModel
 
@@ -23,7 +24,7 @@ def merge(
     require_empty(folder)
     state = language_model.model.state_dict()
     for name, update in updates.items():
-        state |= _merged(language_model.module(name), name, update)
+        state |= _merged(language_model.linear(name), name, update)
     with written_whole(folder) as draft:
         language_model.model.save_pretrained(draft, state_dict=state)
         language_model.tokenizer.save_pretrained(draft)
@@ -39,7 +40,7 @@ def require_empty(folder: Path) -> None:
         raise ValueError(f"{folder} exists and is not an empty folder")
 
 
-def _merged(module: nn.Module, name: str, update: LowRank | Dense) -> dict[str, Tensor]:
+def _merged(module: Linear, name: str, update: LowRank | Dense) -> dict[str, Tensor]:
     """The layer's entries of the state dict, changed; its module type decides the orientation."""
     delta = update.dense()[0].detach()  # [d_in, d_out]
     delta = delta.T if isinstance(module, nn.Linear) else delta

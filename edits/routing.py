@@ -138,11 +138,11 @@ class RoutedEdit(Edit):
         """
         entries = self.scope(prompts, [0] * len(prompts) if rows is None else rows.tolist())
         routes = [Route(range(len(prompts)), prompts)]
-        inside = [n for n, entry in enumerate(entries) if entry is not None]
+        inside = {n: entry for n, entry in enumerate(entries) if entry is not None}
         if inside:
-            conditions = [self.models.condition(entries[n], prompts[n]) for n in inside]
+            conditions = [self.models.condition(e, prompts[n]) for n, e in inside.items()]
             reader = self.models.counterfactual.rendered(language_model.rendering)
-            routes.append(Route(inside, conditions, reader=reader))
+            routes.append(Route(list(inside), conditions, reader=reader))
         return routes
 
     @torch.no_grad()

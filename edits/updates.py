@@ -214,13 +214,14 @@ UPDATES = MappingProxyType({LowRank.kind: LowRank, Dense.kind: Dense})
 
 def stacked(updates: Sequence[LowRank | Dense]) -> LowRank | Dense:
     """One update with all edits; lower ranks are filled up with zeros."""
-    if not all(isinstance(update, LowRank) for update in updates):
+    factors = [update for update in updates if isinstance(update, LowRank)]
+    if len(factors) < len(updates):
         return _stacked_dense(updates)
-    rank = max(update.left.shape[2] for update in updates)
-    gaps = [rank - update.left.shape[2] for update in updates]
+    rank = max(update.left.shape[2] for update in factors)
+    gaps = [rank - update.left.shape[2] for update in factors]
     return LowRank(
-        torch.cat([pad(u.left, (0, gap)) for u, gap in zip(updates, gaps, strict=True)]),
-        torch.cat([pad(u.right, (0, 0, 0, gap)) for u, gap in zip(updates, gaps, strict=True)]),
+        torch.cat([pad(u.left, (0, gap)) for u, gap in zip(factors, gaps, strict=True)]),
+        torch.cat([pad(u.right, (0, 0, 0, gap)) for u, gap in zip(factors, gaps, strict=True)]),
     )
 
 

@@ -63,7 +63,7 @@ class WeightEdit(Edit):
     def __len__(self) -> int:
         return len(next(iter(self.updates.values())))
 
-    def select(self, index: Tensor | Sequence[int] | int) -> WeightEdit:
+    def select(self, index: Tensor | Sequence[int] | int) -> Self:
         """The edits at ``index``, in that order; a number gives that one edit."""
         index = torch.as_tensor([index] if isinstance(index, int) else index)
         return replace(
@@ -95,7 +95,7 @@ class WeightEdit(Edit):
             {name: _stack_keys(edits, name) for name in remembered},
         )
 
-    def plus(self, other: WeightEdit) -> WeightEdit:
+    def plus(self, other: WeightEdit) -> Self:
         """Both at once, edit by edit: edit n of the sum is edit n of each, with the keys of both.
 
         Raises:
@@ -172,7 +172,7 @@ class WeightEdit(Edit):
     def size(self, language_model: LanguageModel) -> dict[str, float]:
         """Frobenius norm of all updates, and its ratio to that of the layers' own weights."""
         update = sum(float(norm.square().sum()) for norm in self.norms().values()) ** 0.5
-        weights = [language_model.module(name).weight.detach() for name in self.updates]
+        weights = [language_model.linear(name).weight.detach() for name in self.updates]
         own = sum(float(torch.linalg.vector_norm(w.double()).square()) for w in weights) ** 0.5
         return {"update_norm": update, "relative_norm": update / own}
 
@@ -196,12 +196,13 @@ class WeightEdit(Edit):
         """
         updates = {}
         for name, kind in header["updates"].items():
-            parts = {part: tensors.get(f"{name}.{part}") for part in _parts_of(kind)}
-            if next(iter(parts.values())) is None:
+            names = {part: f"{name}.{part}" for part in _parts_of(kind)}
+            parts = {part: tensors[own] for part, own in names.items() if own in tensors}
+            if not parts:
                 raise ValueError(f"it lists {name!r} but lacks its tensors")
             updates[name] = UPDATES[kind](**parts)
-        keys = {name: tensors.get(f"{name}.{PAST_KEYS}") for name in updates}
-        keys = {name: tensor for name, tensor in keys.items() if tensor is not None}
+        keyed = {name: f"{name}.{PAST_KEYS}" for name in updates}
+        keys = {name: tensors[own] for name, own in keyed.items() if own in tensors}
         return cls(updates, source.owner.editor, source.owner.model, keys)
 
     def merge(self, language_model: LanguageModel, folder: str | Path) -> None:
@@ -246,7 +247,7 @@ class WeightEdit(Edit):
         shifts = {
             name: shift_of(update, rows, weight.device, compute_dtype(weight.dtype))
             for name, update in self.updates.items()
-            for weight in [modules[name].weight]
+            for weight in [language_model.linear(name).weight]
         }
 
         def add(name: str, given: Tensor, output: Tensor) -> Tensor:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -48,7 +49,7 @@ class EncoderDecoder(Form):
         self, prompts: Sequence[str], targets: Sequence[str], ended: bool
     ) -> list[list[int]]:
         """The ids of each target as a text of its own, and the end token, which is scored too."""
-        end = self.tokenizer.eos_token_id
+        end = cast(int, self.tokenizer.eos_token_id)
         return [[*ids, end] for ids in self.ids.answers(prompts, targets)]
 
     def length(self, prompt: int, answer: int) -> int:
@@ -90,6 +91,7 @@ class EncoderDecoder(Form):
     ) -> list[list[int]]:
         """Decoded from the decoder's start; the prompts are encoded once."""
         source = start.source
+        assert source is not None
         encoded, cache = self._encoded(source), None
 
         def step(ids: Tensor) -> Tensor:

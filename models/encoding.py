@@ -58,12 +58,14 @@ class Batch:
     def trimmed(self) -> Batch:
         """The same rows without the padding that all of them share."""
         width = int(self.attention_mask.sum(1).max()) if len(self.input_ids) else 0
-        own = (x[:, :width] for x in (self.input_ids, self.attention_mask, self.labels))
-        return Batch(*own, None if self.source is None else self.source.trimmed())
+        ids, mask, labels = (
+            x[:, :width] for x in (self.input_ids, self.attention_mask, self.labels)
+        )
+        return Batch(ids, mask, labels, None if self.source is None else self.source.trimmed())
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        own = (change(x) for x in (self.input_ids, self.attention_mask, self.labels))
-        return Batch(*own, None if self.source is None else self.source._each(change))
+        ids, mask, labels = map(change, (self.input_ids, self.attention_mask, self.labels))
+        return Batch(ids, mask, labels, None if self.source is None else self.source._each(change))
 
 
 def pad_right(prompts: Sequence[list[int]], targets: Sequence[list[int]], pad_id: int) -> Batch:
@@ -77,7 +79,8 @@ def pad_right(prompts: Sequence[list[int]], targets: Sequence[list[int]], pad_id
         mask.append([1] * length + [0] * blank)
         labels.append([IGNORED] * len(prompt) + list(target) + [IGNORED] * blank)
     shape = (len(lengths), width)
-    return Batch(*(torch.tensor(x, dtype=torch.long).reshape(shape) for x in (ids, mask, labels)))
+    whole = [torch.tensor(x, dtype=torch.long).reshape(shape) for x in (ids, mask, labels)]
+    return Batch(whole[0], whole[1], whole[2])
 
 
 def pad_left(prompts: Sequence[list[int]], pad_id: int) -> Batch:

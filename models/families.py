@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+Linear = nn.Linear | Conv1D
+"""``Linear`` stores ``[d_out, d_in]``, GPT-2's ``Conv1D`` stores ``[d_in, d_out]``."""
+
 
 class UnsupportedModel(ValueError):
     """What was asked for is not defined for a language model of this kind."""
@@ -21,7 +24,9 @@ class UnsupportedModel(ValueError):
 
 def plain_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     """Logits ``[..., V]`` of hidden states ``[..., d]``, as the output head makes them."""
-    return model.get_output_embeddings()(hidden)
+    head = model.get_output_embeddings()
+    assert head is not None
+    return head(hidden)
 
 
 def t5_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
@@ -33,7 +38,7 @@ def t5_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
 
 def bart_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     """As `plain_logits`, with BART's bias, which is no part of its head."""
-    return plain_logits(model, hidden) + model.final_logits_bias[0]
+    return plain_logits(model, hidden) + model.get_buffer("final_logits_bias")[0]
 
 
 @dataclass(frozen=True)
@@ -176,16 +181,24 @@ def family_of(config: PreTrainedConfig | Mapping) -> Family:
     raise ValueError(f"unknown model family {model_type!r}; known families: {known}")
 
 
+def linear(module: nn.Module) -> Linear:
+    """The module, which is a linear map.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(module, nn.Linear | Conv1D):
+        return module
+    raise ValueError(f"expected a linear map (Linear or Conv1D), got {type(module).__name__}")
+
+
 def linear_shape(module: nn.Module) -> tuple[int, int]:
     """``(d_in, d_out)`` of a linear map; its type decides, never the shape of its weight.
 
-    ``Linear`` stores ``[d_out, d_in]``, GPT-2's ``Conv1D`` stores ``[d_in, d_out]``.
-
     Raises:
-        ValueError: the module is neither of the two.
+        ValueError: the module is no linear map.
     """
+    module = linear(module)
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
-    if isinstance(module, Conv1D):
-        return module.nx, module.nf
-    raise ValueError(f"expected a linear map (Linear or Conv1D), got {type(module).__name__}")
+    return module.nx, module.nf

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ class Form(ABC):
     @property
     def pad_id(self) -> int:
         """Any id would do: padding is masked."""
-        return self.tokenizer.pad_token_id or 0
+        return cast("int | None", self.tokenizer.pad_token_id) or 0
 
     @property
     def ends(self) -> list[int]:
@@ -85,9 +86,10 @@ class Form(ABC):
         """An answer's text."""
 
     def _decoded(self, ids: list[int]) -> str:
-        return self.tokenizer.decode(
+        text = self.tokenizer.decode(
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
+        return cast(str, text)  # of one row
 
 
 class DecoderOnly(Form):

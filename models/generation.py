@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> li
     """Ids that end a text: the tokenizer's and those of the model's generation settings."""
     named = model.generation_config.eos_token_id
     ids = named if isinstance(named, list) else [named]
-    return sorted({*ids, tokenizer.eos_token_id} - {None})
+    return sorted({*ids, cast("int | None", tokenizer.eos_token_id)} - {None})
 
 
 def greedy(

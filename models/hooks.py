@@ -11,26 +11,36 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 Said = Tensor | tuple
 """What a module says: a tensor, or, as blocks of some families have it, a tuple that begins so."""
-Look = Callable[[str, Tensor, Said], Said | None]
-"""``(name, input, output)`` of a module -> the output to go on with, or None to leave it."""
+S = TypeVar("S", bound=Said)
+Look = Callable[[str, Tensor, S], S | None]
+"""``(name, input, output)`` of a module -> the output to go on with, or None to leave it.
+
+Who looks at linear maps alone may take outputs to be tensors.
+"""
 
 
 @contextmanager
-def hooked(modules: Mapping[str, nn.Module], look: Look) -> Iterator[None]:
-    """Call ``look`` after each forward pass of each of the modules inside the block."""
+def hooked(modules: Mapping[str, nn.Module], look: Look[S]) -> Iterator[None]:
+    """Call ``look`` after each forward pass of each of the modules inside the block.
 
-    def hook(name: str, module: nn.Module, args: tuple, output: Said) -> Said | None:
-        return look(name, args[0] if args else None, output)
+    A module's input is the first of its arguments.
+    """
+
+    def hook(name: str, module: nn.Module, args: tuple, named: dict, output: S) -> S | None:
+        return look(name, next(iter((*args, *named.values()))), output)
 
     with ExitStack() as stack:
         for name, module in modules.items():
-            stack.callback(module.register_forward_hook(partial(hook, name)).remove)
+            stack.callback(
+                module.register_forward_hook(partial(hook, name), with_kwargs=True).remove
+            )
         yield
 
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, distributed, nn
@@ -23,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from models.encoder_decoder import EncoderDecoder
 from models.encoding import IGNORED, Batch, TokenIds, micro_batches
-from models.families import Family, UnsupportedModel, family_of, linear_shape
+from models.families import Family, Linear, UnsupportedModel, family_of, linear, linear_shape
 from models.forms import DecoderOnly, Form
 from models.generation import cut
 from models.loading import load_pretrained
@@ -46,7 +47,7 @@ class LanguageModel(nn.Module):
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str = ""):
         super().__init__()
         self.family: Family = family_of(model.config)
-        rows = model.get_input_embeddings().num_embeddings
+        rows = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
         if len(tokenizer) > rows:
             raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, the model only {rows}")
         if tokenizer.pad_token is None:
@@ -78,7 +79,7 @@ class LanguageModel(nn.Module):
             ValueError: unknown dtype, attention or family.
         """
         model, tokenizer = load_pretrained(path, dtype, attention)
-        return cls(model.to(device), tokenizer, name=path)
+        return cls(model, tokenizer, name=path).to(device)
 
     def rendered(self, rendering: Rendering) -> LanguageModel:
         """The same model, not a copy, to which texts are put in another way.
@@ -122,7 +123,8 @@ class LanguageModel(nn.Module):
         digest = hashlib.sha256()
         for name, weight in self.model.named_parameters():
             digest.update(f"{name} {weight.dtype} {list(weight.shape)}\n".encode())
-            digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            flat = weight.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
 
     # layers
@@ -130,13 +132,16 @@ class LanguageModel(nn.Module):
     @property
     def blocks(self) -> int:
         """Number of transformer blocks; of an encoder-decoder, the decoder's."""
-        return len(self.model.get_submodule(self.family.stack))
+        return len(self._stack(self.family.stack))
 
     @property
     def encoder_blocks(self) -> int:
         """Number of transformer blocks of the encoder; 0 if there is none."""
         encoder = self.family.encoder
-        return 0 if encoder is None else len(self.model.get_submodule(encoder))
+        return 0 if encoder is None else len(self._stack(encoder))
+
+    def _stack(self, name: str) -> nn.ModuleList:
+        return cast(nn.ModuleList, self.model.get_submodule(name))
 
     def block(self, block: int, encoder: bool = False) -> str:
         """Module name of a transformer block.
@@ -192,9 +197,17 @@ class LanguageModel(nn.Module):
             kind = type(self.model).__name__
             raise ValueError(f"no layer {name!r} in {kind}; near: {near}") from None
 
-    def modules_of(self, names: Sequence[str]) -> dict[str, nn.Module]:
+    def modules_of(self, names: Iterable[str]) -> dict[str, nn.Module]:
         """The named modules by name; see `module`."""
         return {name: self.module(name) for name in names}
+
+    def linear(self, name: str) -> Linear:
+        """The named linear map.
+
+        Raises:
+            ValueError: no such module, or it is no linear map.
+        """
+        return linear(self.module(name))
 
     def shape(self, name: str) -> tuple[int, int]:
         """``(d_in, d_out)`` of a linear map.

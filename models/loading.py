@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError
@@ -58,7 +59,7 @@ def _read(
         raise ValueError(f"no attention {attention!r} in family {family.name!r}; it has: {known}")
     tokenizer = _tokenizer(source, local)
     kind = AutoModelForCausalLM if family.encoder is None else AutoModelForSeq2SeqLM
-    model, report = kind.from_pretrained(
+    loaded = kind.from_pretrained(
         source,
         dtype=getattr(torch, dtype),
         attn_implementation=attention,
@@ -66,6 +67,7 @@ def _read(
         local_files_only=local,
         output_loading_info=True,
     )
+    model, report = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise ValueError(f"the weights in {source!r} lack parameters of the model: {missing}")

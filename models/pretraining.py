@@ -8,11 +8,14 @@ encoder-decoder learns to answer prompts: ``python train.py experiment=facts_t5`
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import cast
 
 import lightning as L
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -129,7 +132,8 @@ class Pretraining(L.LightningModule):
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         """Mean negative log-likelihood (nats per token)."""
         loss = self.nll(batch)
-        optimizers, schedules = self.optimizers(), self.lr_schedulers()
+        optimizers = cast(list[LightningOptimizer], self.optimizers())
+        schedules = cast(list[LRScheduler], self.lr_schedulers())
         for optimizer in optimizers:
             optimizer.zero_grad()
         self.manual_backward(loss)
@@ -158,9 +162,10 @@ class Pretraining(L.LightningModule):
     def configure_optimizers(self):
         """Muon for the blocks' matrices, AdamW for the rest, one schedule for both."""
         model = self.language_model.model
-        outside = [model.get_output_embeddings()]
-        outside += [m for m in model.modules() if isinstance(m, torch.nn.Embedding)]
-        embeddings = {id(module.weight) for module in outside}
+        outside = [m for m in model.modules() if isinstance(m, torch.nn.Embedding)]
+        embeddings = {
+            id(m.weight) for m in (model.get_output_embeddings(), *outside) if m is not None
+        }
         matrices, rest = [], []
         for parameter in model.parameters():
             inside = parameter.ndim == 2 and id(parameter) not in embeddings

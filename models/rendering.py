@@ -6,6 +6,7 @@ The span of a subject is given in the prompt and found in the rendered text by i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 from transformers import PreTrainedTokenizerFast
 
@@ -65,7 +66,7 @@ class Rendering:
             return ids[:1]  # a line break may follow the token that ends the turn
         if tokenizer.eos_token_id is None:
             raise ValueError("end=eos: the tokenizer has no end token")
-        return [tokenizer.eos_token_id]
+        return [cast(int, tokenizer.eos_token_id)]
 
 
 def _template(
@@ -86,6 +87,14 @@ def _template(
     return before, behind, answered.rpartition(_PLACE)[2]
 
 
-def _applied(tokenizer: PreTrainedTokenizerFast, messages: list[dict], **options: bool) -> str:
-    # a template that knows thinking is told to leave it; others take no notice
-    return tokenizer.apply_chat_template(messages, tokenize=False, enable_thinking=False, **options)
+def _applied(
+    tokenizer: PreTrainedTokenizerFast, messages: list[dict], *, add_generation_prompt: bool
+) -> str:
+    text = tokenizer.apply_chat_template(
+        messages,
+        tokenize=False,
+        add_generation_prompt=add_generation_prompt,
+        # a template that knows thinking is told to leave it; others take no notice
+        enable_thinking=False,
+    )
+    return cast(str, text)

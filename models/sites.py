@@ -52,7 +52,8 @@ def watched(
 
     def look(name: str, given: Tensor, output: Said) -> None:
         pair = (unflattened(x, texts) for x in (given, hidden_of(output)))
-        seen[name] = tuple(widened(x[rows, at]) for x in pair)
+        key, said = (widened(x[rows, at]) for x in pair)
+        seen[name] = key, said
 
     with hooked(language_model.modules_of(layers), look):
         yield seen

@@ -125,8 +125,7 @@ def resumed(language_model: LanguageModel, first: int, output: Said | None) -> I
 
     Hooks inside those blocks do not run; their ``forward`` is back in place on any exit.
     """
-    stack = language_model.module(language_model.family.stack)
-    skipped = [stack[index] for index in range(first)]
+    skipped = [language_model.module(language_model.block(index)) for index in range(first)]
     own = [vars(module).get("forward") for module in skipped]  # None: the class's
     try:
         for module in skipped:

@@ -69,7 +69,12 @@ def test_a_data_set(as_module, tmp_path):
     kept = [{"prompt": "The euro is used in", "answer": "Spain"}]
     rows = [
         {"country": "France", "capital": "Paris", "new": ["Lyon", "Lugdunum"], "kept": kept},
-        {"country": "Sweden", "capital": [["Stockholm"]], "new": "Malmö", "questions": ["Capital?"]},
+        {
+            "country": "Sweden",
+            "capital": [["Stockholm"]],
+            "new": "Malmö",
+            "questions": ["Capital?"],
+        },
         {"country": "Japan", "capital": "Tokyo"},
     ]
     (tmp_path / "capitals.json").write_text(json.dumps(rows))

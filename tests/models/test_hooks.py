@@ -80,17 +80,17 @@ def test_an_exception_removes_the_hooks(language_model):
     assert hooks_of(modules) == 0
 
 
-def test_a_module_without_positional_input_is_seen_without_one():
-    class Constant(nn.Module):
+def test_the_input_may_be_passed_by_name():
+    class Named(nn.Module):
         def forward(self, *, value):
-            return torch.full((2,), value)
+            return value + 1
 
     seen = []
-    module = Constant()
-    with hooked({"constant": module}, lambda *look: seen.append(look)):
-        module(value=3.0)
+    module = Named()
+    with hooked({"named": module}, lambda *look: seen.append(look)):
+        module(value=torch.zeros(2))
     ((name, given, output),) = seen
-    assert (name, given) == ("constant", None) and output.tolist() == [3.0, 3.0]
+    assert name == "named" and given.tolist() == [0, 0] and output.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("rest", [None, ("cache", 1)])
