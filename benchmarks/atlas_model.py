@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-
-from datamodules.atlas.world import World
 from evaluation.knowledge import (
     Combination,
     combinations,
@@ -22,6 +20,8 @@ from evaluation.knowledge import (
     with_context,
     with_new_fact,
 )
+
+from datamodules.atlas.world import World
 from models.atlas import FOLDER
 from models.language_model import LanguageModel
 

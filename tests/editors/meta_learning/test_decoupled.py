@@ -10,7 +10,9 @@ from editors.meta_learning.training import HypernetworkTraining, questions
 
 
 def asked(editor, records, joint):
-    drawn = questions(records, HypernetworkTraining(locality_probes=2), np.random.default_rng(0), joint)
+    drawn = questions(
+        records, HypernetworkTraining(locality_probes=2), np.random.default_rng(0), joint
+    )
     owner = [record // joint for record in drawn.record]
     prompts, targets = zip(*((p.prompt, p.target) for p in drawn.probes), strict=True)
     return editor.language_model.encode(prompts, targets), owner, drawn.outer
@@ -35,7 +37,8 @@ def test_parts_give_the_gradient_of_one_graph(method, joint, exact, records, req
     rows = editor.factors(requests)
 
     def edit():
-        return editor._of_batch(requests, rows, joint)
+        groups = [requests[at : at + joint] for at in range(0, len(requests), joint)]
+        return editor._of_batch(groups, rows, together=joint > 1)
 
     assert len(edit()) == -(-len(records) // joint)
     positions = editor.training_settings.kl_positions

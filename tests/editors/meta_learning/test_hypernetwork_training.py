@@ -13,7 +13,7 @@ from datamodules.records import Record
 from editors.meta_learning.mend import Mend
 from editors.meta_learning.outer_loss import outer_losses
 from editors.meta_learning.training import HypernetworkTraining, questions
-from edits.weights import LowRank, WeightEdit
+from edits import LowRank, WeightEdit
 from models import LanguageModel
 
 
@@ -223,9 +223,9 @@ def test_draws_are_of_the_kinds_asked_for(records):
     assert kinds[drawn.outer :] == ["unrelated", "neighborhood"] * 7
     assert list(drawn.record[drawn.outer :]) == [n for n in range(7) for _ in range(2)]
     bare = [Record(record.id, record.requests) for record in records]
-    assert {p.kind for p in questions(bare, HypernetworkTraining(), np.random.default_rng(1)).probes} == {
-        "reliability"
-    }
+    assert {
+        p.kind for p in questions(bare, HypernetworkTraining(), np.random.default_rng(1)).probes
+    } == {"reliability"}
 
 
 class Spoiled(Callback):
