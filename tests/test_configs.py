@@ -19,7 +19,6 @@ from datamodules.records import Request
 from datamodules.text import TextCorpus
 from editors.editor import Editor
 from editors.meta_learning.hypernetwork import Hypernetwork
-from editors.meta_learning.training import Training
 from edits import Journal, WeightEdit
 from models import LanguageModel
 from models.atlas import language_model as shipped
@@ -95,8 +94,6 @@ def arguments(target: object) -> set[str] | None:
     for call in calls(target):  # up the bases, as long as each passes on what it does not know
         parameters = inspect.signature(call).parameters
         known |= set(parameters)
-        if "training" in parameters:  # what all hypernetworks pass on
-            known |= set(inspect.signature(Training).parameters)
         if all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
             return known
     return None

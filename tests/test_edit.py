@@ -63,7 +63,11 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "runs"
     arguments = ["trainer.max_steps=2", "trainer.val_check_interval=1", "data.batch_size=2"]
     arguments += ["trainer.limit_val_batches=1", "++data.variants=1", "++editor.rank=4"]
-    arguments += ["++editor.statistics_edits=8", *QUIET, f"hydra.run.dir={folder}/mend/first"]
+    arguments += [
+        "++editor.training.statistics_edits=8",
+        *QUIET,
+        f"hydra.run.dir={folder}/mend/first",
+    ]
     assert call("train", "editor=mend", *arguments) == 0
     return folder
 

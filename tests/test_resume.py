@@ -34,8 +34,18 @@ SHORT = (
     "data.batch_size=2",
 )
 EDITORS = {
-    "mend": ("editor=mend", "editor.rank=4", "editor.statistics=online", "editor.decay=0.5"),
-    "ke": ("editor=ke", "+editor.lstm_width=4", "+editor.condition_width=4", "editor.warmup=3"),
+    "mend": (
+        "editor=mend",
+        "editor.rank=4",
+        "editor.training.statistics=online",
+        "editor.training.decay=0.5",
+    ),
+    "ke": (
+        "editor=ke",
+        "+editor.lstm_width=4",
+        "+editor.condition_width=4",
+        "editor.training.warmup=3",
+    ),
 }
 
 
@@ -132,7 +142,10 @@ def test_an_interruption_inside_an_epoch_changes_nothing(editor, at, straight, t
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["editor.lr=0.5"], r"editor\.lr: 0\.0004 there, 0\.5 here; a run goes on as it was set"),
+        (
+            ["editor.training.lr=0.5"],
+            r"editor\.training\.lr: 0\.0004 there, 0\.5 here; a run goes on as it was set",
+        ),
         (["editor=ke"], r"editor\._target_: '.*Mend' there, '.*Ke' here"),
         (["seed=4"], "seed: 0 there, 4 here"),
         (["experiment=atlas_model"], "there, .* here"),

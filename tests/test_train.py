@@ -29,7 +29,7 @@ SHORT = (
     "++data.variants=1",
     "data.batch_size=2",
     "++editor.rank=4",
-    "++editor.statistics_edits=8",
+    "++editor.training.statistics_edits=8",
 )
 
 
@@ -112,7 +112,12 @@ def test_resuming_goes_on_from_the_last_step(run, script, tmp_path):  # noqa: F8
 
 def test_resuming_equals_never_having_stopped(script, tmp_path):  # noqa: F811
     """At the end of an epoch; epochs of one batch. (A decay would depend on the planned length.)"""
-    arguments = ["editor=mend", *SHORT, "++trainer.limit_train_batches=1", "++editor.decay=0.0"]
+    arguments = [
+        "editor=mend",
+        *SHORT,
+        "++trainer.limit_train_batches=1",
+        "++editor.training.decay=0.0",
+    ]
     for folder, more in [
         ("straight", []),
         ("one", ["trainer.max_steps=1"]),
@@ -134,14 +139,14 @@ def test_resuming_equals_never_having_stopped(script, tmp_path):  # noqa: F811
         (["resume=."], "resume=.*: there is no config.yaml of a run in it"),
         ([f"resume={__file__}"], "this is no checkpoint"),
         (["++editor.rnak=3"], "editor: .*rnak"),
-        (["editor.lr=fast"], r"editor.lr=fast: expected a number, as in 0\.000"),
+        (["editor.training.lr=fast"], r"editor.training.lr=fast: expected a number, as in 0\.000"),
         (["++data.limit=few"], r"data: .*\(.*data.limit=few\)"),
         (["++editor.layers=[]"], r"layers: expected a list of names, got \[\]"),
         (["data.batch_size=0"], "data: batch_size is 0; expected at least 1"),
         (["data=counterfact", "data.train=gone.json"], "gone.json"),
         (["model=pretrained", "model.path=./gone"], "model: no folder 'gone'"),
         (["++editor.layers=[transformer.h.9.mlp.c_fc]"], r"transformer\.h\.9\.mlp\.c_fc"),
-        (["++editor.tokens=some"], "tokens is 'some', expected one of all, target"),
+        (["++editor.training.tokens=some"], "tokens is 'some', expected one of all, target"),
         (["model=pretrained"], "model.path"),
     ],
 )
