@@ -51,7 +51,10 @@ class Examples(L.Callback):
 
 
 def markdown(editor: Editor, records: Sequence[Record], max_new_tokens: int = 8) -> str:
-    """One row per record, each edited alone; a neighbour is its first locality probe."""
+    """One row per record, each edited alone; a neighbour is its first locality probe.
+
+    Of several requests of a record the first one is shown.
+    """
     asked = [prompts(record) for record in records]
     texts = [text for row in asked for text in row.values()]
     rows = [at for at, row in enumerate(asked) for _ in row]
@@ -68,7 +71,7 @@ def markdown(editor: Editor, records: Sequence[Record], max_new_tokens: int = 8)
             if "neighbour" in row
             else ""
         )
-        request = record.request
+        request = record.requests[0]
         answers = (old["request"], f"**{new['request']}**")
         lines.append((request.prompt, request.target, *answers, paraphrase, neighbour))
     return "\n".join(f"| {' | '.join(map(escaped, line))} |" for line in lines)
@@ -76,7 +79,7 @@ def markdown(editor: Editor, records: Sequence[Record], max_new_tokens: int = 8)
 
 def prompts(record: Record) -> dict[str, str]:
     """What is asked about a record: the request, its first paraphrase, its first neighbour."""
-    asked = {"request": record.request.prompt}
+    asked = {"request": record.requests[0].prompt}
     for name, kinds in (("paraphrase", ("generalization",)), ("neighbour", LOCALITY)):
         for probe in record.of_kind(*kinds)[:1]:
             asked[name] = probe.prompt

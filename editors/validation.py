@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from datamodules.records import Record
+from datamodules.records import KINDS, Record
 from edits.edit import Edit
 from models.language_model import LanguageModel
 
-LOCAL = ("unrelated", "neighborhood")
-KINDS = ("reliability", "generalization", *LOCAL)
+JUDGED = ("reliability", "generalization", "unrelated", "neighborhood")
 
 
 class Validation(nn.Module):
@@ -26,17 +25,18 @@ class Validation(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.metrics = nn.ModuleDict({name: MeanMetric() for name in (*KINDS, "locality")})
+        self.metrics = nn.ModuleDict({name: MeanMetric() for name in (*JUDGED, "locality")})
 
     def update(self, language_model: LanguageModel, edit: Edit, records: Sequence[Record]) -> None:
         """Judge edit n by the probes of record n, or a single edit by those of all records."""
-        for kind in KINDS:
+        for kind in JUDGED:
+            local = KINDS[kind].local
             asked = [(n, probe) for n, r in enumerate(records) for probe in r.of_kind(kind)]
             mean = torch.zeros(())
             if asked or language_model.sharded:
-                right = _right(language_model, edit, asked, local=kind in LOCAL)
+                right = _right(language_model, edit, asked, local)
                 mean = right.mean() if asked else mean
-            for name in (kind, "locality") if kind in LOCAL else (kind,):
+            for name in (kind, "locality") if local else (kind,):
                 metric = self.metrics[name]
                 metric.update(mean.to(metric.device), weight=len(asked))
 
@@ -50,7 +50,7 @@ class Validation(nn.Module):
         Each kind of locality counts by itself: where they are averaged, many easy probes hide that
         the hard ones are lost.
         """
-        shares = torch.stack([self.metrics[kind].compute() for kind in KINDS])
+        shares = torch.stack([self.metrics[kind].compute() for kind in JUDGED])
         return 1 / (1 / shares[~shares.isnan()]).mean()
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from fake_editors import Adding, Alone, Nothing, make_records, make_trainer
 
-from datamodules.records import LOCALITY, Probe
+from datamodules.records import LOCALITY, Probe, Record
 from edits import NOTHING, Journal, load
 from edits.weights import WeightEdit
 from evaluation.protocols import sequential
@@ -105,6 +105,19 @@ def test_both_phases_of_an_n_are_about_the_same_records(finished):
         for phase in ("immediate", "retention")
     )
     assert one == other
+
+
+def test_a_step_makes_all_requests_of_its_records(language_model, tmp_path):
+    pair = Record("pair", tuple(record.request for record in RECORDS[1:3]), RECORDS[1].probes)
+    records = [RECORDS[0], pair, RECORDS[3]]
+    run(sequence(language_model, tmp_path, records, length=3, step=1, checkpoints=[2]))
+    edit = None
+    for record in records:
+        edit = Adding(language_model).edit(record.requests, edit)
+    lines = lines_of(tmp_path)[3, "retention"]
+    agree(
+        lines, Questions(records, ("reliability",), 4), edit.edited(language_model), language_model
+    )
 
 
 def test_what_requests_so_far_change_is_not_judged(language_model, tmp_path):
