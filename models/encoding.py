@@ -129,6 +129,7 @@ class TokenIds:
         # a template brings its own special tokens
         self._special = rendering.render == "text"
         self.ending = rendering.ending(tokenizer)
+        self.stops = rendering.stops(tokenizer)
         self._known: dict[tuple[str, bool], list[int]] = {}
 
     def prompts(self, prompts: Sequence[str]) -> list[list[int]]:

@@ -43,7 +43,7 @@ class Form(ABC):
     @property
     def ends(self) -> list[int]:
         """Ids that end an answer."""
-        return end_tokens(self.model, self.tokenizer)
+        return sorted({*end_tokens(self.model, self.tokenizer), *self.ids.stops})
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits ``[..., V]`` of hidden states ``[..., d]``, in float32 at least."""

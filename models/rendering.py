@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 
 RENDERS = ("text", "chat")
@@ -61,12 +62,25 @@ class Rendering:
         if self.end == "none":
             return []
         if self.end == "turn":
-            *_, turn = _template(tokenizer, self.system, "end=turn")
-            ids = tokenizer(turn, add_special_tokens=False)["input_ids"]
-            return ids[:1]  # a line break may follow the token that ends the turn
+            ids = self._turn(tokenizer, "end=turn")
+            if not ids:
+                raise ValueError("end=turn: the chat template puts nothing behind an answer")
+            return ids
         if tokenizer.eos_token_id is None:
             raise ValueError("end=eos: the tokenizer has no end token")
         return [cast(int, tokenizer.eos_token_id)]
+
+    def stops(self, tokenizer: PreTrainedTokenizerFast) -> list[int]:
+        """The ids that end a generated answer, beside the model's own; errors as of `ending`."""
+        turn = self._turn(tokenizer, "render=chat") if self.render == "chat" else []
+        return [*self.ending(tokenizer), *turn]
+
+    def _turn(self, tokenizer: PreTrainedTokenizerFast, wanted: str) -> list[int]:
+        """The id that ends an assistant's message; none if the template has no end for it."""
+        *_, turn = _template(tokenizer, self.system, wanted)
+        ids = tokenizer(turn, add_special_tokens=False)["input_ids"]
+        # blanks may stand before the token that ends the turn, and a line break behind it
+        return [id for id in ids if id in tokenizer.added_tokens_decoder][:1] or ids[:1]
 
 
 def _template(
@@ -77,14 +91,16 @@ def _template(
         raise ValueError(f"{wanted}: the tokenizer has no chat template")
     messages = [] if system is None else [{"role": "system", "content": system}]
     messages.append({"role": "user", "content": _PLACE})
-    asked = _applied(tokenizer, messages, add_generation_prompt=True)
-    answered = _applied(
-        tokenizer,
-        [*messages, {"role": "assistant", "content": _PLACE}],
-        add_generation_prompt=False,
-    )
-    before, behind = asked.split(_PLACE)
-    return before, behind, answered.rpartition(_PLACE)[2]
+    answer = {"role": "assistant", "content": _PLACE}
+    try:
+        asked = _applied(tokenizer, messages, add_generation_prompt=True)
+        answered = _applied(tokenizer, [*messages, answer], add_generation_prompt=False)
+    except TemplateError as error:
+        raise ValueError(f"{wanted}: the chat template refuses the messages: {error}") from error
+    parts = asked.split(_PLACE)
+    if len(parts) != 2:
+        raise ValueError(f"{wanted}: the chat template does not put a message once into its text")
+    return parts[0], parts[1], answered.rpartition(_PLACE)[2]
 
 
 def _applied(

@@ -54,9 +54,8 @@ class Noise(Nothing):
         self.calls = self.left = calls
 
     def identity(self):
-        identity = super().identity()
-        del identity["calls"]  # not what the editor is
-        return identity
+        # how often it can be called is not what the editor is
+        return {name: value for name, value in super().identity().items() if name != "calls"}
 
     def edits(self, requests):
         if self.left is not None:

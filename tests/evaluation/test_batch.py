@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 from fake_editors import Adding, make_records, make_trainer, single
 
-from datamodules.records import Probe
+from datamodules.records import Probe, Record
 from evaluation.protocols.batch import Batch
 from evaluation.report.lines import UNEDITED
 from scoring.questions import Questions
@@ -148,6 +148,59 @@ def test_what_another_request_changes_is_asked_but_not_judged(language_model, tm
     rows = rows_of(tmp_path)
     assert rows["adding", 4, "all", "disturbed"]["count"] == 1
     assert ("adding", 1, "all", "disturbed") not in rows
+
+
+def paired(one, other):
+    """One record of two requests, the second of which names its subject twice."""
+    twice = f"{other.request.subject}, {other.request.prompt}"
+    requests = (one.request, replace(other.request, prompt=twice))
+    return Record("pair", requests, (*one.probes, *other.probes))
+
+
+def test_all_requests_of_a_record_are_made_together_and_each_is_asked(language_model, tmp_path):
+    records = [paired(*RECORDS[:2]), *RECORDS[2:4]]
+    run(batch(language_model, tmp_path, records, sizes=[3]))
+    requests = [*records[0].requests, RECORDS[2].request, RECORDS[3].request]
+    edit = Adding(language_model).edit(requests)
+    questions = Questions(records, ("reliability",), 4)
+    lines = lines_of(tmp_path, "adding", 3)
+    for line, answer in zip(lines, questions.ask(edit.edited(language_model)), strict=True):
+        assert line["nll"] == pytest.approx(answer.nll, abs=1e-4)
+        assert line["mentions"] == (2 if line["record"] == "pair" else 1)
+    asked = [(x["record"], x["prompt"]) for x in lines if x["probe"] == "reliability"]
+    names = ["pair", "pair", *(record.id for record in RECORDS[2:4])]
+    assert asked == [(name, r.prompt) for name, r in zip(names, requests, strict=True)]
+    row = rows_of(tmp_path)["adding", 3, "reliability", "exact_match"]
+    assert (row["count"], row["records"]) == (4, 3)
+    repeated = rows_of(tmp_path)[UNEDITED, 3, "all", "subject_repeated"]
+    assert (repeated["count"], repeated["records"], repeated["reason"]) == (2, 4, "pair")
+
+
+def test_a_record_of_several_requests_is_one_edit_of_its_own(language_model, tmp_path):
+    records = [paired(*RECORDS[:2]), *RECORDS[2:4]]
+    run(batch(language_model, tmp_path, records, sizes=[1]))
+    lines = iter(lines_of(tmp_path, "adding", 1))
+    for record in records:
+        edit = Adding(language_model).edit(record.requests).edited(language_model)
+        for answer in Questions([record], ("reliability",), 4).ask(edit):
+            assert next(lines)["nll"] == pytest.approx(answer.nll, abs=1e-4)
+    costs = json.loads((tmp_path / "efficiency.json").read_text())
+    assert [(r["editor"], r["edits"]) for r in costs] == [(UNEDITED, 0), ("adding", 4)]
+
+
+def test_what_is_refused_of_a_record_are_all_its_requests(language_model, tmp_path):
+    records = [paired(*RECORDS[:2]), *RECORDS[2:4]]
+    run(
+        batch(
+            language_model,
+            tmp_path,
+            records,
+            sizes=[3],
+            editor=Adding(language_model, refused="Tokyo"),
+        )
+    )
+    row = rows_of(tmp_path)["adding", 3, "all", "not_made"]
+    assert (row["count"], row["records"], row["reason"]) == (4, 4, "4 x no Tokyo here")
 
 
 def test_sizes_go_as_far_as_the_records(language_model, tmp_path):

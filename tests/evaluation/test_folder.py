@@ -4,12 +4,12 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from fake_editors import Noise, make_records
+from fake_editors import Noise, Nothing, make_records
 from torch import nn
 
 from datamodules.records import fingerprint
 from datamodules.text import TextCorpus
-from evaluation import identity
+from editors.trained import TrainedEditor
 from evaluation.folder import RunFolder
 from files import write_whole
 
@@ -76,52 +76,57 @@ def test_other_records_have_another_digest():
     assert fingerprint([*records[:2], replace(records[2], probes=())]) != digest
 
 
-@dataclass
+@dataclass(frozen=True)
 class Settings:
     lr: float
     layers: tuple[int, ...]
 
 
+class Set(Nothing):
+    def __init__(self, language_model, *, settings=None, corpus=None):
+        super().__init__(language_model)
+        self.settings, self.corpus = settings, corpus
+
+
 def test_an_editor_is_its_class_and_plain_settings(language_model):
-    editor = Noise(language_model, strength=2.0, chunks=1)
-    editor.settings, editor.tensor = Settings(0.1, (1, 2)), torch.ones(2)
-    assert identity.of_editor(editor) == {
-        "class": "Noise",
-        "strength": 2.0,
-        "preparations": [],
+    editor = Set(language_model, settings=Settings(0.1, (1, 2)))
+    editor.tensor = torch.ones(2)
+    assert editor.identity() == {
+        "class": "Set",
         "settings": {"lr": 0.1, "layers": [1, 2]},
+        "corpus": None,
     }
 
 
+def test_an_editor_stays_itself_once_it_is_prepared(language_model):
+    editor = Noise(language_model, strength=2.0)
+    identity = editor.identity()
+    editor.edit_each([record.request for record in make_records(2)])
+    assert editor.preparations
+    assert editor.identity() == identity
+
+
 def test_an_editor_is_its_corpus_too(language_model):
-    editor, other = Noise(language_model, strength=2.0), Noise(language_model, strength=2.0)
-    editor.corpus, other.corpus = TextCorpus(["Paris is in France."]), TextCorpus(["Tokyo."])
-    assert identity.of_editor(editor) != identity.of_editor(other)
-    other.corpus = TextCorpus(["Paris is in France."])
-    assert identity.of_editor(editor) == identity.of_editor(other)
+    def identity(text):
+        return Set(language_model, corpus=TextCorpus([text])).identity()
+
+    assert identity("Paris is in France.") != identity("Tokyo.")
+    assert identity("Tokyo.") == identity("Tokyo.")
 
 
-def test_what_lightning_keeps_is_not_the_editor_s(language_model):
-    class Module(Noise, L.LightningModule):
-        def __init__(self, language_model):
-            L.LightningModule.__init__(self)
-            Noise.__init__(self, language_model, strength=2.0)
-
-    found = identity.of_editor(Module(language_model))
-    assert found.keys() == {"class", "strength", "preparations", "tensors"}
-
-
-class Trained(Noise, nn.Module):
+class Trained(Noise, TrainedEditor):
     def __init__(self, language_model):
-        nn.Module.__init__(self)
-        super().__init__(language_model, strength=1.0)
+        L.LightningModule.__init__(self)
+        Noise.__init__(self, language_model, strength=1.0)
         self.weight = nn.Parameter(torch.zeros(2))
 
 
 def test_a_trained_editor_is_also_what_it_has_learned(language_model):
     editor, other = Trained(language_model), Trained(language_model)
-    assert identity.of_editor(editor) == identity.of_editor(other)
+    assert editor.identity() == other.identity()
     other.weight.data += 1
-    differing = identity.of_editor(other)
-    assert identity.of_editor(editor)["tensors"] != differing["tensors"]
-    assert "training" not in differing
+    assert editor.identity()["tensors"] != other.identity()["tensors"]
+
+
+def test_what_lightning_keeps_is_not_the_editor_s(language_model):
+    assert Trained(language_model).identity().keys() == {"class", "tensors"}

@@ -43,7 +43,7 @@ def test_the_request_comes_first_then_what_is_asked(language_model, edit):
 def test_answers_are_those_of_the_model_without_and_with_the_edit(language_model, edit):
     table, _ = shown(language_model, edit, REQUEST, ASK, 5)
     prompts = [REQUEST.prompt, *ASK]
-    before = language_model.generate(prompts, 5)
+    before = language_model.generate(prompts, max_new_tokens=5)
     after = edit.edited(language_model).generate(prompts, max_new_tokens=5)
     assert before != after
     assert cells(table, 1) == [" ".join(text.split()) for text in before]

@@ -69,7 +69,9 @@ def agree(lines, questions, model, language_model):
         assert line["generated"] == new.text
         assert line["generated_before"] == old.text
         if line["probe"] in LOCALITY:
-            assert line["exact_match"] == float(new.predicted == old.predicted)
+            assert line["exact_match"] == float(
+                new.readings[0].predicted == old.readings[0].predicted
+            )
 
 
 def test_each_step_is_asked_right_after_it_and_all_of_them_at_checkpoints(finished, language_model):
