@@ -7,10 +7,10 @@ from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from editors.meta_learning.conditioner import Conditioner, Gates
-from editors.meta_learning.objective import Constrained
 from editors.meta_learning.factors import Factors, factors
 from editors.meta_learning.ke import Ke
 from editors.meta_learning.losses import kl, nll
+from editors.meta_learning.objective import Constrained
 from editors.meta_learning.outer_loss import outer_losses
 from edits.weights import WeightEdit
 from models import Batch, LanguageModel

@@ -8,9 +8,9 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from editors.meta_learning import constraint
-from editors.meta_learning.objective import Constrained, Weighted
 from editors.meta_learning.ke import Ke
 from editors.meta_learning.losses import nll
+from editors.meta_learning.objective import Constrained, Weighted
 from models import LanguageModel
 
 
