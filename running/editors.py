@@ -15,6 +15,7 @@ from editors.checkpoints import checkpoint_of, load_trained
 from editors.editor import Editor
 from models.language_model import LanguageModel
 from running.settings import check_types, given
+from running.targets import check_targets
 
 
 def editor_names(cfg: DictConfig) -> list[str]:
@@ -55,6 +56,7 @@ def editor_configs(
 
 def _config(cfg: DictConfig, name: str, language_model: LanguageModel) -> DictConfig:
     composed, settings = _composed(name), cfg.settings.get(name) or OmegaConf.create()
+    check_targets(composed)
     target = composed.editor._target_
     if issubclass(get_class(target), L.LightningModule):
         if settings:

@@ -13,6 +13,7 @@ from editors.checkpoints import saved
 from evaluation.folder import differences
 from files import write_whole
 from running.settings import given
+from running.targets import check_targets
 
 
 def new_run(cfg: DictConfig) -> Path:
@@ -39,7 +40,8 @@ def of_run(folder: Path, part: str) -> DictConfig:
 
     Raises:
         FileNotFoundError: there is no run in the folder.
-        ValueError: it is of another script, whose configuration lacks ``part``.
+        ValueError: it is of another script, whose configuration lacks ``part``; or it would build
+            something that no run does.
     """
     if not (folder / "config.yaml").is_file():
         raise FileNotFoundError(f"resume={folder}: there is no config.yaml of a run in it")
@@ -47,7 +49,9 @@ def of_run(folder: Path, part: str) -> DictConfig:
     if part not in cfg:
         script = HydraConfig.get().job.config_name
         raise ValueError(f"resume={folder}: this is no run of {script}.py")
-    return moved(cfg, cfg.trainer.default_root_dir, folder.resolve())
+    cfg = moved(cfg, cfg.trainer.default_root_dir, folder.resolve())
+    check_targets(cfg, str(folder / "config.yaml"))
+    return cfg
 
 
 def editing_run(folder: Path) -> DictConfig:

@@ -9,13 +9,18 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from running.targets import check_targets
+
 
 def check(cfg: DictConfig) -> None:
     """Refuse settings of a wrong type, without a reader, or for a device that is not here.
 
+    And what would be built of something else than this project's classes; see `check_targets`.
+
     Raises:
         ValueError: names the setting.
     """
+    check_targets(cfg)
     usual = shipped()
     check_types(cfg, usual)
     for key in cfg.keys() - usual.keys():

@@ -16,6 +16,8 @@ from scripts import ROOT, call
 from scripts import script as script
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from running import targets
+
 pytestmark = pytest.mark.filterwarnings("ignore:You have overridden `transfer_batch_to_device`")
 
 SHORT = (
@@ -119,8 +121,11 @@ def straight(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("editor", "at"), [("mend", 3), ("ke", 10)])
-def test_an_interruption_inside_an_epoch_changes_nothing(editor, at, straight, tmp_path):
+def test_an_interruption_inside_an_epoch_changes_nothing(
+    editor, at, straight, tmp_path, monkeypatch
+):
     settings, whole = (*EDITORS[editor], *SHORT), straight(editor)
+    monkeypatch.setattr(targets, "NAMED", targets.NAMED | {"interruptions.Interruption"})
     broken = [
         "+callbacks.broken._target_=interruptions.Interruption",
         f"+callbacks.broken.at={at}",
