@@ -124,16 +124,16 @@ def one_request(cfg: DictConfig, editors: dict[str, Editor], console: Console) -
 
 def benchmark(cfg: DictConfig, editors: dict[str, Editor], folder: Path, console: Console) -> None:
     """Runs the protocol over the records of a split and shows the tables."""
-    data = instantiate(cfg.data)
+    # known_only takes the first data.limit that are known, so it has to see all of them
+    data = instantiate(cfg.data, **({"limit": None} if cfg.known_only else {}))
     records, name = data.records(cfg.split), data.name
     language_model = next(iter(editors.values())).language_model
     records, too_long = fitting(records, language_model, cfg.protocol.max_new_tokens)
     for record in too_long:
         log.info("left out, longer than the model takes: %s", record.id)
     if cfg.known_only:
-        found = known(records, language_model)
-        name = f"{name} ({len(found):,} of {len(records):,} known)"
-        records = found
+        records = known(records, language_model, cfg.data.limit)
+        name = f"{name} ({len(records):,} known)"
         log.info("only records whose fact the unedited model knows: %s", name)
     protocol = instantiate(cfg.protocol, _partial_=True, _convert_="object")(
         editors, records, folder, data=name, split=cfg.split
