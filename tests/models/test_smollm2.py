@@ -1,7 +1,10 @@
 """SmolLM2 comes from its package, or says what to install; it answers, and is edited."""
 
+import json
+
 import pytest
 import torch
+from scripts import script  # noqa: F401
 
 from datamodules.records import Request
 from editors.finetune import FineTune
@@ -141,3 +144,16 @@ def test_it_is_edited(model):
         before, after = (m.score(asked, ["Rome", "Tokyo"]) for m in (model, edited))
     assert after.log_probs[0].sum() > before.log_probs[0].sum() + 1
     assert model.generate(asked[:1], 2) == [" Paris."]
+
+
+def test_the_script_edits_the_first_facts_that_it_knows(model, cache, script, tmp_path):  # noqa: F811
+    cache.mkdir()
+    (cache / smollm2.CONVERTED).symlink_to(model.model.name_or_path)
+    arguments = ("model=smollm2", "editors=[ft_m]", "known_only=true", "data.limit=1")
+    quick = ("++settings.ft_m.steps=2", "++trainer.enable_progress_bar=false")
+    run = script("edit", *arguments, *quick, f"hydra.run.dir={tmp_path}/run")
+    assert run.code == 0, run.err
+    rows = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert {row["model"] for row in rows} == {"smollm2"}
+    assert {row["data"] for row in rows} == {"atlas (1 known)"}
+    assert {row["editor"] for row in rows} == {"unedited", "ft_m"}
