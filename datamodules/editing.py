@@ -67,6 +67,15 @@ class EditingData(L.LightningDataModule, ABC):
         Raises:
             ValueError: there is no such split, or nothing in it.
         """
+        limit = self.limit_of(split) if limit is None else _positive("limit", limit)
+        return self.ordered(split)[:limit]
+
+    def limit_of(self, split: str) -> int | None:
+        """How many records of a split are used at most; None: all."""
+        return self.train_limit if split == "train" else self.limit
+
+    def ordered(self, split: str) -> list[Record]:
+        """All records of a split, in order; errors as of `records`."""
         if split not in SPLITS:
             raise ValueError(f"no split {split!r} in {self.name}; expected {', '.join(SPLITS)}")
         records = list(self.splits().get(split, ()))
@@ -74,9 +83,7 @@ class EditingData(L.LightningDataModule, ABC):
             raise ValueError(f"{self.name}: split {split!r} is empty: {self.why_empty(split)}")
         if split != "train":
             random.Random(f"{self.seed}-{split}").shuffle(records)
-        own = self.train_limit if split == "train" else self.limit
-        limit = own if limit is None else limit
-        return records if limit is None else records[: _positive("limit", limit)]
+        return records
 
     def splits(self) -> dict[str, list[Record]]:
         """The records of each split as loaded, without those dropped; loads them once, and logs."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from huggingface_hub.errors import HTTPError
 
 from datamodules.records import Record, RecordError
 from files import written_whole
+from files.cache import cache_folder
 
 TIMEOUT = 60  # seconds without a byte before a download is given up
 
@@ -190,8 +190,7 @@ def fetch(source: str | Path) -> Path:
 
 
 def _download(url: str) -> Path:
-    cache = Path(os.environ.get("ERRATA_CACHE") or "~/.cache/errata").expanduser()
-    folder = cache / hashlib.sha256(url.encode()).hexdigest()[:16]
+    folder = cache_folder() / hashlib.sha256(url.encode()).hexdigest()[:16]
     path = folder / (Path(unquote(urlsplit(url).path)).name or "file")
     if path.is_file():
         return path

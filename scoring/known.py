@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 
 from torch import Tensor
+from tqdm import tqdm
 
 from datamodules.records import Record, Request
 from edits.edit import NOTHING, EditedModel
+from files import write_whole
+from files.cache import cache_folder
 from models.language_model import LanguageModel
 
+CHUNK = 128
+"""Records from one look at the limit, and one writing of the answers, to the next."""
 Pair = tuple[str, str]
 """A prompt and an answer to it."""
 
@@ -36,25 +45,80 @@ def knows(model: EditedModel, pairs: Sequence[Pair]) -> list[bool]:
     return model.score([prompt for prompt, _ in pairs], [answer for _, answer in pairs]).exact()
 
 
-def known(records: Sequence[Record], language_model: LanguageModel) -> list[Record]:
+def known(
+    records: Sequence[Record], language_model: LanguageModel, limit: int | None = None
+) -> list[Record]:
     """The records all of whose requests ask what the unedited model answers rightly, in order.
 
     It does if each token of the true answer is the likeliest one, given the answer up to there, as
     ``scorers.exact_match`` has it. A record with a request without a true answer is not known.
-    Paraphrases and locality probes are not asked.
+    Paraphrases and locality probes are not asked. What was asked once is kept in the cache, by
+    model and by questions.
+
+    Args:
+        records: may be many more than are wanted; they are asked in order.
+        language_model: the unedited model.
+        limit: how many known ones are wanted: few are asked after the last of them. None: all.
 
     Raises:
-        ValueError: the model knows none of them.
+        ValueError: the model knows none of them, or fewer than ``limit``.
     """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; expected at least 1")
     complete = [r for r in records if all(q.target_true is not None for q in r.requests)]
-    pairs = [(q.prompt, q.target_true) for record in complete for q in record.requests]
-    right = iter(knows(NOTHING.edited(language_model), pairs))
-    kept = [record for record in complete if all(list(islice(right, len(record.requests))))]
+    right = _right(complete, language_model, limit) if complete else []
+    kept = [record for record, knows in zip(complete, right, strict=False) if knows][:limit]
     if not kept:
         raise ValueError(
             f"{language_model.name!r} knows the fact of none of the {len(records):,} records"
         )
+    if limit is not None and len(kept) < limit:
+        raise ValueError(
+            f"{language_model.name!r} knows the facts of {len(kept):,} of the {len(records):,} "
+            f"records, and limit asks for {limit:,}"
+        )
     return kept
+
+
+def _right(
+    records: Sequence[Record], language_model: LanguageModel, limit: int | None
+) -> list[bool]:
+    """Whether the model knows each record, of as many from the start as the limit needs."""
+    path = _answers(records, language_model)
+    right, model = _kept(path), NOTHING.edited(language_model)
+    progress = tqdm(total=len(records), initial=len(right), desc="known facts", disable=None)
+    with progress:
+        while len(right) < len(records) and (limit is None or sum(right) < limit):
+            chunk = records[len(right) : len(right) + CHUNK]
+            answers = iter(knows(model, [pair for record in chunk for pair in _facts(record)]))
+            right += [all(list(islice(answers, len(record.requests)))) for record in chunk]
+            write_whole(path, json.dumps([int(one) for one in right]) + "\n")
+            progress.update(len(chunk))
+    return right
+
+
+def _facts(record: Record) -> list[Pair]:
+    return [(q.prompt, q.target_true) for q in record.requests if q.target_true is not None]
+
+
+def _answers(records: Sequence[Record], language_model: LanguageModel) -> Path:
+    """The file of the answers: its name tells weights, questions and their tokens apart."""
+    pairs = [_facts(record) for record in records]
+    texts = [text for facts in pairs for pair in facts for text in pair]
+    tokens = language_model.tokenizer(texts)["input_ids"]
+    asked = json.dumps([pairs, tokens, dataclasses.asdict(language_model.rendering)])
+    digest = hashlib.sha256(asked.encode()).hexdigest()[:16]
+    return cache_folder() / "known" / f"{language_model.fingerprint}-{digest}.json"
+
+
+def _kept(path: Path) -> list[bool]:
+    """The answers so far; none if there is no file, or one that somebody else wrote."""
+    try:
+        answers = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    fine = isinstance(answers, list) and all(answer in (0, 1) for answer in answers)
+    return [bool(answer) for answer in answers] if fine else []
 
 
 def fitting(

@@ -46,6 +46,15 @@ def _quiet_and_single_threaded():
     logging.disable_progress_bar()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """``$ERRATA_CACHE`` as it was; what tests keep lies in a folder of their own."""
+    before = os.environ.get("ERRATA_CACHE")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ERRATA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield before
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     """What a test draws does not depend on which tests its process ran before."""

@@ -213,7 +213,9 @@ def test_only_records_whose_fact_is_known_can_be_asked_for(script, tmp_path):  #
     arguments = ["editors=[ft_m]", *QUICK, "known_only=true", "++settings.ft_m.steps=1"]
     run = script("edit", *arguments, f"hydra.run.dir={tmp_path}/run")
     assert run.code == 0, run.err
-    assert re.fullmatch(r"atlas \(\d of 4 known\)", results(tmp_path / "run")[0]["data"])
+    rows = results(tmp_path / "run")
+    assert {row["data"] for row in rows} == {"atlas (4 known)"}
+    assert {row["count"] for row in rows if row["probe"] == "reliability"} == {4}
 
 
 # locating

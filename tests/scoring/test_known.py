@@ -1,18 +1,31 @@
+import json
+
 import pytest
 
 from datamodules.records import Probe, Record, Request
+from files.cache import cache_folder
+from scoring import known as module
 from scoring.known import fitting, known
 
 
+@pytest.fixture(autouse=True)
+def _chunks_of_two_and_a_cache_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.setenv("ERRATA_CACHE", str(tmp_path))
+    monkeypatch.setattr(module, "CHUNK", 2)
+
+
 class Sure:
-    """Stands for a language model that says one thing to every prompt."""
+    """Stands for a language model that says one thing to every prompt; keeps what it was asked."""
 
     name = "sure"
 
     def __init__(self, language_model, said):
-        self.language_model, self.said = language_model, said
+        self.language_model, self.said, self.prompts = language_model, said, []
+        self.tokenizer, self.fingerprint = language_model.tokenizer, f"sure-of-{said}"
+        self.rendering = language_model.rendering
 
     def score(self, prompts, targets, **options):
+        self.prompts += prompts
         scores = self.language_model.score(prompts, targets, **options)
         said = self.language_model.encode(["x"], [self.said])
         predicted = said.labels[said.labels >= 0]
@@ -44,6 +57,61 @@ def test_knowing_none_is_an_error(language_model):
         known([record(0, "Japan"), record(1, None)], Sure(language_model, "Poland"))
     with pytest.raises(ValueError, match="none of the 1 records"):
         known([record(1, None)], language_model)
+
+
+EVERY_THIRD = [record(i, "Sweden" if i % 3 else "France") for i in range(12)]
+
+
+def test_a_limit_is_of_known_records_and_none_is_asked_behind_it(language_model):
+    model = Sure(language_model, "France")
+    assert known(EVERY_THIRD, model, limit=2) == [EVERY_THIRD[0], EVERY_THIRD[3]]
+    assert model.prompts == [r.request.prompt for r in EVERY_THIRD[:4]]
+    assert known(EVERY_THIRD, model, limit=1) == EVERY_THIRD[:1]
+
+
+def test_what_was_asked_is_not_asked_again(language_model):
+    first, second = Sure(language_model, "France"), Sure(language_model, "France")
+    known(EVERY_THIRD, first, limit=2)
+    assert known(EVERY_THIRD, second) == EVERY_THIRD[::3]
+    assert first.prompts + second.prompts == [r.request.prompt for r in EVERY_THIRD]
+    assert known(EVERY_THIRD, second, limit=3) == EVERY_THIRD[:9:3]
+    assert len(second.prompts) == 8
+
+
+@pytest.mark.parametrize("change", ["model", "question", "answer"])
+def test_another_model_or_question_is_asked_anew(language_model, change):
+    known(EVERY_THIRD, Sure(language_model, "France"))
+    records, model = list(EVERY_THIRD), Sure(language_model, "France")
+    if change == "model":
+        model.fingerprint = "another"
+    if change == "question":
+        request = Request("A city that is in", "city", "a lie", "France")
+        records[1] = Record("1", (request,))
+    if change == "answer":
+        records[1] = record(1, "France")
+    facts = known(records, model)
+    assert len(model.prompts) == len(records)
+    assert len(facts) == (4 if change == "model" else 5)
+
+
+@pytest.mark.parametrize("content", ["", "[1, 0, 1", "{}", '["yes"]'])
+def test_a_file_of_answers_that_is_cut_or_no_such_file_is_asked_anew(language_model, content):
+    known(EVERY_THIRD, Sure(language_model, "France"))
+    (file,) = (cache_folder() / "known").iterdir()
+    assert json.loads(file.read_text()) == [1, 0, 0] * 4
+    file.write_text(content)
+    model = Sure(language_model, "France")
+    assert known(EVERY_THIRD, model) == EVERY_THIRD[::3]
+    assert len(model.prompts) == 12
+    assert json.loads(file.read_text()) == [1, 0, 0] * 4
+
+
+def test_fewer_known_records_than_asked_for_says_how_many_there_are(language_model):
+    message = "'sure' knows the facts of 4 of the 12 records, and limit asks for 5"
+    with pytest.raises(ValueError, match=message):
+        known(EVERY_THIRD, Sure(language_model, "France"), limit=5)
+    with pytest.raises(ValueError, match="limit is 0; expected at least 1"):
+        known(EVERY_THIRD, Sure(language_model, "France"), limit=0)
 
 
 def test_records_fit_if_every_question_does_with_its_answer_and_with_what_is_generated(tiny):
