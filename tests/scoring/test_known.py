@@ -1,7 +1,8 @@
 import pytest
 
 from datamodules.records import Probe, Record, Request
-from scoring.known import fitting, known
+from models import Scores
+from scoring.known import fitting, known, says
 
 
 class Sure:
@@ -55,3 +56,25 @@ def test_records_fit_if_every_question_does_with_its_answer_and_with_what_is_gen
     assert fitting(records, language_model, 24 - length) == ([records[0], records[2]], [records[1]])
     with pytest.raises(ValueError, match=r"none of the 3 records fits into .*takes 24 tokens"):
         fitting(records, language_model, 25 - length)
+
+
+class Edited:
+    """Stands for an edited model: row -1 sees one that says France, edit 0 one that says Japan."""
+
+    def __init__(self, language_model):
+        self.models = {-1: Sure(language_model, "France"), 0: Sure(language_model, "Japan")}
+
+    def score(self, prompts, targets, *, rows):
+        asked = zip(prompts, targets, rows, strict=True)
+        each = [self.models[row].score([prompt], [target]) for prompt, target, row in asked]
+        return Scores(*([x for one in each for x in getattr(one, n)] for n in NAMES))
+
+
+NAMES = ("log_probs", "predicted", "targets")
+
+
+def test_a_model_says_the_target_if_each_token_of_it_is_the_likeliest(language_model):
+    requests = [Request("Lagos is in", "Lagos", to) for to in ("France", "Japan", "France Japan")]
+    assert says(Sure(language_model, "France"), requests) == [True, False, False]
+    assert says(Edited(language_model), requests, rows=[0, 0, 0]) == [False, True, False]
+    assert says(Edited(language_model), requests, rows=[-1, 0, -1]) == [True, True, False]
