@@ -44,9 +44,10 @@ class Descent:
         self.tensors = tensors
         self.steps, self.last = steps, last
         self.unsound: set[int] = set()
-        # in the order of the tensors of an edit, as their gradients are taken
+        # in the order of the tensors of an edit, as their gradients are taken; a loop over many
+        # small tensors is best run outside Python
         flat = [own[at] for at in range(len(tensors[0])) for own in tensors]
-        self._adam = torch.optim.Adam(flat, lr, fused=fused)
+        self._adam = torch.optim.Adam(flat, lr, fused=fused, foreach=not fused)
 
     def run(
         self,

@@ -4,8 +4,9 @@ import pytest
 
 from datamodules.records import Probe, Record, Request
 from files.cache import cache_folder
+from models import Scores
 from scoring import known as module
-from scoring.known import fitting, known
+from scoring.known import fitting, known, says
 
 
 @pytest.fixture(autouse=True)
@@ -141,3 +142,26 @@ def test_aliases_have_to_fit_too(tiny):
     long = Probe("one_hop", "Lagos is in", "Sweden", aliases=("Norway", "France and " * 30))
     records = [record(0, "France"), Record("1", record(1, None).requests, (long,))]
     assert fitting(records, language_model, 0) == ([records[0]], [records[1]])
+
+
+class Edited:
+    """Stands for an edited model: row -1 sees one that says France, edit 0 one that says Japan."""
+
+    def __init__(self, language_model):
+        self.models = {-1: Sure(language_model, "France"), 0: Sure(language_model, "Japan")}
+
+    def score(self, prompts, targets, *, rows):
+        rows = [-1] * len(prompts) if rows is None else rows
+        asked = zip(prompts, targets, rows, strict=True)
+        each = [self.models[row].score([prompt], [target]) for prompt, target, row in asked]
+        return Scores(*([x for one in each for x in getattr(one, n)] for n in NAMES))
+
+
+NAMES = ("log_probs", "predicted", "targets")
+
+
+def test_a_model_says_the_target_if_each_token_of_it_is_the_likeliest(language_model):
+    requests = [Request("Lagos is in", "Lagos", to) for to in ("France", "Japan", "France Japan")]
+    assert says(Sure(language_model, "France"), requests) == [True, False, False]
+    assert says(Edited(language_model), requests, rows=[0, 0, 0]) == [False, True, False]
+    assert says(Edited(language_model), requests, rows=[-1, 0, -1]) == [True, True, False]
