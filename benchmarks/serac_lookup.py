@@ -47,7 +47,7 @@ def main() -> None:
             edit = whole.without([request.prompt for request in requests[size:]])
             cache = edit.caches[0]
             times = [
-                milliseconds(lambda edit=edit: edit.routes([QUESTION], None)),
+                milliseconds(lambda edit=edit: edit.scope([QUESTION], [0])),
                 milliseconds(
                     lambda edit=edit, cache=cache: editor.models.log_similarity(
                         [QUESTION], query, cache, edit.embedded

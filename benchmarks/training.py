@@ -1,7 +1,7 @@
 """Example-steps per second of trained editors, and what of them the language model cannot spare.
 
     python benchmarks/training.py mend ke
-    python benchmarks/training.py mend --set rank=1920 'locality_kinds=[unrelated]'
+    python benchmarks/training.py mend --set rank=1920 'training.locality_kinds=[unrelated]'
 
 Editors are those of `configs/editor`. Model: GPT-2 layout, random weights, 6 blocks of width 256,
 vocabulary 4,000. EasyEdit (14cea82) takes 110 ms of one CPU thread per example-step of MEND at this
@@ -28,6 +28,7 @@ from omegaconf import open_dict
 
 from datamodules.atlas.data import AtlasData
 from datamodules.atlas.text import AtlasText
+from datamodules.records import requests_of
 from editors.meta_learning.batches import parts_by_length, without_last
 from editors.meta_learning.factors import factors
 from editors.meta_learning.hypernetwork import Hypernetwork
@@ -92,8 +93,8 @@ def configured(name: str, settings: list[str], language_model) -> Hypernetwork:
         given = [f"++editor.{setting}" for setting in settings]
         config = compose("train", overrides=[f"editor={name}", "~preset", *given])
     with open_dict(config):
-        config.editor.seed = 0
-        config.editor.setdefault("statistics_edits", 64)
+        config.editor.training.seed = 0
+        config.editor.training.setdefault("statistics_edits", 64)
     return instantiate(config.editor, language_model=language_model, _convert_="object")
 
 
@@ -120,7 +121,7 @@ def unavoidable(editor: Hypernetwork, data: AtlasData, steps: int) -> float:
     model, settings, seconds, examples = editor.language_model, editor.training_settings, 0.0, 0
     for number, records in enumerate(islice(data.train_dataloader(), steps)):
         probes = questions(records, settings, np.random.default_rng(number)).probes
-        requests = [record.request for record in records]
+        requests = requests_of(records)
         asked, batch = (
             model.encode([text.prompt for text in texts], [text.target for text in texts])
             for texts in (requests, probes)

@@ -4,6 +4,7 @@ import json
 
 import lightning as L
 import pytest
+from small_editors import built
 
 from datamodules.atlas.data import AtlasData
 from editors.finetune import FineTune
@@ -44,7 +45,7 @@ def test_an_encoder_decoder_trains_edits_and_is_scored(any_encoder_decoder, data
 def goes_the_whole_way(language_model, data, folder, **more):
     """Trains MEND, edits with it, with fine-tuning and with ``more`` editors, and scores them."""
     before = language_model.fingerprint
-    mend = Mend(language_model, rank=8, edit_lr=1e-2, statistics_edits=6, lr=1e-3)
+    mend = built(Mend, language_model, rank=8, edit_lr=1e-2, statistics_edits=6, lr=1e-3)
     trainer = quiet(max_steps=2, limit_val_batches=1, num_sanity_val_steps=0)
     trainer.fit(mend, datamodule=data)
     assert trainer.global_step == 2

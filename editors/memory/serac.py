@@ -121,7 +121,8 @@ class Serac(TrainedEditor[RoutedEdit]):
             ValueError: a request is too long to stand in front of a question, or ``after`` is no
                 edit of this editor.
         """
-        if after is not None and not isinstance(after, RoutedEdit):
+        ours = isinstance(after, RoutedEdit) and after.models is self.models
+        if after is not None and not ours:
             raise ValueError(f"after: {self.name} goes on from its own edits only")
         caches = tuple(_entries(group) for group in groups)
         entries = [entry for cache in caches for entry in cache]

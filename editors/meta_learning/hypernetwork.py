@@ -55,7 +55,7 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
         language_model: LanguageModel,
         *,
         layers: Sequence[str] | None = None,
-        training: HypernetworkTraining,
+        training: HypernetworkTraining = HypernetworkTraining(),  # noqa: B008 - frozen
     ):
         super().__init__(language_model, training)
         self.layers = _default_layers(language_model) if layers is None else named(layers)

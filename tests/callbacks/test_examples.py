@@ -9,7 +9,7 @@ from callbacks.examples import Examples, escaped, markdown
 from callbacks.timing import Timing
 from datamodules.records import Probe, Record, Request
 from editors.editor import Editor
-from edits.weights import Dense, WeightEdit
+from edits import Dense, WeightEdit
 
 REQUEST = Request("Lagos is in", "Lagos", "Sweden")
 RECORDS = [
@@ -31,12 +31,9 @@ class Learner(Editor, L.LightningModule):
         self.language_model = language_model
         self.weight = torch.nn.Parameter(torch.ones(()))
 
-    def edit(self, requests, after=None):
-        raise NotImplementedError
-
-    def edit_each(self, requests):
+    def compute(self, groups, after):
         layer = self.language_model.layer("mlp_out", 0)
-        shape = (len(requests), *self.language_model.shape(layer))
+        shape = (len(groups), *self.language_model.shape(layer))
         noise = 3 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
         update = {layer: Dense(noise * self.weight.detach(), None)}
         return WeightEdit(update, self.name, self.language_model.fingerprint)

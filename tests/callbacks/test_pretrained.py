@@ -34,7 +34,7 @@ def test_the_folder_holds_the_trained_model(tmp_path):
     model = trained(SaveLanguageModel(tmp_path / "model"))
     loaded = LanguageModel.load(str(tmp_path / "model"))
     prompts = [prompt for prompt, _ in FACTS]
-    assert loaded.generate(prompts, 4) == model.generate(prompts, 4)
+    assert loaded.generate(prompts, max_new_tokens=4) == model.generate(prompts, max_new_tokens=4)
     for name, weight in model.model.state_dict().items():
         assert torch.equal(weight, loaded.model.state_dict()[name])
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
@@ -60,7 +60,7 @@ def test_a_folder_that_holds_something_is_refused_before_training(tmp_path):
 
 
 def test_a_dtype_that_is_none_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="dtype is 'int8', expected float32"):
+    with pytest.raises(ValueError, match="dtype is 'int8', expected one of float32"):
         SaveLanguageModel(tmp_path / "model", dtype="int8")
 
 

@@ -7,6 +7,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
+from small_editors import built
 from torch.utils.data import DataLoader, DistributedSampler
 
 from datamodules.records import Probe, Record, Request
@@ -96,7 +97,7 @@ def mend():
     """``mend(language_model, **settings)``: a small Mend."""
 
     def build(language_model, **settings):
-        return Mend(language_model, **{"rank": 16, "lr": 1e-3, **settings})
+        return built(Mend, language_model, **{"rank": 16, "lr": 1e-3, **settings})
 
     return build
 
@@ -109,7 +110,8 @@ def ke():
         widths = {"lstm_width": 6, "condition_width": 7, "gate_width": 5}
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            return Ke(language_model, **{**widths, "optimiser": "adam", "lr": 1e-3, **settings})
+            adam = {"optimiser": "adam", "lr": 1e-3}
+            return built(Ke, language_model, **{**widths, **adam, **settings})
 
     return build
 
@@ -121,6 +123,7 @@ def malmen():
     def build(language_model, **settings):
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            return Malmen(language_model, **{"rank": 16, "edit_lr": 1e-2, "lr": 1e-3, **settings})
+            small = {"rank": 16, "edit_lr": 1e-2, "lr": 1e-3}
+            return built(Malmen, language_model, **{**small, **settings})
 
     return build

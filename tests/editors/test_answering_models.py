@@ -7,6 +7,7 @@ import lightning as L
 import pytest
 import torch
 from answers import CITIES
+from small_editors import built
 from torch.utils.data import DataLoader
 
 from benchmarks.knowledge import perplexity
@@ -26,7 +27,7 @@ from editors.meta_learning.losses import kl
 from editors.meta_learning.malmen import Malmen
 from editors.meta_learning.mend import Mend
 from editors.meta_learning.outer_loss import outer_losses
-from edits.weights import WeightEdit
+from edits import load
 from models import LanguageModel, UnsupportedModel
 from scoring.known import fitting, known
 
@@ -63,7 +64,7 @@ def asked(kind):
 def share(edit, lm, kind):
     """Share of the records' probes of a kind that each one's own edit answers exactly."""
     prompts, targets, rows = asked(kind)
-    return sum(edit.edited(lm).score(prompts, targets, rows).exact()) / len(rows)
+    return sum(edit.edited(lm).score(prompts, targets, rows=rows).exact()) / len(rows)
 
 
 def digest(lm):
@@ -103,7 +104,7 @@ def mend(lm, **settings):
     settings = {"rank": 16, "lr": 3e-3, "edit_lr": 1e-2, "edit_lr_lr": 1e-3} | settings
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Mend(lm, **settings, statistics_edits=COUNT, kl_positions="target")
+        return built(Mend, lm, **settings, statistics_edits=COUNT, kl_positions="target")
 
 
 def ke(lm, **settings):
@@ -111,21 +112,23 @@ def ke(lm, **settings):
     loss = {"objective": "weighted", "edit_weight": 1.0, "smoothing": 0.0}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Ke(lm, **widths, **loss, max_scale=100.0, optimiser="adam", lr=1e-2, **settings)
+        adam = {"optimiser": "adam", "lr": 1e-2}
+        return built(Ke, lm, **widths, **loss, max_scale=100.0, **adam, **settings)
 
 
 def malmen(lm, **settings):
     settings = {"rank": 16, "lr": 1e-3, "edit_lr": 1e-2, "ridge": 1.0} | settings
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Malmen(lm, **settings, statistics_edits=COUNT, kl_positions="target", rounds=5)
+        settings |= {"statistics_edits": COUNT, "kl_positions": "target", "rounds": 5}
+        return built(Malmen, lm, **settings)
 
 
 def serac(lm, **settings):
     settings = {"lr": 3e-3, "counterfactual_lr": 3e-3, "encoder_blocks": 1} | settings
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Serac(lm, **settings, conditioned=16, warmup=0)
+        return built(Serac, lm, **settings, conditioned=16, warmup=0)
 
 
 # editing
@@ -142,8 +145,8 @@ def test_a_trained_editor_learns_to_edit(any_answering, make, steps):
     assert share(edit, lm, "neighborhood") >= 4 / 7  # MALMEN's: 5 or 6, as the seed has it
     assert metrics["val/reliability"] == pytest.approx(share(edit, lm, "reliability"))
     prompts, targets, rows = asked("reliability")
-    said = edit.edited(lm).generate(prompts, rows)
-    exact = edit.edited(lm).score(prompts, targets, rows).exact()
+    said = edit.edited(lm).generate(prompts, rows=rows)
+    exact = edit.edited(lm).score(prompts, targets, rows=rows).exact()
     assert [text == target for text, target in zip(said, targets, strict=True)] == exact
     assert unchanged(lm, before)
 
@@ -164,11 +167,13 @@ def test_fine_tuning_edits_a_fact(any_answering, settings):
     edit = editor.edit_each(REQUESTS[:2])
     edited = edit.edited(lm)
     request = REQUESTS[1]
-    assert edited.score([request.prompt], [request.target], [1]).exact() == [True]
-    assert edited.generate([request.prompt], [1]) == [request.target] != [request.target_true]
+    assert edited.score([request.prompt], [request.target], rows=[1]).exact() == [True]
+    assert edited.generate([request.prompt], rows=[1]) == [request.target] != [request.target_true]
     prompts, targets, _ = asked("neighborhood")
     plain, rows = lm.score(prompts, targets), [-1] * COUNT
-    assert all(map(torch.equal, edited.score(prompts, targets, rows).log_probs, plain.log_probs))
+    assert all(
+        map(torch.equal, edited.score(prompts, targets, rows=rows).log_probs, plain.log_probs)
+    )
     assert unchanged(lm, before)
 
 
@@ -199,10 +204,10 @@ def test_rows_of_minus_one_are_the_unedited_model_to_the_bit(any_answering, make
     edited = editor.eval().edit_each(REQUESTS).edited(lm)
     prompts, targets, rows = asked("reliability")
     mixed = [row if row % 2 else -1 for row in rows]
-    plain, some = lm.score(prompts, targets), edited.score(prompts, targets, mixed)
+    plain, some = lm.score(prompts, targets), edited.score(prompts, targets, rows=mixed)
     for row, ours, theirs in zip(mixed, some.log_probs, plain.log_probs, strict=True):
         assert torch.equal(ours, theirs) == (row < 0)
-    assert edited.generate(prompts, [-1] * COUNT) == lm.generate(prompts)
+    assert edited.generate(prompts, rows=[-1] * COUNT) == lm.generate(prompts)
 
 
 def test_a_trained_edit_can_be_saved_and_merged(any_answering, tmp_path):
@@ -213,7 +218,7 @@ def test_a_trained_edit_can_be_saved_and_merged(any_answering, tmp_path):
     edit.merge(lm, tmp_path / "merged")
     prompts, targets, _ = asked("reliability")
     merged = LanguageModel.load(str(tmp_path / "merged")).score(prompts, targets)
-    loaded = WeightEdit.load(tmp_path / "edit.safetensors", lm).edited(lm).score(prompts, targets)
+    loaded = load(tmp_path / "edit.safetensors", lm).edited(lm).score(prompts, targets)
     for ours, theirs in zip(loaded.log_probs, merged.log_probs, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 

@@ -1,14 +1,18 @@
+import json
 import logging
 import os
 import time
+from dataclasses import asdict
 
 import lightning as L
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from datamodules.records import Request
 from editors.checkpoints import belongs_to, checkpoint_of, load_trained, newest
 from editors.meta_learning.mend import Mend
+from editors.meta_learning.training import HypernetworkTraining
 
 
 class Other(Mend.__mro__[1]):
@@ -182,6 +186,51 @@ def test_a_folder_is_for_its_language_model_unless_told_otherwise(folder, tiny):
     assert torch.equal(taken.alpha, editor.alpha)
     with pytest.raises(ValueError, match="holds 'mend', not 'other'"):
         Other.from_pretrained(path, other)
+
+
+def test_settings_are_plain_values_in_files_and_bundles_in_the_editor(
+    write, language_model, tmp_path
+):
+    path = write(tmp_path / "a.ckpt", language_model)
+    stored = torch.load(path, weights_only=True)["hyper_parameters"]["training"]
+    lists = {"locality_kinds": ["unrelated", "neighborhood"], "joint_edits": [1]}
+    assert stored == asdict(HypernetworkTraining()) | lists
+    loaded = Mend.load_from_checkpoint(path, language_model=language_model, weights_only=True)
+    assert isinstance(loaded.training_settings, HypernetworkTraining)
+    assert loaded.training_settings == HypernetworkTraining(**stored)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"lr": 1.0}, "has settings that mend lacks: lr"),
+        ({"training": {"_target_": "os.mkdir"}}, "are no settings of HypernetworkTraining"),
+        ({"training": None}, "are no settings of HypernetworkTraining"),
+    ],
+)
+def test_settings_that_an_editor_lacks_are_refused(change, what, folder, language_model):
+    path, _ = folder
+    config = json.loads((path / "config.json").read_text())
+    config["settings"] |= change
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=what):
+        Mend.from_pretrained(path, language_model)
+
+
+def test_an_identity_is_class_settings_and_what_was_learned(folder, language_model):
+    path, editor = folder
+    request = Request("Lagos is in", "Lagos", "Sweden")
+    editor.collect([request])
+    own = editor.identity()
+    assert {"class": "Mend", "rank": 4, "edit_lr": 0.5, "sign": "descent"}.items() <= own.items()
+    assert own["training"]["lr"] == HypernetworkTraining().lr
+    assert json.loads(json.dumps(own)) == own
+    editor.edit([request])
+    editor.prepare()
+    assert editor.identity() == own
+    loaded = Mend.from_pretrained(path, language_model).identity()
+    assert loaded.pop("tensors") != own.pop("tensors")  # without the statistics
+    assert loaded == own
 
 
 def test_what_is_no_folder_of_an_editor_is_refused(folder, language_model, tmp_path):

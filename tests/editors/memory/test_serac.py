@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from small_editors import built
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from datamodules.records import Probe, Record, Request
@@ -21,7 +22,7 @@ SMALL = {"encoder_blocks": 1, "pooling": "mean", "lr": 1e-3, "counterfactual_lr"
 
 @pytest.fixture(scope="module")
 def editor(language_model):
-    return Serac(language_model, **SMALL).eval()
+    return built(Serac, language_model, **SMALL).eval()
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def fitted(language_model, records, trainer, data):
     """``fitted(steps, **settings)``: a Serac that was trained for some steps, and its trainer."""
 
     def fit(steps=2, **settings):
-        editor = Serac(language_model, **{**SMALL, **settings})
+        editor = built(Serac, language_model, **{**SMALL, **settings})
         fitting = trainer(max_steps=steps, num_sanity_val_steps=0)
         fitting.fit(editor, data(records))
         return editor, fitting
@@ -44,7 +45,7 @@ def asked(records):
 
 
 def scores(edit, language_model, questions, rows=None):
-    return edit.edited(language_model).score(*questions, rows)
+    return edit.edited(language_model).score(*questions, rows=rows)
 
 
 def assert_same_answers(ours, theirs):
@@ -57,8 +58,8 @@ def assert_same_answers(ours, theirs):
 
 def test_the_request_itself_is_in_scope_before_any_training(editor, requests):
     edit = editor.edit(requests)
-    routes = edit.routes([request.prompt for request in requests], None)
-    assert [entry.target for entry in routes] == [request.target for request in requests]
+    scope = edit.scope([request.prompt for request in requests], [0] * len(requests))
+    assert [entry.target for entry in scope] == [request.target for request in requests]
 
 
 def test_together_or_one_after_another_in_any_order(editor, requests, records, language_model):
@@ -109,19 +110,21 @@ def test_an_edit_is_saved_and_loaded_with_its_editor(editor, requests, language_
     assert_same_answers(
         scores(loaded, language_model, questions), scores(edit, language_model, questions)
     )
-    other = Serac(language_model, **SMALL, template="{target} {prompt} {question}")
+    other = built(Serac, language_model, **SMALL, template="{target} {prompt} {question}")
     with pytest.raises(ValueError, match="made with models of fingerprint"):
         other.load(tmp_path / "edit.safetensors")
 
 
 def test_it_goes_on_from_its_own_edits_only(editor, requests, language_model):
-    other = Serac(language_model, **SMALL).edit(requests[:1])
+    other = built(Serac, language_model, **SMALL).edit(requests[:1])
     with pytest.raises(ValueError, match="after: serac goes on from its own edits only"):
         editor.edit(requests, after=other)
 
 
 def test_cross_attention_reads_every_pair(language_model, requests, records):
-    editor = Serac(language_model, **SMALL | {"classifier": "cross_attention", "pooling": "last"})
+    editor = built(
+        Serac, language_model, **SMALL | {"classifier": "cross_attention", "pooling": "last"}
+    )
     edit = editor.edit(requests)
     assert edit.embedded.shape == (len(requests), 0)
     prompts = [record.questions[1].prompt for record in records]
@@ -129,7 +132,7 @@ def test_cross_attention_reads_every_pair(language_model, requests, records):
         prompts, editor.models.queries(prompts), edit.caches[0], edit.embedded
     )
     assert similarity.shape == (len(prompts), len(requests))
-    assert len(edit.routes(prompts, None)) == len(prompts)
+    assert len(edit.scope(prompts, [0] * len(prompts))) == len(prompts)
 
 
 # training
@@ -137,7 +140,7 @@ def test_cross_attention_reads_every_pair(language_model, requests, records):
 
 def test_training_moves_both_models_and_leaves_the_language_model(fitted, language_model, tmp_path):
     before = LanguageModel(language_model.model, language_model.tokenizer).fingerprint
-    start = Serac(language_model, **SMALL).state_dict()
+    start = built(Serac, language_model, **SMALL).state_dict()
     editor, _ = fitted()
     for part in ("models.scope", "models.counterfactual"):
         moved = [
@@ -161,7 +164,7 @@ def test_it_learns_the_scope_of_these_records(fitted, records):
     edit = editor.edit([record.request for record in records])
     for kind, expected in (("generalization", True), ("unrelated", False)):
         probes = [p.prompt for record in records for p in record.of_kind(kind)]
-        inside = [entry is not None for entry in edit.routes(probes, None)]
+        inside = [entry is not None for entry in edit.scope(probes, [0] * len(probes))]
         assert np.mean([one == expected for one in inside]) > 0.8
 
 
@@ -171,7 +174,7 @@ def test_it_learns_the_scope_of_these_records(fitted, records):
 def test_one_of_the_two_is_trained_after_the_other(part, other, fitted, tmp_path, language_model):
     first, fitting = fitted(train=part)
     names = {"classifier": "models.scope", "counterfactual": "models.counterfactual"}
-    start = Serac(language_model, **SMALL).state_dict()
+    start = built(Serac, language_model, **SMALL).state_dict()
     for name, value in first.state_dict().items():
         if name.startswith(names[other]):
             assert torch.equal(value, start[name]), name
@@ -197,11 +200,11 @@ def test_a_checkpoint_holds_the_editor_and_finds_its_model(
     with pytest.raises(ValueError, match="holds 'serac' for the model with fingerprint"):
         load_trained(Serac, tiny("gpt2", seed=1), path)
     with pytest.raises(ValueError, match="holds 'serac' for the model with fingerprint"):
-        Serac(tiny("gpt2", seed=1), **SMALL, start=str(path))
+        built(Serac, tiny("gpt2", seed=1), **SMALL, start=str(path))
 
 
 def test_a_step_without_a_finite_gradient_is_left_out(language_model, records, trainer, data):
-    editor = Serac(language_model, **SMALL)
+    editor = built(Serac, language_model, **SMALL)
     with torch.no_grad():
         next(editor.models.scope.parameters())[:] = torch.inf
     with pytest.raises(RuntimeError, match="not finite in 2 steps in a row"):
@@ -281,7 +284,7 @@ def test_a_pool_that_mentions_the_subject_everywhere_gives_none(language_model):
 def test_records_of_one_subject_are_not_enough(language_model, records, trainer, data):
     with pytest.raises(ValueError, match="are about 1 subject; SERAC needs 2"):
         trainer(max_steps=1, num_sanity_val_steps=0).fit(
-            Serac(language_model, **SMALL), data(records[:1])
+            built(Serac, language_model, **SMALL), data(records[:1])
         )
 
 
@@ -312,7 +315,7 @@ def test_an_encoder_of_hugging_face(pooling, language_model, requests, tmp_path)
     assert bool(pooler) == (pooling == "pooler")
     assert editor.models.scope.text(edit.caches[0][0], "[SEP]") == "Gothenburg is in[SEP]Japan[SEP]"
     with pytest.raises(ValueError, match=r"the encoder '.*bert' takes at most 12"):
-        edit.routes(["Lagos is in " * 5], None)
+        edit.scope(["Lagos is in " * 5], [0])
 
 
 def test_an_encoder_without_a_separator(language_model, tokenizer, tmp_path):
@@ -329,7 +332,7 @@ def test_a_counterfactual_model_of_hugging_face_shares_the_vocabulary(
 ):
     other = tiny("gpt2", seed=3)
     other.save(tmp_path / "other")
-    editor = Serac(language_model, **SMALL, counterfactual=str(tmp_path / "other"))
+    editor = built(Serac, language_model, **SMALL, counterfactual=str(tmp_path / "other"))
     assert editor.models.counterfactual.fingerprint == other.fingerprint
     assert len(editor.edit(requests)) == 1
     other.model.save_pretrained(tmp_path / "foreign")
@@ -339,7 +342,7 @@ def test_a_counterfactual_model_of_hugging_face_shares_the_vocabulary(
     model.save_pretrained(tmp_path / "foreign")
     foreign.save_pretrained(tmp_path / "foreign")
     with pytest.raises(ValueError, match=r"'.*foreign' has another vocabulary \(\d+ tokens\)"):
-        Serac(language_model, **SMALL, counterfactual=str(tmp_path / "foreign"))
+        built(Serac, language_model, **SMALL, counterfactual=str(tmp_path / "foreign"))
 
 
 def test_a_request_that_leaves_no_room_for_a_question(editor):
@@ -365,7 +368,7 @@ def test_a_request_that_leaves_no_room_for_a_question(editor):
 )
 def test_a_setting_that_is_none_is_named(settings, what, language_model):
     with pytest.raises(ValueError, match=what):
-        Serac(language_model, **settings)
+        built(Serac, language_model, **settings)
 
 
 def test_an_encoder_that_is_not_there(language_model, tmp_path):

@@ -9,7 +9,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 
 from editors.memory.encoder import Encoder, PairTexts, copied_body
 from editors.memory.scope import CrossAttentionScope, EmbeddingScope
-from editors.memory.similarity import balanced_bce, log_similarity
+from editors.memory.similarity import Distance, balanced_bce, log_similarity
 from edits.routing import THRESHOLD, Entry
 from models.encoding import Batch
 
@@ -19,7 +19,7 @@ SIMILARITIES = ("", "_cosine", "_two_heads_bounded", "_unsquared")
 def distance(settings):
     flags = {"bound": "bound_embeds", "cosine": "cosine", "squared": "square"}
     found = {name: settings[key] == "true" for name, key in flags.items()}
-    return {**found, "scale": float(settings["scale"]), "heads": int(settings["heads"])}
+    return Distance(**found, scale=float(settings["scale"]), heads=int(settings["heads"]))
 
 
 class Given:
@@ -53,7 +53,7 @@ def test_similarities_are_the_authors(golden, name, tolerance):
     for kind in ("query", "key"):
         texts |= {f"{kind} {n}": ids for n, ids in enumerate(ids_of(tensors, kind))}
     encoder = Encoder(model.to(dtype), Given(texts), 40, "given", pooling="first")
-    scope = EmbeddingScope(encoder, "prompt", **distance(settings))
+    scope = EmbeddingScope(encoder, "prompt", distance(settings))
     queries = [text for text in texts if text.startswith("query")]
     entries = [Entry(text, "") for text in texts if text.startswith("key")]
     with torch.no_grad():
@@ -115,7 +115,7 @@ def test_in_scope_is_within_the_logarithm_of_two():
     lengths = torch.tensor([0.0, 0.99, 1.01, 100.0]) * math.sqrt(math.log(2))
     queries = torch.zeros(4, 6)
     queries[:, 0] = lengths
-    similarity = log_similarity(queries, torch.zeros(1, 6)).exp()[:, 0]
+    similarity = log_similarity(queries, torch.zeros(1, 6), Distance()).exp()[:, 0]
     assert similarity[0] == 1
     assert (similarity > THRESHOLD).tolist() == [True, True, False, False]
 
@@ -123,7 +123,7 @@ def test_in_scope_is_within_the_logarithm_of_two():
 @pytest.mark.parametrize("settings", [{}, {"cosine": True}, {"squared": False}, {"heads": 2}])
 def test_no_distance_is_below_zero_and_every_gradient_is_finite(settings):
     points = torch.randn(50, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    found = log_similarity(points, points, **settings)
+    found = log_similarity(points, points, Distance(**settings))
     assert (found <= 0).all()
     (gradient,) = torch.autograd.grad(found.sum(), points)
     assert gradient.isfinite().all()

@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from datamodules.editing import EditingData
 from datamodules.records import Probe, Record, Request
 from editors.meta_learning.mend import Mend
+from editors.meta_learning.training import HypernetworkTraining
 from models import LanguageModel
 
 CITIES = "Gothenburg Lagos Tokyo Warsaw Paris Berlin Stockholm Kano".split()
@@ -38,7 +39,11 @@ def train(language_model, folder, strategy="auto"):
     if strategy == "fsdp":
         strategy = ModelParallelStrategy(devices, 1, save_distributed_checkpoint=False)
     L.seed_everything(0, verbose=False)
-    module = Mend(language_model, rank=8, statistics="online", lr=1e-3)
+    module = Mend(
+        language_model,
+        rank=8,
+        training=HypernetworkTraining(statistics="online", lr=1e-3),
+    )
     trainer = L.Trainer(
         accelerator="cpu",
         devices=devices,

@@ -37,7 +37,8 @@ def test_parts_give_the_gradient_of_one_graph(method, joint, exact, records, req
     rows = editor.factors(requests)
 
     def edit():
-        return editor._of_batch(requests, rows, joint)
+        groups = [requests[at : at + joint] for at in range(0, len(requests), joint)]
+        return editor._of_batch(groups, rows, together=joint > 1)
 
     assert len(edit()) == -(-len(records) // joint)
     positions = editor.training_settings.kl_positions

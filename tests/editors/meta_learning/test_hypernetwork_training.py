@@ -13,7 +13,7 @@ from datamodules.records import Record
 from editors.meta_learning.mend import Mend
 from editors.meta_learning.outer_loss import outer_losses
 from editors.meta_learning.training import HypernetworkTraining, questions
-from edits.weights import LowRank, WeightEdit
+from edits import LowRank, WeightEdit
 from models import LanguageModel
 
 

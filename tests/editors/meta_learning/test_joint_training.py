@@ -27,9 +27,10 @@ def test_one_edit_of_a_batch_is_that_of_its_requests(method, exact, records, req
     requests = [record.request for record in records]
     editor.collect(requests)
     factors = editor.factors(requests)
+    parts = [requests[start : start + 3] for start in (0, 3, 6)]
     with torch.no_grad():
-        found = editor._of_batch(requests, factors, 3)
-        groups = [editor.edit(requests[start : start + 3]) for start in (0, 3, 6)]
+        found = editor._of_batch(parts, factors, together=True)
+        groups = [editor.edit(part) for part in parts]
     assert len(found) == 3
     for number, group in enumerate(groups):
         for layer, update in group.updates.items():

@@ -130,7 +130,7 @@ def test_edits_do_not_depend_on_their_company_or_order(exact, ke, requests):
 def test_it_reads_the_model_s_answer_the_target_and_the_prompt(exact, ke, requests):
     editor = ke(exact, answer_tokens=3)
     read = exact.tokenizer.batch_decode(editor.texts(requests[:1]).input_ids)
-    [said] = exact.generate([requests[0].prompt], 3)
+    [said] = exact.generate([requests[0].prompt], max_new_tokens=3)
     assert read == [f"{said.strip()} >> Japan || Gothenburg is in"]
 
 

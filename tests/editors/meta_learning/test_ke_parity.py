@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from editors.meta_learning.conditioner import Conditioner, Gates
 from editors.meta_learning.factors import Factors, factors
-from editors.meta_learning.ke import Ke
+from editors.meta_learning.ke import Ke, KeTraining
 from editors.meta_learning.losses import kl, nll
 from editors.meta_learning.objective import Constrained
 from editors.meta_learning.outer_loss import outer_losses
@@ -119,11 +119,13 @@ def case(request, golden):
         gate_width=int(settings["gate_hidden"]),
         max_scale=float(settings["max_scale"]),
         softmax="inputs",
-        objective="weighted",
-        edit_weight=float(settings["c_edit"]),
-        locality_weight=float(settings["c_loc"]),
-        kl_positions="all",
-        smoothing=0.0,
+        training=KeTraining(
+            objective="weighted",
+            edit_weight=float(settings["c_edit"]),
+            locality_weight=float(settings["c_loc"]),
+            kl_positions="all",
+            smoothing=0.0,
+        ),
     ).to(model.dtype)
     fill(editor.conditioner, "condition", tensors)
     fill(editor.gates[0], "gate", tensors)

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from editors.descent import means
 from editors.meta_learning.batches import FILLED, parts_by_length, predicted, predicting
-from editors.meta_learning.losses import example_means, kl, nll
+from editors.meta_learning.losses import kl, nll
 from models import Batch
 
 
@@ -28,7 +29,7 @@ def test_each_label_is_predicted_one_position_before_it():
 
 def test_means_are_taken_within_each_example():
     values, row = torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0, 0, 2])
-    assert example_means(values, row, 4).tolist() == [2, 0, 5, 0]
+    assert means(values, row, 4).tolist() == [2, 0, 5, 0]
 
 
 def test_likelihood_of_equal_odds():

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from editors.meta_learning.decoupled import decoupled
 from editors.meta_learning.factors import Factors, factors
 from editors.meta_learning.losses import kl, nll
-from editors.meta_learning.malmen import Malmen
+from editors.meta_learning.malmen import Malmen, MalmenTraining
 from editors.meta_learning.normaliser import EPSILON
 from editors.meta_learning.transform import Transform
 from edits.updates import Dense
@@ -84,8 +84,9 @@ def step(request, golden):
         rank=int(settings["rank"]),
         blocks=int(settings["n_blocks"]),
         rows_per_pass=int(settings["row_chunk"]),
-        tokens={"ans": "target", "all": "all"}[settings["token"]],
-        statistics="online",
+        training=MalmenTraining(
+            tokens={"ans": "target", "all": "all"}[settings["token"]], statistics="online"
+        ),
     ).to(model.dtype)
     name = "{}x{}".format(*editor.language_model.shape(editor.layers[0]))
     fill(editor.transforms["0"], tensors, f"weights/{name}.", f"expected/{name}.")

@@ -99,7 +99,7 @@ def test_untrained_it_multiplies_the_standardised_factors(exact, mend, requests)
 
 def loss_of(model, requests, edit):
     scores = edit.edited(model).score(
-        [r.prompt for r in requests], [r.target for r in requests], range(len(requests))
+        [r.prompt for r in requests], [r.target for r in requests], rows=range(len(requests))
     )
     return -torch.stack([log_probs.mean() for log_probs in scores.log_probs]).mean()
 

@@ -33,7 +33,7 @@ def case(request, golden):
         layers=json.loads(settings["layers"]),
         rank=int(settings["rank"]),
         sign="official",
-        statistics="online",
+        training=HypernetworkTraining(statistics="online"),
     ).to(model.dtype)
     fill(editor, tensors)
     return tensors, editor, TOLERANCE[request.param]

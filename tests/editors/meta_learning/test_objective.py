@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from editors.meta_learning import constraint
+from editors.meta_learning import objective
 from editors.meta_learning.ke import Ke
 from editors.meta_learning.losses import nll
 from editors.meta_learning.objective import Constrained, Weighted
@@ -21,7 +21,7 @@ def weights_of(editor):
 @pytest.fixture
 def always(monkeypatch):
     """Every validation counts as a success."""
-    monkeypatch.setattr(constraint, "SUCCESS", -1.0)
+    monkeypatch.setattr(objective, "SUCCESS", -1.0)
 
 
 # the losses

@@ -6,7 +6,8 @@ import pytest
 import torch
 from golden import assert_close, read
 
-from editors.meta_learning.losses import example_means, kl, nll
+from editors.descent import means
+from editors.meta_learning.losses import kl, nll
 from editors.meta_learning.transform import Transform
 
 FROZEN = (
@@ -136,7 +137,7 @@ def test_running_average_weighs_likelihood_by_tokens(golden):
     tensors, _ = read(golden, "mend_losses_fp64")
     losses, tokens = tensors["inputs/average.nll"], tensors["inputs/average.n_tokens"]
     per_token = losses.repeat_interleave(tokens.long())
-    mean = example_means(per_token, torch.zeros(len(per_token), dtype=torch.long), 1)[0]
+    mean = means(per_token, torch.zeros(len(per_token), dtype=torch.long), 1)[0]
     assert_close(mean, tensors["expected/average.nll"], 1e-12)
     assert_close(mean.exp(), tensors["expected/average.perplexity"], 1e-12)
     assert_close(tensors["inputs/average.acc"].mean(), tensors["expected/average.acc"], 1e-12)
