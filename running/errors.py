@@ -10,10 +10,12 @@ from collections.abc import Callable
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from files import first_line
+from running.interruption import Terminated, how_to_go_on, terminable
 from running.settings import check
 
 Main = Callable[[DictConfig], None]
@@ -29,8 +31,13 @@ def reporting_errors(main: Main) -> Main:
     def checked(cfg: DictConfig) -> None:
         _quiet()
         try:
-            check(cfg)
-            main(cfg)
+            with terminable():
+                check(cfg)
+                main(cfg)
+        except Terminated:
+            if rank_zero_only.rank == 0:
+                print(how_to_go_on(cfg), file=sys.stderr)
+            raise
         except InstantiationException as error:
             if not isinstance(error.__cause__, ValueError | FileNotFoundError | TypeError):
                 raise
