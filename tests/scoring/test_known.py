@@ -27,7 +27,7 @@ class Sure:
 
     def score(self, prompts, targets, **options):
         self.prompts += prompts
-        scores = self.language_model.score(prompts, targets, **options)
+        scores = self.language_model.score(prompts, targets)
         said = self.language_model.encode(["x"], [self.said])
         predicted = said.labels[said.labels >= 0]
         scores.predicted[:] = [_like(predicted, target) for target in scores.targets]
