@@ -94,7 +94,7 @@ class Protocol(L.LightningModule, ABC):
         first = next(iter(editors.values())).language_model
         self.language_model = first.rendered(Rendering())
         self.rendering, self.scorer = rendering or Rendering(), scorer
-        self.questioned  # noqa: B018 refuses a rendering that the tokenizer does not have
+        assert self.questioned  # a rendering that the tokenizer does not have is refused here
         # Lightning moves what is registered to the device.
         self.trained = nn.ModuleList(e for e in editors.values() if isinstance(e, nn.Module))
         self.records = records

@@ -71,6 +71,17 @@ def test_a_diverged_model_has_a_perplexity_too(language_model):
     assert found["perplexity"]["mean"] == exp(health.LARGEST)
 
 
+def test_an_edit_that_scores_nothing_has_no_perplexity(language_model):
+    class Speech(type(NOTHING)):
+        scores = False
+
+        def size(self, language_model):
+            return {"entries": 3.0}
+
+    found = health.of(Speech().edited(language_model), TEXTS)
+    assert found == {"entries": {"mean": 3.0, "low": 3.0, "high": 3.0, "count": 1}}
+
+
 def test_texts_of_one_word_have_none(language_model):
     with pytest.raises(ValueError, match="no text of more than one word"):
         health.perplexity(NOTHING.edited(language_model), ["Lagos"])
