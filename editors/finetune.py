@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from datamodules.records import Request
@@ -155,8 +155,8 @@ class _Changes:
         self.parts: dict[str, slice] = {}  # layer -> its tensors
         for layer in layers:
             module, dtype = language_model.linear(layer), compute_dtype(language_model.dtype)
-            weight = module.weight.T if isinstance(module, nn.Linear) else module.weight
-            own = [weight, module.bias] if bias and module.bias is not None else [weight]
+            own = [language_model.weight(layer)]
+            own += [module.bias] if bias and module.bias is not None else []
             self.parts[layer] = slice(len(self.starts), len(self.starts) + len(own))
             # fused Adam reads memory in order: values and gradients must be laid out alike
             self.starts += [tensor.detach().to(dtype).contiguous() for tensor in own]

@@ -209,6 +209,15 @@ class LanguageModel(nn.Module):
         """
         return linear(self.module(name))
 
+    def weight(self, name: str) -> Tensor:
+        """The weight ``[d_in, d_out]`` of a linear map, whichever way it stores it.
+
+        Raises:
+            ValueError: no such module, or it is no linear map.
+        """
+        layer = self.linear(name)
+        return layer.weight.T if isinstance(layer, nn.Linear) else layer.weight
+
     def shape(self, name: str) -> tuple[int, int]:
         """``(d_in, d_out)`` of a linear map.
 

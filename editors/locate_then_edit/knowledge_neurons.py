@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from datamodules.records import Request
 from editors.editor import Group
@@ -182,8 +182,7 @@ class Kn(WeightEditor):
 
     def _erased(self, layer: str, erased: Tensor, after: WeightEdit | None) -> LowRank:
         """The update that leaves nothing of the rows ``erased``, ``[N, d_in]``."""
-        module = self.language_model.module(layer)
-        weight = widened(module.weight.T if isinstance(module, nn.Linear) else module.weight)
+        weight = widened(self.language_model.weight(layer))
         if after is not None and layer in after.updates:
             weight = weight + after.updates[layer].dense()[0].to(weight)
         rank = int(erased.sum(1).max())
