@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from datamodules.loops import validation_records
 from datamodules.records import LOCALITY, Record
 from editors.editor import Editor
 from editors.settings import at_least
@@ -43,8 +44,8 @@ class Examples(L.Callback):
         asks = trainer.is_global_zero or editor.language_model.sharded
         if trainer.sanity_checking or not asks or not loggers:
             return
-        dataset = trainer.val_dataloaders.dataset
-        records = [dataset[at] for at in range(min(self.count, len(dataset)))]
+        validated = validation_records(trainer)
+        records = [validated[at] for at in range(min(self.count, len(validated)))]
         text = markdown(editor, records, self.max_new_tokens)
         for logger in loggers if trainer.is_global_zero else ():
             logger.experiment.add_text("val/examples", text, trainer.global_step - 1)

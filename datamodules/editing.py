@@ -10,9 +10,10 @@ from typing import ClassVar
 
 import lightning as L
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, DistributedSampler
 
+from datamodules.batches import as_dataset
 from datamodules.order import Order, ResumableLoader
 from datamodules.reading import Fields, Reading, collect, fetch, read_rows
 from datamodules.records import Record
@@ -115,9 +116,10 @@ class EditingData(L.LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled anew each epoch, from ``seed`` and the epoch only; resumed inside one."""
-        records, share = self._shared("train")
+        records, processes, rank = self._shared("train")
+        share = {"num_replicas": processes, "rank": rank}
         order = Order(records, self._trained, **share, seed=self.seed, drop_last=True)
-        return ResumableLoader(records, self.batch_size, sampler=order, collate_fn=list)
+        return ResumableLoader(as_dataset(records), self.batch_size, sampler=order, collate_fn=list)
 
     def val_dataloader(self) -> DataLoader:
         """In order; uneven shares are evened by repeats, since DDP syncs each validation step."""
@@ -138,12 +140,13 @@ class EditingData(L.LightningDataModule, ABC):
         return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready * self.batch_size
 
     def _loader(self, split: str, sampler: type[DistributedSampler]) -> DataLoader:
-        records, share = self._shared(split)
-        order = sampler(records, **share, shuffle=False)
-        return DataLoader(records, self.batch_size, sampler=order, collate_fn=list)
+        records, processes, rank = self._shared(split)
+        dataset = as_dataset(records)
+        order = sampler(dataset, num_replicas=processes, rank=rank, shuffle=False)
+        return DataLoader(dataset, self.batch_size, sampler=order, collate_fn=list)
 
-    def _shared(self, split: str) -> tuple[list[Record], dict[str, int]]:
-        """The records of a split, and which of the processes that share them this one is."""
+    def _shared(self, split: str) -> tuple[list[Record], int, int]:
+        """The records of a split, how many processes share them, and which of these this one is."""
         records = self.records(split)
         processes = self.trainer.world_size if self.trainer else 1
         rank = self.trainer.global_rank if self.trainer else 0
@@ -151,7 +154,7 @@ class EditingData(L.LightningDataModule, ABC):
             raise ValueError(
                 f"{self.name}: split {split!r} has {len(records)} records for {processes} processes"
             )
-        return records, {"num_replicas": processes, "rank": rank}
+        return records, processes, rank
 
 
 class FileData(EditingData):

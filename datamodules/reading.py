@@ -13,7 +13,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import HTTPError
+
+# of the HTTP library that this version of the hub's client has, whichever that is
+from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
 
 from datamodules.records import Record, RecordError
 from files import written_whole

@@ -226,10 +226,11 @@ class Record:
         Raises:
             ValueError: there are several.
         """
-        if len(self.requests) > 1:
+        first, *others = self.requests
+        if others:
             count = len(self.requests)
             raise ValueError(f"record {self.id!r} has {count} requests where one is expected")
-        return self.requests[0]
+        return first
 
     @cached_property
     def subjects(self) -> frozenset[str]:

@@ -113,6 +113,6 @@ def _key(place: str, keys: Sequence[str], field: str | None) -> str:
 def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """Padding is masked, so any id will do where the tokenizer has none for it."""
     for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if token is not None:
+        if isinstance(token, int):
             return token
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import lightning as L
 from hydra import compose
@@ -65,7 +66,7 @@ def _config(cfg: DictConfig, name: str, language_model: LanguageModel) -> DictCo
         return OmegaConf.create({"_target_": target, "checkpoint": str(path)})
     check_types(settings, composed.editor, f"settings.{name}.")
     with open_dict(composed.editor):
-        composed.editor = OmegaConf.merge(composed.editor, settings)
+        composed.editor = cast(DictConfig, OmegaConf.merge(composed.editor, settings))
     OmegaConf.resolve(composed.editor)
     return composed.editor
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from files import first_line
-from running.settings import check
+from running.settings import check, contents
 
 Main = Callable[[DictConfig], None]
 
@@ -47,7 +47,7 @@ def _of_part(cfg: DictConfig, error: InstantiationException) -> str:
     given = [o for o in HydraConfig.get().overrides.task if o.lstrip("+~").startswith(f"{key}.")]
     wrong_type = isinstance(error.__cause__, TypeError)
     behind = f" ({' '.join(given)})" if given and wrong_type else ""
-    return f"{key}: {_text(error.__cause__)}{behind}"
+    return f"{key}: {_text(error.__cause__ or error)}{behind}"
 
 
 def _home(cfg: DictConfig, key: str) -> str:
@@ -58,7 +58,7 @@ def _home(cfg: DictConfig, key: str) -> str:
             home.append(name)
             node = None
             continue
-        inside = OmegaConf.to_container(node, resolve=False)[name]
+        inside = contents(node)[name]
         reference = OmegaConf.is_interpolation(node, name) and isinstance(inside, str)
         home = [inside.strip("${}")] if reference else [*home, name]
         node = node[name]

@@ -6,6 +6,9 @@ aliases come from CLDR through ``babel``. The people, their surnames and their e
 invented here. Needs the extra ``atlas``; using the table does not.
 """
 
+# pyright: reportMissingImports=false
+# the packages of the extra ``atlas`` are not there for the other checks
+
 from __future__ import annotations
 
 import csv

@@ -12,6 +12,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -100,7 +101,7 @@ class World:
         }
 
 
-def _frozen(value: object) -> object:
+def _frozen(value: Any) -> Any:  # whatever YAML holds
     return tuple(value) if isinstance(value, list) else value
 
 

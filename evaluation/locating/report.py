@@ -112,7 +112,7 @@ def markdown(run: Mapping, found: Sequence[Mapping]) -> str:
         cells = part.assign(cell=part.apply(_cell, axis=1))
         table = cells.pivot(index="role", columns="block", values="cell")
         table = table.reindex(index=part["role"].unique())
-        sections += [f"## {_title(run, kind)}", table.to_markdown(disable_numparse=True)]
+        sections += [f"## {_title(run, str(kind))}", table.to_markdown(disable_numparse=True)]
     return "\n\n".join(sections) + "\n"
 
 

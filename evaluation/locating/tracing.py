@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -163,7 +164,9 @@ class _Group:
         self.requests, self.subjects = requests, subjects
         prompts = [request.prompt for request in requests]
         self.lengths = language_model.lengths(prompts, None)
-        self.batch = language_model.encode(prompts, [request.target_true for request in requests])
+        self.batch = language_model.encode(
+            prompts, [cast(str, request.target_true) for request in requests]
+        )
         (facts, width), device = self.batch.input_ids.shape, language_model.device
         layers = {
             kind: [_layer(language_model, kind, block) for block in range(language_model.blocks)]
@@ -211,11 +214,12 @@ class _Group:
 
     def _trace(self, fact: int, noisy: Tensor, found: dict[str, Tensor]) -> Trace:
         length = self.lengths[fact]
-        tokenizer = self.language_model.tokenizer
+        tokenizer, (first, last) = self.language_model.tokenizer, self.subjects[fact]
+        ids = self.batch.input_ids[fact, :length]
         return Trace(
             self.requests[fact],
-            [tokenizer.decode([token]) for token in self.batch.input_ids[fact, :length].tolist()],
-            tuple(self.subjects[fact]),
+            [cast(str, tokenizer.decode([token])) for token in ids.tolist()],
+            (first, last),
             float(self.clean[fact]),
             float(noisy[fact]),
             {kind: chances[fact, :, :length].cpu() for kind, chances in found.items()},

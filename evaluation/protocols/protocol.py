@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
+from datamodules.batches import as_dataset
 from datamodules.records import GENERATED, KINDS, Record, Request, fingerprint
 from editors.editor import Editor
 from editors.settings import one_of
@@ -32,13 +33,15 @@ from models.rendering import Rendering
 from scoring.questions import Questions
 from scoring.scorers import SCORERS, Answer
 
+LinAlgError = torch.linalg.LinAlgError  # pyright: ignore[reportPrivateImportUsage] documented so
+
 
 @dataclass(frozen=True)
 class Attempt:
-    """An edit, or why an editor could not make it; and what that cost."""
+    """An edit, or None and the reason why an editor could not make it; and what that cost."""
 
     edit: Edit | None
-    reason: str | None
+    reason: str
     cost: Cost
 
 
@@ -136,7 +139,7 @@ class Protocol(L.LightningModule, ABC):
     def test_dataloader(self) -> DataLoader:
         """This device's share of the units, one a step; one empty step if it has none."""
         share = self.share(self.left, self.global_rank, self.trainer.world_size)
-        steps = [[unit] for unit in share] or [[]]
+        steps = as_dataset([[unit] for unit in share] or [[]])
         # Lightning would share them out once more, were it not for a sampler of this type.
         sampler = DistributedSampler(steps, num_replicas=1, rank=0, shuffle=False)
         return DataLoader(steps, batch_size=None, sampler=sampler)
@@ -210,8 +213,8 @@ class Protocol(L.LightningModule, ABC):
         """An edit, or the reason for which there is none."""
         with measured(self.device) as cost:
             try:
-                edit, reason = make(), None
-            except (ValueError, torch.linalg.LinAlgError) as error:
+                edit, reason = make(), ""
+            except (ValueError, LinAlgError) as error:
                 edit, reason = None, first_line(str(error))
         return Attempt(edit, reason, cost)
 

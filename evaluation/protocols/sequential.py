@@ -217,6 +217,7 @@ class Sequential(Protocol):
     def _ask(
         self, chain: Chain, records: Sequence[Record], progress: Progress, run: Mapping
     ) -> None:
+        assert chain.edit is not None, "questions come behind an edit"
         questions = self.questions(records)
         with measured(self.device) as cost:
             after = questions.ask(chain.edit.edited(self.questioned))

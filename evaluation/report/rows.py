@@ -209,12 +209,12 @@ def _run_rows(cells: Cells) -> Iterator[dict]:
     draws = _draws({key: cells[key].keys() for key in order}, means)
     counts = {key: sum(map(len, cells[key].values())) for key in order}
     for key in order:
-        yield _row(key, means[key].mean(), draws[key], (counts[key], len(means[key])))
+        yield _row(key, float(means[key].mean()), draws[key], (counts[key], len(means[key])))
     scored = [(kind, "probability_success") for kind in SCORED]
     if set(scored) <= set(order):
         score = harmonic_mean([means[key].mean() for key in scored])
         size = (sum(counts[key] for key in scored), max(len(means[key]) for key in scored))
-        yield _row((ALL, SCORE), score, harmonic_mean([draws[key] for key in scored]), size)
+        yield _row((ALL, SCORE), float(score), harmonic_mean([draws[key] for key in scored]), size)
 
 
 def _draws(records: Mapping, means: Mapping) -> dict[tuple[str, str], np.ndarray]:
