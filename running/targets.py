@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Iterator
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -75,7 +75,8 @@ def allowed(target: object) -> bool:
 
 def _targets(node: DictConfig | ListConfig, at: str = "") -> Iterator[tuple[str, object]]:
     """The key and the value of each target."""
-    keys: Iterable[Any] = node.keys() if isinstance(node, DictConfig) else range(len(node))
+    mapping = isinstance(node, DictConfig)
+    keys = cast(Iterable[Any], node.keys() if mapping else range(len(node)))
     for key in keys:
         try:
             value = None if OmegaConf.is_missing(node, key) else node[key]

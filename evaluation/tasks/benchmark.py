@@ -11,6 +11,7 @@ import lightning as L
 from rich.console import Console
 
 from datamodules.editing import EditingData
+from datamodules.pool import Pool
 from datamodules.records import Record
 from editors.editor import Editor
 from evaluation.protocols.protocol import Protocol
@@ -30,6 +31,7 @@ class Benchmark(Task):
         split: of the data.
         protocol: makes a protocol of editors, records and folder.
         trainer: tests it.
+        pool: what editors may look at beside their requests, if they have any such records.
         known_only: take only records whose true fact the unedited model knows.
         max_new_tokens: that the model has to have room for behind a prompt.
     """
@@ -41,6 +43,7 @@ class Benchmark(Task):
         split: str,
         protocol: Callable[..., Protocol],
         trainer: L.Trainer,
+        pool: Pool | None = None,
         known_only: bool = False,
         max_new_tokens: int = 16,
     ):
@@ -48,6 +51,7 @@ class Benchmark(Task):
         self.split = split
         self.protocol = protocol
         self.trainer = trainer
+        self.pool = pool
         self.known_only = known_only
         self.max_new_tokens = max_new_tokens
 
@@ -58,8 +62,14 @@ class Benchmark(Task):
         folder: Path,
         console: Console,
     ) -> None:
-        """As `Task.run`."""
+        """As `Task.run`.
+
+        Raises:
+            ValueError: the pool has a subject that is tested.
+        """
         records, name = self._records(language_model)
+        if self.pool is not None:
+            self.pool.disjoint_from(records, self.split)
         protocol = self.protocol(
             editors,
             records,
