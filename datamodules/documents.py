@@ -97,12 +97,12 @@ class FactText:
         rng = random.Random(f"{self.seed}-{number}")
         sentences = [f"{prompt} {answer}." for prompt, answer in self.facts]
         rng.shuffle(sentences)
-        found, start = [], 0
+        documents, start = [], 0
         while start < len(sentences):
             size = rng.choice((1, 1, 2, 3))
-            found.append(" ".join(sentences[start : start + size]))
+            documents.append(" ".join(sentences[start : start + size]))
             start += size
-        return found
+        return documents
 
     def unseen(self) -> list[str]:
         """None: every fact is learned."""
@@ -122,8 +122,8 @@ def facts_of(*, seed: int = 0, **sources: EditingData) -> FactText:
     records = [
         record
         for data in sources.values()
-        for split, found in data.splits().items()
-        if found
+        for split, contents in data.splits().items()
+        if contents
         for record in data.records(split)
     ]
     facts = known_facts(records)
@@ -142,10 +142,10 @@ def known_facts(records: Iterable[Record]) -> list[tuple[str, str]]:
     """
     answers = defaultdict(dict)  # a dict keeps the order
     for record in records:
-        asked = ((probe.prompt, probe.target) for probe in record.of_kind(*LOCALITY))
-        for prompt, answer in (*_truths(record), *asked):
+        local = ((probe.prompt, probe.target) for probe in record.of_kind(*LOCALITY))
+        for prompt, answer in (*_truths(record), *local):
             answers[prompt][answer] = None
-    return [(prompt, next(iter(found))) for prompt, found in answers.items() if len(found) == 1]
+    return [(prompt, next(iter(texts))) for prompt, texts in answers.items() if len(texts) == 1]
 
 
 def _truths(record: Record) -> list[tuple[str, str]]:

@@ -89,14 +89,14 @@ class EditingData(L.LightningDataModule, ABC):
     def splits(self) -> dict[str, list[Record]]:
         """The records of each split as loaded, without those dropped; loads them once, and logs."""
         if self._splits is None:
-            given = self.load()
-            self._splits = disjoint(given)
+            loaded = self.load()
+            self._splits = disjoint(loaded)
             self.dropped = {
-                name: len(given[name]) - len(kept) for name, kept in self._splits.items()
+                name: len(loaded[name]) - len(records) for name, records in self._splits.items()
             }
             sizes = ", ".join(f"{len(records):,} {name}" for name, records in self._splits.items())
-            lost = ", ".join(f"{n:,} {name}" for name, n in self.dropped.items() if n)
-            note = f"; dropped for subjects of a better split: {lost}" if lost else ""
+            dropped = ", ".join(f"{n:,} {name}" for name, n in self.dropped.items() if n)
+            note = f"; dropped for subjects of a better split: {dropped}" if dropped else ""
             rank_zero_info(f"{self.name}: {sizes}{note}")
         return self._splits
 
@@ -195,8 +195,8 @@ class FileData(EditingData):
                 f"val_share {val_share} and test_share {test_share}; "
                 "expected shares in 0..1 that leave some to train"
             )
-        given = {"train": train, "val": val, "test": test}
-        self.files = {split: file for split, file in given.items() if file} or self.published
+        files = {"train": train, "val": val, "test": test}
+        self.files = {split: file for split, file in files.items() if file} or self.published
         self.shares = {"val": val_share, "test": test_share}
 
     def begin(self, rows: Sequence[object]) -> None:
@@ -290,17 +290,19 @@ def disjoint(splits: Mapping[str, Sequence[Record]]) -> dict[str, list[Record]]:
     Raises:
         ValueError: an id stands for two of the records.
     """
-    taken, ids, kept = set(), set(), {}
+    subjects, ids, remaining = set(), set(), {}
     for split in reversed(SPLITS):
         if split not in splits:
             continue
-        kept[split] = [record for record in splits[split] if taken.isdisjoint(record.subjects)]
-        taken.update(*(record.subjects for record in kept[split]))
-        for record in kept[split]:
+        remaining[split] = [
+            record for record in splits[split] if subjects.isdisjoint(record.subjects)
+        ]
+        subjects.update(*(record.subjects for record in remaining[split]))
+        for record in remaining[split]:
             if record.id in ids:
                 raise ValueError(f"id {record.id!r} occurs twice; do two files have one name?")
             ids.add(record.id)
-    return {split: kept[split] for split in SPLITS if split in kept}
+    return {split: remaining[split] for split in SPLITS if split in remaining}
 
 
 def _positive(argument: str, value: int) -> int:

@@ -1,4 +1,4 @@
-"""What Lightning's loops know and say nowhere in public; names as read in Lightning 2.6.6."""
+"""What Lightning's loops know but do not publish; names as read in Lightning 2.6.6."""
 
 from __future__ import annotations
 

@@ -229,10 +229,10 @@ def _from_hub(source: str) -> Path:
 
 def _only_json(repository: str) -> str:
     files = HfApi().list_repo_files(repository, repo_type="dataset")
-    found = [file for file in files if file.endswith((".json", ".jsonl"))]
-    if len(found) != 1:
-        raise ValueError(f"name one file of the data set {repository}: {found or files}")
-    return found[0]
+    candidates = [file for file in files if file.endswith((".json", ".jsonl"))]
+    if len(candidates) != 1:
+        raise ValueError(f"name one file of the data set {repository}: {candidates or files}")
+    return candidates[0]
 
 
 def _list_or_lines(text: str) -> object:

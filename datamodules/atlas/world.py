@@ -81,10 +81,10 @@ class World:
     @cached_property
     def objects(self) -> dict[str, list[str]]:
         """The objects that each relation has, sorted."""
-        found = defaultdict(set)
+        by_relation = defaultdict(set)
         for fact in self.facts:
-            found[fact.relation].add(fact.object)
-        return {relation: sorted(objects) for relation, objects in found.items()}
+            by_relation[fact.relation].add(fact.object)
+        return {relation: sorted(objects) for relation, objects in by_relation.items()}
 
     def about(self, subject: str) -> dict[str, str]:
         """Relation -> object of one subject; empty for what is no subject of this world."""
