@@ -72,7 +72,7 @@ class Tracing:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
 
     def width(self, blocks: int) -> int:
-        """The window's, in a model of so many blocks.
+        """The window's width in a model with that many blocks.
 
         Raises:
             ValueError: it is none, or more than there are blocks.
@@ -115,20 +115,20 @@ def trace(
         lengths = language_model.lengths(prompts, None)
         rows = sum(n - first for n, (first, _) in zip(lengths, subjects, strict=True))
         runs = rows * tracing.samples * language_model.blocks * len(tracing.kinds)
-        found: dict[int, Trace] = {}
+        traces: dict[int, Trace] = {}
         with tqdm(total=runs, desc="causal tracing", unit="run", disable=None) as progress:
-            # as many facts together as have so many runs with noise; of like length
+            # facts of like length go together, as many as one batch of noisy runs holds
             size = max(1, tracing.rows_per_batch // tracing.samples)
-            for some in micro_batches(lengths, size * max(lengths)):
+            for indices in micro_batches(lengths, size * max(lengths)):
                 group = _Group(
                     language_model,
-                    [requests[i] for i in some],
-                    [subjects[i] for i in some],
-                    [noise[i] for i in some],
+                    [requests[i] for i in indices],
+                    [subjects[i] for i in indices],
+                    [noise[i] for i in indices],
                     tracing,
                 )
-                found.update(zip(some, group.traces(progress.update), strict=True))
-    return [found[i] for i in range(len(requests))]
+                traces.update(zip(indices, group.traces(progress.update), strict=True))
+    return [traces[i] for i in range(len(requests))]
 
 
 def _noise(
@@ -173,8 +173,8 @@ class _Group:
             for kind in dict.fromkeys([*tracing.kinds, "hidden"])
         }
         self.layers = layers
-        wanted = [name for kind in tracing.kinds for name in layers[kind]]
-        with recorded(language_model.modules_of(wanted)) as clean:
+        layers_traced = [name for kind in tracing.kinds for name in layers[kind]]
+        with recorded(language_model.modules_of(layers_traced)) as clean:
             self.clean = _chances(language_model, self.batch)  # [F]
         self.states = {n: unflattened(hidden_of(x), facts) for n, x in clean.items()}
         shift = torch.zeros(len(requests), tracing.samples, width, noise[0].shape[-1])
@@ -198,21 +198,21 @@ class _Group:
         runs, at = torch.tensor(places, device=self.facts.device).unbind(1)
         noisy = self.corrupted.view(-1, samples).mean(1)  # [F]
         shape = (len(self.requests), blocks, max(self.lengths))
-        found = {kind: noisy[:, None, None].repeat(1, *shape[1:]) for kind in self.tracing.kinds}
-        for kind, chances in found.items():
+        maps = {kind: noisy[:, None, None].repeat(1, *shape[1:]) for kind in self.tracing.kinds}
+        for kind, chances in maps.items():
             for block in range(blocks):
                 gained = torch.zeros(shape[0], shape[2], dtype=noisy.dtype, device=noisy.device)
-                for some in torch.arange(len(runs)).split(self.tracing.rows_per_batch):
-                    some = some.to(runs.device)
-                    chance = self._restored(kind, block, runs[some], at[some])
-                    gain = (chance - noisy[self.facts[runs[some]]]) / samples
-                    where = (self.facts[runs[some]], at[some])
+                for part in torch.arange(len(runs)).split(self.tracing.rows_per_batch):
+                    part = part.to(runs.device)
+                    chance = self._restored(kind, block, runs[part], at[part])
+                    gain = (chance - noisy[self.facts[runs[part]]]) / samples
+                    where = (self.facts[runs[part]], at[part])
                     gained.index_put_(where, gain, accumulate=True)
-                    done(len(some))
+                    done(len(part))
                 chances[:, block] += gained
-        return [self._trace(fact, noisy, found) for fact in range(len(self.requests))]
+        return [self._trace(fact, noisy, maps) for fact in range(len(self.requests))]
 
-    def _trace(self, fact: int, noisy: Tensor, found: dict[str, Tensor]) -> Trace:
+    def _trace(self, fact: int, noisy: Tensor, maps: dict[str, Tensor]) -> Trace:
         length = self.lengths[fact]
         tokenizer, (first, last) = self.language_model.tokenizer, self.subjects[fact]
         ids = self.batch.input_ids[fact, :length]
@@ -222,7 +222,7 @@ class _Group:
             (first, last),
             float(self.clean[fact]),
             float(noisy[fact]),
-            {kind: chances[fact, :, :length].cpu() for kind, chances in found.items()},
+            {kind: chances[fact, :, :length].cpu() for kind, chances in maps.items()},
         )
 
     def _restored(self, kind: str, block: int, runs: Tensor, at: Tensor) -> Tensor:

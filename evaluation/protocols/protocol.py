@@ -50,7 +50,7 @@ class Protocol(L.LightningModule, ABC):
 
     The unedited model is asked once for all editors. What an editor refuses by a ``ValueError``, or
     its solver by a ``LinAlgError``, is counted and named in the results, and no answers are made up
-    for it. Finished units of work are kept in ``folder``; a later run there goes on behind them and
+    for it. Finished units of work are kept in ``folder``; a later run there continues after them and
     ends with the same results as one that never stopped.
 
     Args:
@@ -133,12 +133,12 @@ class Protocol(L.LightningModule, ABC):
     def setup(self, stage: str) -> None:
         """Claim the folder and see what is left to do; Lightning waits for all devices after it."""
         self.folder.claim(self.identity(), write=self.trainer.is_global_zero)
-        self.left = self.units()
+        self.unfinished = self.units()
         self.busy = [name for name in self.editors if not self.finished(name)]
 
     def test_dataloader(self) -> DataLoader:
         """This device's share of the units, one a step; one empty step if it has none."""
-        share = self.share(self.left, self.global_rank, self.trainer.world_size)
+        share = self.share(self.unfinished, self.global_rank, self.trainer.world_size)
         steps = as_dataset([[unit] for unit in share] or [[]])
         # Lightning would share them out once more, were it not for a sampler of this type.
         sampler = DistributedSampler(steps, num_replicas=1, rank=0, shuffle=False)
@@ -224,9 +224,9 @@ class Protocol(L.LightningModule, ABC):
         ``end`` and ``render`` say how the editor's requests were put to the model, ``asked`` how
         questions are; see `Rendering`.
         """
-        edited = Rendering()
+        of_edits = Rendering()
         if editor in self.editors:
-            edited = self.editors[editor].language_model.rendering
+            of_edits = self.editors[editor].language_model.rendering
         return {
             "editor": editor,
             "model": self.language_model.name,
@@ -236,8 +236,8 @@ class Protocol(L.LightningModule, ABC):
             "n": n,
             "step": step,
             "phase": phase,
-            "end": edited.end,
-            "render": edited.render,
+            "end": of_edits.end,
+            "render": of_edits.render,
             "asked": self.rendering.render,
         }
 

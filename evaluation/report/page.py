@@ -108,9 +108,9 @@ def _renderings(results: Sequence[Mapping]) -> list[str]:
     """How texts were put to the models, where it is not the usual way."""
     edited = [row for row in results if row["editor"] != UNEDITED] or results
     values = {name: list(dict.fromkeys(row[name] for row in edited)) for name in DEFAULTS}
-    unusual = {name: own for name, own in values.items() if set(own) != {DEFAULTS[name]}}
-    shown = [f"{name}={'|'.join(own)}" for name, own in unusual.items()]
-    return [" ".join(shown)] if shown else []
+    unusual = {name: texts for name, texts in values.items() if set(texts) != {DEFAULTS[name]}}
+    settings = [f"{name}={'|'.join(texts)}" for name, texts in unusual.items()]
+    return [" ".join(settings)] if settings else []
 
 
 def _cell(row: Mapping) -> str:

@@ -85,7 +85,7 @@ class Benchmark(Task):
     def _records(self, language_model: LanguageModel) -> tuple[Sequence[Record], str]:
         """What is edited and asked, and its name in results."""
         name, limit = self.data.name, self.data.limit_of(self.split)
-        # of known ones the first so many are taken, so all may have to be asked
+        # the limit counts records that are known, and any record may turn out to be
         records = self.data.ordered(self.split)[: None if self.known_only else limit]
         records, too_long = fitting(records, language_model, self.max_new_tokens)
         for record in too_long:
@@ -102,7 +102,7 @@ def _show(folder: Path, scorer: str | None, console: Console) -> None:
     rows, costs = (
         json.loads((folder / name).read_text()) for name in ("results.json", "efficiency.json")
     )
-    for shown in filter(None, (table(rows, costs, scorer), events(rows))):
-        console.print(shown)
+    for part in filter(None, (table(rows, costs, scorer), events(rows))):
+        console.print(part)
     if (folder / "curves.png").is_file():
         log.info("scores against the number of edits: %s", folder / "curves.png")
