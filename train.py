@@ -66,8 +66,8 @@ def reached(
         config = contents(cast(DictConfig, OmegaConf.load(folder / "config.yaml")))
         trains = config["trains"]
         config = {name: config[name] for name in ("seed", "model", "data", trains, "trainer")}
-        found = {name.replace("val/", "best/"): value for name, value in metrics.items()}
-        logger.log_hyperparams(pd.json_normalize(config).iloc[0].to_dict(), found)
+        best_metrics = {name.replace("val/", "best/"): value for name, value in metrics.items()}
+        logger.log_hyperparams(pd.json_normalize(config).iloc[0].to_dict(), best_metrics)
         logger.save()
     log.info("best checkpoint: %s", best)
 

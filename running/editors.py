@@ -45,8 +45,8 @@ def editor_configs(
 ) -> dict[str, DictConfig]:
     """The configuration of each editor: its file, the preset for the model, the user's settings.
 
-    Of a trained one all that counts is its checkpoint, which is looked for here, so that a run that
-    is resumed later takes the same.
+    A trained editor is configured by its checkpoint alone. The checkpoint is looked for here, so
+    that a run that is resumed later takes the same one.
 
     Raises:
         FileNotFoundError: there is no checkpoint.

@@ -44,9 +44,11 @@ def reporting_errors(main: Main) -> Main:
 def _of_part(cfg: DictConfig, error: InstantiationException) -> str:
     """What a part of the configuration says against its settings, and where it stands."""
     key = _home(cfg, str(error).rpartition("full_key: ")[2])
-    given = [o for o in HydraConfig.get().overrides.task if o.lstrip("+~").startswith(f"{key}.")]
+    overrides = [
+        o for o in HydraConfig.get().overrides.task if o.lstrip("+~").startswith(f"{key}.")
+    ]
     wrong_type = isinstance(error.__cause__, TypeError)
-    behind = f" ({' '.join(given)})" if given and wrong_type else ""
+    behind = f" ({' '.join(overrides)})" if overrides and wrong_type else ""
     return f"{key}: {_text(error.__cause__ or error)}{behind}"
 
 
