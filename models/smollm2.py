@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.utils.import_utils import is_gguf_available
 
-from files.cache import kept
+from files.cache import cached
 from models.language_model import LanguageModel
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def language_model(**options) -> LanguageModel:
     if file is None:
         loaded = _from_hub(options)
     else:
-        loaded = LanguageModel.load(str(kept(CONVERTED, partial(convert, file))), **options)
+        loaded = LanguageModel.load(str(cached(CONVERTED, partial(convert, file))), **options)
     loaded.name = "smollm2"
     return loaded
 
