@@ -75,7 +75,7 @@ def captured(
             loss = ...
             deltas = torch.autograd.grad(loss, [captures[layer].output for layer in layers])
 
-    and ``einsum("bti,bto->io", captures[layer].keys, delta)`` is the gradient of the layer's weight.
+    The gradient of the layer's weight is ``einsum("bti,bto->io", captures[layer].keys, delta)``.
     Hooks of an edit that was put in place before are part of the layer. Works under a caller's
     ``no_grad``; no parameter receives a gradient.
 

@@ -50,7 +50,7 @@ class Protocol(L.LightningModule, ABC):
 
     The unedited model is asked once for all editors. What an editor refuses by a ``ValueError``, or
     its solver by a ``LinAlgError``, is counted and named in the results, and no answers are made up
-    for it. Finished units of work are kept in ``folder``; a later run there continues after them and
+    for it. Finished units of work are kept in ``folder``; a later run there goes on after them and
     ends with the same results as one that never stopped.
 
     Args:
