@@ -139,13 +139,13 @@ def _noise(
 ) -> list[Tensor]:
     """What is added to the embeddings of each subject's n tokens, ``[samples, n, d]``."""
     ids = language_model.encode(prompts, None).input_ids
-    own = [row[a : b + 1] for row, (a, b) in zip(ids, subjects, strict=True)]
-    embedded = language_model.model.get_input_embeddings()(torch.cat(own))  # [sum n, d]
+    subject_ids = [row[a : b + 1] for row, (a, b) in zip(ids, subjects, strict=True)]
+    embedded = language_model.model.get_input_embeddings()(torch.cat(subject_ids))  # [sum n, d]
     scale = tracing.noise * float(embedded.double().std())
     generator = torch.Generator().manual_seed(tracing.seed)
     return [
-        torch.randn(tracing.samples, len(one), embedded.shape[1], generator=generator) * scale
-        for one in own
+        torch.randn(tracing.samples, len(subject), embedded.shape[1], generator=generator) * scale
+        for subject in subject_ids
     ]
 
 
@@ -178,8 +178,8 @@ class _Group:
             self.clean = _chances(language_model, self.batch)  # [F]
         self.states = {n: unflattened(hidden_of(x), facts) for n, x in clean.items()}
         shift = torch.zeros(len(requests), tracing.samples, width, noise[0].shape[-1])
-        for one, (first, last), own in zip(shift, subjects, noise, strict=True):
-            one[:, first : last + 1] = own
+        for rows, (first, last), draws in zip(shift, subjects, noise, strict=True):
+            rows[:, first : last + 1] = draws
         self.shift = shift.flatten(0, 1).to(device)  # [F * samples, T, d]
         self.facts = torch.arange(len(requests), device=device)
         self.facts = self.facts.repeat_interleave(tracing.samples)  # [F * samples]
@@ -229,9 +229,9 @@ class _Group:
         """The answers' probability ``[R]`` in runs with noise, each with a state restored."""
         model, facts = self.language_model, self.facts[runs]
         restored = self.tracing.restored(kind, block, model.blocks)
-        own = {name: self.states[name] for name in (self.layers[kind][b] for b in restored)}
+        states = {name: self.states[name] for name in (self.layers[kind][b] for b in restored)}
         begin, below = restored.start, None
-        put = {name: partial(_put, state, facts, at) for name, state in own.items()}
+        put = {name: partial(_put, state, facts, at) for name, state in states.items()}
         if kind == "hidden":  # what the block says is what the next one is given
             begin = block + 1
         if begin:
