@@ -287,8 +287,8 @@ class LanguageModel(nn.Module):
 
     def token_ranges(self, prompts: Sequence[str], spans: Sequence[tuple[int, int]]) -> Tensor:
         """First and last such token of each prompt ``[B, 2]``; see `token_positions`."""
-        found = self._ids.covering(prompts, spans)
-        return torch.tensor(found, dtype=torch.long, device=self.device).reshape(-1, 2)
+        ranges = self._ids.covering(prompts, spans)
+        return torch.tensor(ranges, dtype=torch.long, device=self.device).reshape(-1, 2)
 
     # answers
 
@@ -374,17 +374,17 @@ class LanguageModel(nn.Module):
         self._check_lengths(prompts, lengths)
         texts = [""] * len(prompts)
         for rows in micro_batches(lengths, tokens_per_batch // self.form.stacks):
-            own = [prompt_ids[i] for i in rows]
-            start = self.form.start(own).to(self.device)
+            inputs = [prompt_ids[i] for i in rows]
+            start = self.form.start(inputs).to(self.device)
 
-            def stopped(row: int, new: list[int], own: list[list[int]] = own) -> bool:
-                text = self.form.text(own[row], new)
+            def stopped(row: int, new: list[int], inputs: list[list[int]] = inputs) -> bool:
+                text = self.form.text(inputs[row], new)
                 return cut(text, stop) != text
 
             asked = torch.full((len(rows),), start.input_ids.shape[1] - 1)
             with _surrounded(around, rows, start, asked, steps=True):
                 answers = self.form.answers(start, max_new_tokens, stopped if stop else None)
-            for row, prompt, answer in zip(rows, own, answers, strict=True):
+            for row, prompt, answer in zip(rows, inputs, answers, strict=True):
                 texts[row] = cut(self.form.text(prompt, answer), stop)
         return texts
 

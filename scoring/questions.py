@@ -80,14 +80,14 @@ class Questions:
         contrast = {at: next(readings) for at, _ in contrasts}
         for (at, _), reading in zip(aliases, readings, strict=True):
             right[at].append(reading)
-        return [Answer(tuple(own), contrast.get(at)) for at, own in enumerate(right)]
+        return [Answer(tuple(each), contrast.get(at)) for at, each in enumerate(right)]
 
     def _with_texts(self, model: EditedModel, answers: list[Answer], each: bool) -> list[Answer]:
         """The same answers, with the free continuation where it is asked for."""
         probes, owners, answers = self.probes, self.owners, list(answers)
         lengths = self._lengths(model)
-        asked = sorted((at for at in lengths), key=lengths.__getitem__)
-        for tokens, group in groupby(asked, key=lengths.__getitem__):
+        by_length = sorted((at for at in lengths), key=lengths.__getitem__)
+        for tokens, group in groupby(by_length, key=lengths.__getitem__):
             same = list(group)
             prompts = [probes[at].prompt for at in same]
             rows = [owners[at] for at in same] if each else None

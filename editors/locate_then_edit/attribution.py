@@ -27,7 +27,7 @@ from torch import Tensor
 
 from editors.settings import at_least, one_of
 from models.encoding import IGNORED, pad_right
-from models.hooks import Said, full_precision, recorded, widened
+from models.hooks import Output, full_precision, recorded, widened
 from models.language_model import Batch, LanguageModel
 from models.suffixes import Suffixes, suffixes
 
@@ -158,7 +158,7 @@ def _attributed(
 
 def _seen(
     language_model: LanguageModel, ends: Suffixes, blocks: Sequence[int], site: str
-) -> tuple[list[Said], dict[int, Tensor]]:
+) -> tuple[list[Output], dict[int, Tensor]]:
     """What every block answers to the ends, and the neurons ``[Q, d_in]`` of some."""
     names = [language_model.block(index) for index in range(language_model.blocks)]
     neurons: dict[int, Tensor] = {}
