@@ -155,9 +155,9 @@ class _Changes:
         self.parts: dict[str, slice] = {}  # layer -> its tensors
         for layer in layers:
             module, dtype = language_model.linear(layer), compute_dtype(language_model.dtype)
-            own = [language_model.weight(layer)]
-            own += [module.bias] if bias and module.bias is not None else []
-            self.parts[layer] = slice(len(self.starts), len(self.starts) + len(own))
+            tensors = [language_model.weight(layer)]
+            tensors += [module.bias] if bias and module.bias is not None else []
+            self.parts[layer] = slice(len(self.starts), len(self.starts) + len(tensors))
             # fused Adam reads memory in order: values and gradients must be laid out alike
             self.starts += [tensor.detach().to(dtype).contiguous() for tensor in tensors]
         self.values = [
