@@ -30,8 +30,11 @@ class Models(Protocol):
     Neither ever sees the answer to a question: only the question itself.
     """
 
-    fingerprint: str
-    """Tells the models of one training from those of another."""
+    @property
+    def fingerprint(self) -> str:
+        """Tells the models of one training from those of another."""
+        ...
+
     counterfactual: LanguageModel
     """Answers a question behind an entry; it shares the language model's vocabulary."""
 

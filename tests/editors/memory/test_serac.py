@@ -231,9 +231,37 @@ def test_questions_in_and_out_of_scope(language_model, records):
         n for _, n in drawn.negatives.tolist()
     ]
     assert len(drawn.negatives) == 7 * 3
-    assert sorted(drawn.record[at] for at in drawn.some_inside(1, np.random.default_rng(0))) == [
+    assert sorted(drawn.record[at] for at in drawn.draw_inside(1, np.random.default_rng(0))) == [
         *range(7)
     ]
+
+
+@pytest.fixture
+def pair(records):
+    """A record of two requests, with a paraphrase of the second one and a probe out of scope."""
+    first, second = records[0], records[1]
+    probes = (*second.of_kind("generalization"), *second.of_kind("unrelated")[:1])
+    return Record("pair", first.requests + second.requests, probes)
+
+
+def test_each_question_is_about_one_of_several_requests(language_model, records, pair):
+    settings = SeracTraining(positives=3, hard_share=1.0)
+    hard = HardNegatives(language_model, records, settings)
+    drawn = examples([records[2], pair], settings, hard, np.random.default_rng(0))
+    assert drawn.request == (0, 0, 1, 2, 2)  # the paraphrase stays with its subject
+    assert drawn.record == (0, 0, 1, 1, 1, 0, 1, 0, 1)
+    outside = [(5, 0), (6, 1), (6, 2), (7, 0), (8, 1), (8, 2)]
+    assert [tuple(row) for row in drawn.negatives.tolist()] == outside
+    subjects = pair.subjects
+    assert not any(subject in drawn.probes[8].prompt.casefold() for subject in subjects)
+
+
+def test_records_of_several_requests_train_it(language_model, records, pair, trainer, data):
+    editor = built(Serac, language_model, **SMALL, all_negatives=True, hard_share=1.0)
+    fitting = trainer(max_steps=2, num_sanity_val_steps=0)
+    fitting.fit(editor, data([*records[2:], pair], 3))
+    assert fitting.global_step == 2
+    assert editor.skipped_steps == 0
 
 
 def test_no_request_is_told_apart_from_a_question_about_its_subject(language_model, records):
