@@ -219,19 +219,6 @@ class Record:
         if not isinstance(self.requests, tuple) or not self.requests:
             raise RecordError("requests", f"expected a tuple of requests, got {self.requests!r}")
 
-    @property
-    def request(self) -> Request:
-        """The one request.
-
-        Raises:
-            ValueError: there are several.
-        """
-        first, *others = self.requests
-        if others:
-            count = len(self.requests)
-            raise ValueError(f"record {self.id!r} has {count} requests where one is expected")
-        return first
-
     @cached_property
     def subjects(self) -> frozenset[str]:
         """The subjects of all requests, without regard to case."""

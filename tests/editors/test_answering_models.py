@@ -51,7 +51,7 @@ def made_records():
 
 
 RECORDS = made_records()
-REQUESTS = [record.request for record in RECORDS]
+REQUESTS = [record.requests[0] for record in RECORDS]
 COUNT = len(RECORDS)
 
 

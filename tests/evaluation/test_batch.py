@@ -58,7 +58,7 @@ def test_a_group_is_edited_together_and_asked_by_the_one_edit(finished, language
     lines = iter(lines_of(finished, "adding", 4))
     for start in (0, 4):
         group = RECORDS[start : start + 4]
-        edit = Adding(language_model).edit([record.request for record in group])
+        edit = Adding(language_model).edit([record.requests[0] for record in group])
         questions = Questions(group, ("reliability",), 4)
         for answer in questions.ask(edit.edited(language_model)):
             line = next(lines)
@@ -123,7 +123,7 @@ def test_an_editor_that_takes_no_batch_at_all_is_named_and_the_others_go_on(
 
 def test_requests_that_contradict_each_other_are_settled_and_told(language_model, tmp_path, caplog):
     first, *others = RECORDS
-    later = replace(first, id="later", requests=(replace(first.request, target="Tokyo"),))
+    later = replace(first, id="later", requests=(replace(first.requests[0], target="Tokyo"),))
     records = [first, *others[:2], later]
     run(batch(language_model, tmp_path, records, sizes=[1, 4]))
     rows = rows_of(tmp_path)
@@ -138,7 +138,7 @@ def test_requests_that_contradict_each_other_are_settled_and_told(language_model
 
 def test_what_another_request_changes_is_asked_but_not_judged(language_model, tmp_path):
     first, second, *others = RECORDS
-    changed = Probe("unrelated", first.request.prompt, first.request.target_true)
+    changed = Probe("unrelated", first.requests[0].prompt, first.requests[0].target_true)
     records = [first, replace(second, probes=(changed,)), *others[:2]]
     run(batch(language_model, tmp_path, records, sizes=[1, 4]))
     for n, value in ((1, {0.0, 1.0}), (4, {None})):
@@ -153,15 +153,15 @@ def test_what_another_request_changes_is_asked_but_not_judged(language_model, tm
 
 def paired(one, other):
     """One record of two requests, the second of which names its subject twice."""
-    twice = f"{other.request.subject}, {other.request.prompt}"
-    requests = (one.request, replace(other.request, prompt=twice))
+    twice = f"{other.requests[0].subject}, {other.requests[0].prompt}"
+    requests = (one.requests[0], replace(other.requests[0], prompt=twice))
     return Record("pair", requests, (*one.probes, *other.probes))
 
 
 def test_all_requests_of_a_record_are_made_together_and_each_is_asked(language_model, tmp_path):
     records = [paired(*RECORDS[:2]), *RECORDS[2:4]]
     run(batch(language_model, tmp_path, records, sizes=[3]))
-    requests = [*records[0].requests, RECORDS[2].request, RECORDS[3].request]
+    requests = [*records[0].requests, RECORDS[2].requests[0], RECORDS[3].requests[0]]
     edit = Adding(language_model).edit(requests)
     questions = Questions(records, ("reliability",), 4)
     lines = lines_of(tmp_path, "adding", 3)

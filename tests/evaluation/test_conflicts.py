@@ -18,10 +18,10 @@ LATER = record("later", "LAGOS is  a city in", "LAGOS", "Japan")
 
 
 def test_subject_and_relation_are_told_apart():
-    assert key(FIRST.request) == ("lagos", "{} is a city in") == key(LATER.request)
-    assert key(FIRST.request)[1] == key(OTHER.request)[1]
-    assert key(FIRST.request)[0] == key(CITIZENS.request)[0]
-    assert len({key(r.request) for r in (FIRST, OTHER, CITIZENS)}) == 3
+    assert key(FIRST.requests[0]) == ("lagos", "{} is a city in") == key(LATER.requests[0])
+    assert key(FIRST.requests[0])[1] == key(OTHER.requests[0])[1]
+    assert key(FIRST.requests[0])[0] == key(CITIZENS.requests[0])[0]
+    assert len({key(r.requests[0]) for r in (FIRST, OTHER, CITIZENS)}) == 3
 
 
 def test_there_is_no_conflict_between_different_facts_nor_in_saying_one_twice():
@@ -57,7 +57,7 @@ def test_conflicts_can_be_refused():
 
 
 def both(name, *records):
-    return Record(name, tuple(record.request for record in records))
+    return Record(name, tuple(record.requests[0] for record in records))
 
 
 def test_a_record_of_several_requests_is_overruled_if_one_of_them_is():

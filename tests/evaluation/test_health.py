@@ -16,7 +16,7 @@ TEXTS = [
     "Gothenburg is a city in Sweden.",
     "Paris is in France.",
 ]
-REQUESTS = [record.request for record in make_records(1)]
+REQUESTS = [record.requests[0] for record in make_records(1)]
 
 
 def edit_of(language_model, **changes):

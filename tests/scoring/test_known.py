@@ -66,7 +66,7 @@ EVERY_THIRD = [record(i, "Sweden" if i % 3 else "France") for i in range(12)]
 def test_a_limit_is_of_known_records_and_none_is_asked_behind_it(language_model):
     model = Sure(language_model, "France")
     assert known(EVERY_THIRD, model, limit=2) == [EVERY_THIRD[0], EVERY_THIRD[3]]
-    assert model.prompts == [r.request.prompt for r in EVERY_THIRD[:4]]
+    assert model.prompts == [r.requests[0].prompt for r in EVERY_THIRD[:4]]
     assert known(EVERY_THIRD, model, limit=1) == EVERY_THIRD[:1]
 
 
@@ -74,7 +74,7 @@ def test_what_was_asked_is_not_asked_again(language_model):
     first, second = Sure(language_model, "France"), Sure(language_model, "France")
     known(EVERY_THIRD, first, limit=2)
     assert known(EVERY_THIRD, second) == EVERY_THIRD[::3]
-    assert first.prompts + second.prompts == [r.request.prompt for r in EVERY_THIRD]
+    assert first.prompts + second.prompts == [r.requests[0].prompt for r in EVERY_THIRD]
     assert known(EVERY_THIRD, second, limit=3) == EVERY_THIRD[:9:3]
     assert len(second.prompts) == 8
 
@@ -128,7 +128,7 @@ def test_records_fit_if_every_question_does_with_its_answer_and_with_what_is_gen
 
 def test_a_record_is_known_if_the_truth_of_each_of_its_requests_is(language_model):
     def of(*answers):
-        requests = (record(at, true).request for at, true in enumerate(answers))
+        requests = (record(at, true).requests[0] for at, true in enumerate(answers))
         return Record("-".join(map(str, answers)), tuple(requests))
 
     records = [

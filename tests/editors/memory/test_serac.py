@@ -161,7 +161,7 @@ def test_training_moves_both_models_and_leaves_the_language_model(fitted, langua
 
 def test_it_learns_the_scope_of_these_records(fitted, records):
     editor, _ = fitted(40, positives=2, all_negatives=True, negative_weight=5.0, hard_skipped=0)
-    edit = editor.edit([record.request for record in records])
+    edit = editor.edit([record.requests[0] for record in records])
     for kind, expected in (("generalization", True), ("unrelated", False)):
         probes = [p.prompt for record in records for p in record.of_kind(kind)]
         inside = [entry is not None for entry in edit.scope(probes, [0] * len(probes))]
@@ -271,7 +271,8 @@ def test_no_request_is_told_apart_from_a_question_about_its_subject(language_mod
     drawn = examples(twice, settings, hard, np.random.default_rng(0))
     assert len(drawn.negatives) > 100
     for at, n in drawn.negatives.tolist():
-        subject, own = twice[n].request.subject, twice[drawn.record[at]].request.subject
+        subject = twice[n].requests[0].subject
+        own = twice[drawn.record[at]].requests[0].subject
         if drawn.record[at] != n:
             assert subject not in drawn.probes[at].prompt
             assert at >= drawn.inside or subject != own
@@ -280,7 +281,7 @@ def test_no_request_is_told_apart_from_a_question_about_its_subject(language_mod
 def test_hard_negatives_are_drawn_by_likeness(language_model, records):
     settings = SeracTraining(hard_skipped=1, hard_among=4, hard_temperature=0.5)
     hard = HardNegatives(language_model, records, settings)
-    prompts = [record.request.prompt for record in records]
+    prompts = [record.requests[0].prompt for record in records]
     states = []
     for prompt in prompts:
         states.append(language_model.hidden(language_model.encode([prompt], None))[0].mean(0))
