@@ -166,11 +166,13 @@ def test_emmet_meets_every_request_s_residual_in_its_only_layer(language_model):
     emmet = editor(Emmet, lm, layers=[1])
     edit = emmet.edit(REQUESTS)
     (layer,) = emmet.layers
-    keys = emmet.seen(REQUESTS, [layer], 1, None)[layer][0]
+    keys = emmet.activations(REQUESTS, [layer], 1, None)[layer][0]
     keys = keys[:, 0] / 2 + keys[:, 1:].mean(1) / 2
     changed = keys @ edit.updates[layer].dense()[0]
     site = emmet.sites()[0]
-    missing = emmet.values(REQUESTS, 1) - emmet.seen(REQUESTS, [site], 1, None)[site][1][:, 0]
+    missing = (
+        emmet.values(REQUESTS, 1) - emmet.activations(REQUESTS, [site], 1, None)[site][1][:, 0]
+    )
     torch.testing.assert_close(changed, missing, rtol=1e-8, atol=1e-8)
 
 
