@@ -190,7 +190,7 @@ def test_the_end_is_no_first_token_of_the_target(any_answering):
     lm = any_answering
     editor = FineTune(lm, objective="prompt_last", lr=1e-3, steps=1)
     _, [[loss]] = editor.run([REQUESTS[:1]])
-    (ids,) = lm.form.target_ids([REQUESTS[0].prompt], [REQUESTS[0].target])
+    (ids,) = lm.form.target_ids([REQUESTS[0].prompt], [REQUESTS[0].target], ended=True)
     logits = lm.head(lm.hidden(lm.encode([REQUESTS[0].prompt], None))[0, 0])
     wanted = -logits.log_softmax(-1)[ids[:-1]].mean()
     assert loss == pytest.approx(wanted.item(), rel=1e-4)
