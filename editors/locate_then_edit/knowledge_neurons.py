@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from datamodules.records import Request
 from editors.editor import Group
