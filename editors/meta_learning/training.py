@@ -89,6 +89,11 @@ class HypernetworkTraining(Schedule):
         *Schedule.AT_LEAST_ONE,
         *("statistics_edits", "questions_per_batch", "edits_per_batch", "rounds"),
     )
+    NOT_NEGATIVE = (
+        *Schedule.NOT_NEGATIVE,
+        *("lr", "edit_lr_lr", "multiplier_lr", "edit_weight", "locality_weight", "margin"),
+        "locality_probes",
+    )
 
     def __post_init__(self):
         super().__post_init__()
