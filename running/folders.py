@@ -63,19 +63,22 @@ def claimed(cfg: DictConfig) -> Iterator[Path]:
     """
     begun = Path(HydraConfig.get().runtime.output_dir)
     if cfg.resume and (Path(cfg.resume) / CONFIG).is_file():
-        with _resumed(Path(cfg.resume), begun) as folder:
+        with _resumed(Path(cfg.resume)) as folder:
             yield folder
         return
     if rank_zero_only.rank:
         yield begun
         return
-    try:
-        with _locked(begun):
-            refuse_another_run(begun)
-            with _nothing_left_of_a_failure(begun):
-                yield begun
-    finally:
-        _remove_if_empty(begun)
+    with _locked(begun):
+        refuse_another_run(begun)
+        with _nothing_left_of_a_failure(begun):
+            yield begun
+
+
+def leave_no_empty_folder() -> None:
+    """Hydra makes a folder before anything is checked; it goes if nothing came into it."""
+    if HydraConfig.initialized() and not rank_zero_only.rank:
+        _remove_if_empty(Path(HydraConfig.get().runtime.output_dir))
 
 
 def refuse_another_run(folder: Path) -> None:
@@ -93,14 +96,13 @@ def refuse_another_run(folder: Path) -> None:
 
 
 @contextmanager
-def _resumed(folder: Path, begun: Path) -> Iterator[Path]:
+def _resumed(folder: Path) -> Iterator[Path]:
     """The folder of an earlier run, with the log of what is done now, instead of a new one."""
     if rank_zero_only.rank:
         yield folder
         return
     with _locked(folder):
         _log_into(folder)
-        _remove_if_empty(begun)
         yield folder
 
 
