@@ -15,10 +15,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
-from models.language_model import LanguageModel
 from running.editors import built, editor_configs, editor_names
 from running.errors import reporting_errors
-from running.runs import editing_run, new_run
+from running.folders import claimed
+from running.runs import editing_run, keep, new_run
 
 log = logging.getLogger(__name__)
 
@@ -27,28 +27,30 @@ log = logging.getLogger(__name__)
 @reporting_errors
 def main(cfg: DictConfig) -> None:
     """Composes a run or goes on with one, builds model and editors, and does the task."""
+    with claimed(cfg) as folder:
+        edit(cfg, folder)
+        log.info("everything this run wrote: %s", folder)
+
+
+def edit(cfg: DictConfig, folder: Path) -> None:
+    """Goes on with the run in the folder, or begins one there."""
     resume = cfg.resume
-    cfg = editing_run(Path(resume)) if resume else cfg
+    cfg = editing_run(Path(resume)) if resume else new_run(cfg)
     names = editor_names(cfg)
     task = instantiate(cfg.task, _convert_="object")
     task.check(names)
     language_model = instantiate(cfg.model)
     edits = language_model.rendered(instantiate(cfg.rendering.edits))
     probes = language_model.rendered(instantiate(cfg.rendering.probes))
-    folder = Path(resume) if resume else begun(cfg, names, edits)
+    if not resume:
+        with open_dict(cfg):
+            cfg.settings = editor_configs(cfg, names, edits)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     with torch.no_grad():
         editors = {name: built(cfg.settings[name], edits) for name in names}
+        if not resume:
+            keep(cfg, folder)
         task.run(probes, editors, folder, console())
-    log.info("everything this run wrote: %s", folder)
-
-
-def begun(cfg: DictConfig, names: list[str], language_model: LanguageModel) -> Path:
-    """The folder of a new run, whose configuration says all of each editor."""
-    configs = editor_configs(cfg, names, language_model)
-    with open_dict(cfg):
-        cfg.settings = configs
-    return new_run(cfg)
 
 
 def console() -> Console:

@@ -17,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from editors.checkpoints import saved
 from files import write_whole
 from running.errors import reporting_errors
-from running.runs import checkpoint, new_run, training_run
+from running.folders import claimed
+from running.runs import checkpoint, keep, new_run, training_run
 from running.settings import contents
 
 log = logging.getLogger(__name__)
@@ -27,21 +28,29 @@ log = logging.getLogger(__name__)
 @reporting_errors
 def main(cfg: DictConfig) -> None:
     """Builds everything from the configuration, trains, and writes what was reached on val."""
-    if cfg.resume and Path(cfg.resume).is_dir():
-        cfg, folder, resume = training_run(cfg)
+    with claimed(cfg) as folder:
+        train(cfg, folder)
+        log.info("everything this run wrote: %s", folder)
+
+
+def train(cfg: DictConfig, folder: Path) -> None:
+    """Goes on with the run in the folder, or begins one there."""
+    goes_on = cfg.resume and Path(cfg.resume).is_dir()
+    if goes_on:
+        cfg, resume = training_run(cfg)
     else:
-        resume = None if cfg.resume is None else checkpoint(cfg.resume)
-        folder = new_run(cfg)
+        cfg, resume = new_run(cfg), None if cfg.resume is None else checkpoint(cfg.resume)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     language_model = instantiate(cfg.model).rendered(instantiate(cfg.rendering.edits))
     data = instantiate(cfg.data)
     module = instantiate(cfg[cfg.trains], language_model=language_model, _convert_="object")
     callbacks = list(instantiate(cfg.callbacks).values())
     trainer = instantiate(cfg.trainer, callbacks=callbacks)
+    if not goes_on:
+        keep(cfg, folder)
     trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     if trainer.state.finished and trainer.checkpoint_callback:
         reached(trainer, module, data, folder)
-    log.info("everything this run wrote: %s", folder)
 
 
 def reached(

@@ -5,15 +5,25 @@ from __future__ import annotations
 from json import JSONDecodeError
 from pathlib import Path
 from pickle import UnpicklingError
+from struct import error as StructError
 from zipfile import BadZipFile
 
 import torch
 
+DAMAGED = (
+    *(RuntimeError, EOFError, UnpicklingError, BadZipFile, JSONDecodeError, ValueError, TypeError),
+    *(KeyError, IndexError, AttributeError, AssertionError, OverflowError, MemoryError),
+    *(NotImplementedError, StructError),
+)
+
 
 def saved(path: Path) -> dict | None:
-    """What a checkpoint holds, without its tensors' values; None if it is no checkpoint."""
+    """What a checkpoint holds, without its tensors' values; None if it is no checkpoint.
+
+    Damaged files raise whatever the bytes happen to mean to ``torch.load`` and to pickle.
+    """
     try:
         contents = torch.load(path, map_location="meta", mmap=True, weights_only=True)
-    except (RuntimeError, OSError, EOFError, UnpicklingError, BadZipFile, JSONDecodeError):
+    except (*DAMAGED, OSError):
         return None
     return contents if isinstance(contents, dict) and "state_dict" in contents else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import TypeVar
@@ -51,10 +52,13 @@ def load_trained(cls: type[T], language_model: LanguageModel, path: str | Path) 
         log.info("%s: %s", cls.name, path)
         return cls.from_pretrained(path, language_model)
     check(cls, language_model, path)
-    log.info("%s: %s", cls.name, path)
+    log.info("%s: %s", cls.name, " · ".join(filter(None, (str(path), reached(path)))))
     editor = cls.load_from_checkpoint(
         path, language_model=language_model, map_location="cpu", weights_only=True
     )
+    broken = [n for n, p in editor.named_parameters() if not p.isfinite().all()]
+    if broken:
+        raise ValueError(f"{path} holds a broken {cls.name}: {broken[0]} has NaN or inf")
     return editor.to(language_model.device).eval()
 
 
@@ -81,18 +85,35 @@ def check(cls: type[Editor], language_model: LanguageModel, path: Path) -> None:
 
 def newest(cls: type[Editor], language_model: LanguageModel, runs: Path) -> Path | None:
     """The checkpoint written last for this editor and model; the best of a run before its last."""
-    owner = (cls.name, language_model.fingerprint)
+    wanted = (cls.name, language_model.fingerprint)
     files = sorted(
         runs.glob("**/*.ckpt"),
         key=lambda p: (p.parent.stat().st_mtime, p.stem != "last", p.stat().st_mtime),
         reverse=True,
     )
-    return next((file for file in files if belongs_to(file) == owner), None)
+    for file in files:
+        owner = belongs_to(file)
+        if owner == wanted:
+            return file
+        if owner is None and saved(file) is None:
+            log.warning("passed over, no checkpoint or a damaged one: %s", file)
+    return None
+
+
+def reached(path: Path) -> str:
+    """What the run of a checkpoint reached on val, in words; empty where it does not say."""
+    try:
+        [results] = json.loads((path.parent.parent / "results.json").read_text(encoding="utf-8"))
+        score = float(results["val/score"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""
+    return f"val/score {score:.3g}"
 
 
 def belongs_to(path: Path) -> tuple[str, str] | None:
     """Editor and fingerprint of the language model of a checkpoint; None if it is of no editor."""
-    contents = saved(path)
-    if contents is None or not {"editor", "language_model"} <= contents.keys():
+    contents = saved(path) or {}
+    owner = contents.get("editor"), contents.get("language_model")
+    if not isinstance(owner[0], str) or not isinstance(owner[1], dict):
         return None
-    return contents["editor"], contents["language_model"]["fingerprint"]
+    return owner[0], str(owner[1].get("fingerprint"))

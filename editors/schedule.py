@@ -36,10 +36,13 @@ class Schedule:
     """Settings from 0 to 1; a family adds its own."""
     AT_LEAST_ONE: ClassVar[tuple[str, ...]] = ("max_skipped",)
     """Settings from 1; a family adds its own."""
+    NOT_NEGATIVE: ClassVar[tuple[str, ...]] = ("warmup",)
+    """Settings from 0; a family adds its own."""
 
     def __post_init__(self):
         shares(**{name: getattr(self, name) for name in self.SHARES})
         at_least(1, **{name: getattr(self, name) for name in self.AT_LEAST_ONE})
+        at_least(0, **{name: getattr(self, name) for name in self.NOT_NEGATIVE})
 
     def rate(self, step: int, total: float) -> float:
         """The step sizes' share of their full value at a step of ``total``."""

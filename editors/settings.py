@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -38,24 +39,24 @@ def one_of(name: str, value: str, known: Sequence[str]) -> None:
 
 
 def at_least(least: float, **settings: float | None) -> None:
-    """Refuse settings below ``least``; None is no number and passes.
+    """Refuse settings below ``least`` or without end; None is no number and passes.
 
     Raises:
-        ValueError: one is below.
+        ValueError: one is below, infinite or NaN.
     """
     for name, value in settings.items():
-        if value is not None and not value >= least:
+        if value is not None and not least <= value < inf:
             raise ValueError(f"{name} must be at least {least:g}, got {value}")
 
 
 def positive(**settings: float | None) -> None:
-    """Refuse settings that are not above 0; None passes.
+    """Refuse settings that are not above 0, or without end; None passes.
 
     Raises:
-        ValueError: one is not.
+        ValueError: one is not, or is infinite or NaN.
     """
     for name, value in settings.items():
-        if value is not None and not value > 0:
+        if value is not None and not 0 < value < inf:
             raise ValueError(f"{name} must be more than 0, got {value}")
 
 

@@ -160,6 +160,17 @@ class Edit(ABC):
         return {}
 
     @final
+    def check_finite(self) -> None:
+        """Refuse an edit that is broken.
+
+        Raises:
+            ValueError: one of its tensors holds NaN or infinity; names it.
+        """
+        for name, tensor in self.state()[1].items():
+            if not tensor.isfinite().all():
+                raise ValueError(f"the edit of {self.editor} is broken: {name} holds NaN or inf")
+
+    @final
     def edited(self, language_model: LanguageModel) -> EditedModel:
         """The model as the edit makes it.
 
@@ -171,7 +182,12 @@ class Edit(ABC):
 
     @final
     def save(self, path: str | Path, base: str = "") -> None:
-        """Write a safetensors file, whole or not at all; ``base`` is the base model's name."""
+        """Write a safetensors file, whole or not at all; ``base`` is the base model's name.
+
+        Raises:
+            ValueError: the edit holds NaN or infinity.
+        """
+        self.check_finite()
         header, tensors = self.state()
         owner = storage.Owner(self.kind, self.editor, self.model, base)
         storage.write(Path(path), owner, header, tensors)

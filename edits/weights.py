@@ -211,12 +211,13 @@ class WeightEdit(Edit):
         The model in memory is not touched.
 
         Raises:
-            ValueError: there are several edits, the folder holds something, or the weights' dtype
-                is too coarse for the update.
+            ValueError: there are several edits, the folder holds something, the update holds NaN or
+                infinity, or the weights' dtype is too coarse for it.
         """
         self.check(language_model)
         if len(self) != 1:
             raise ValueError(f"only a single edit can be merged, got {len(self)}: select one")
+        self.check_finite()
         merge(language_model, self.updates, Path(folder))
 
     def export(
@@ -230,12 +231,13 @@ class WeightEdit(Edit):
             rank: at most, of each layer; by default all that updates consist of.
 
         Raises:
-            ValueError: there are several edits, one moves a bias, the folder holds something, or
-                the rank is not above 0.
+            ValueError: there are several edits, one moves a bias or holds NaN or infinity, the
+                folder holds something, or the rank is not above 0.
         """
         self.check(language_model)
         if len(self) != 1:
             raise ValueError(f"only a single edit can be exported, got {len(self)}: select one")
+        self.check_finite()
         export(language_model, self.updates, Path(folder), rank)
 
     @contextmanager

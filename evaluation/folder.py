@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from files import write_whole
 
+log = logging.getLogger(__name__)
+
+LINES = "lines"
+"""In a chunk's costs: how many lines its answers have."""
+
 
 class RunFolder:
     """``run.json``, ``answers/<editor>/<chunk>.jsonl`` and ``costs/<editor>/<chunk>.json``.
 
-    A chunk's answers are written last: where they are, the chunk is finished. A sequence keeps its
-    edits beside them, as ``edits/<editor>/<checkpoint>.safetensors``.
+    A chunk's answers are written last: where all of them are, the chunk is finished; its costs say
+    how many they are. One whose answers or costs are missing, cut or empty is done again. A
+    sequence keeps its edits beside them, as ``edits/<editor>/<checkpoint>.safetensors``.
     """
 
     def __init__(self, path: str | Path):
@@ -28,11 +35,11 @@ class RunFolder:
 
         Raises:
             ValueError: the folder holds answers to other questions, or of another editor of the
-                same name.
+                same name; or ``run.json`` is damaged.
         """
         current = json.loads(json.dumps(identity))
         path = self.path / "run.json"
-        stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else current
+        stored = self._run() if path.is_file() else current
         editors = stored["editors"] | current["editors"]
         known = {name: editors[name] for name in stored["editors"]}
         for name, value in differences(stored, {**current, "editors": known}):
@@ -41,6 +48,7 @@ class RunFolder:
                 "give this run a folder of its own"
             )
         if write:
+            self._discard_cut()
             write_whole(path, json.dumps({**current, "editors": editors}, indent=1) + "\n")
 
     @property
@@ -49,37 +57,89 @@ class RunFolder:
 
         Raises:
             FileNotFoundError: there is no ``run.json``.
+            ValueError: it is damaged.
         """
         path = self.path / "run.json"
         if not path.is_file():
             raise FileNotFoundError(f"no run in {self.path}: {path.name} is not there")
-        return list(json.loads(path.read_text(encoding="utf-8"))["editors"])
+        return list(self._run()["editors"])
+
+    def _run(self) -> dict:
+        """What ``run.json`` says."""
+        path = self.path / "run.json"
+        run = _json(path.read_bytes())
+        if not isinstance(run, dict) or not isinstance(run.get("editors"), dict):
+            raise ValueError(f"{path} is damaged: it does not say whose answers these are")
+        return run
+
+    def _discard_cut(self) -> None:
+        """Remove what is not whole, so that it is done again."""
+        for answers in self.path.glob("answers/*/[0-9]*.jsonl"):
+            if not self._is_whole(answers):
+                log.warning("cut, or its costs are; done again: %s", answers)
+                answers.unlink()
 
     def has(self, editor: str, chunk: int) -> bool:
-        """Whether the editor's answers to this chunk are there."""
-        return self._answers(editor, chunk).is_file()
+        """Whether the editor's answers to this chunk are there, all of them."""
+        answers = self._answers(editor, chunk)
+        return answers.is_file() and self._is_whole(answers)
+
+    def _is_whole(self, answers: Path) -> bool:
+        cost = self._cost(answers)
+        if cost is None:
+            return False
+        lines = answers.read_bytes().splitlines(keepends=True)
+        ended = not lines or lines[-1].endswith(b"\n")
+        return ended and len(lines) == cost[LINES]
+
+    def _cost(self, answers: Path) -> dict | None:
+        """What a chunk cost; None if its file is not there, or damaged."""
+        path = self.path / "costs" / answers.parent.name / f"{answers.stem}.json"
+        cost = _json(path.read_bytes()) if path.is_file() else None
+        return cost if isinstance(cost, dict) and LINES in cost else None
+
+    def _chunks(self, editor: str) -> list[Path]:
+        """The answers of the editor's chunks, in order.
+
+        Raises:
+            ValueError: one is damaged; names it.
+        """
+        chunks = sorted((self.path / "answers" / editor).glob("[0-9]*.jsonl"))
+        for answers in chunks:
+            if not self._is_whole(answers):
+                raise ValueError(f"{answers} is cut, or its costs are: resume the run")
+        return chunks
 
     def add(self, editor: str, chunk: int, lines: Sequence[Mapping], cost: Mapping) -> None:
         """Write a finished chunk: one line per record and probe, and what it cost."""
-        write_whole(self.path / "costs" / editor / f"{chunk:06d}.json", json.dumps(cost) + "\n")
+        text = json.dumps({**cost, LINES: len(lines)}) + "\n"
+        write_whole(self.path / "costs" / editor / f"{chunk:06d}.json", text)
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         write_whole(self._answers(editor, chunk), text)
 
     def lines(self, editor: str) -> Iterator[dict]:
         """The editor's answers so far, in the order of the records."""
-        for path in sorted((self.path / "answers" / editor).glob("[0-9]*.jsonl")):
-            with path.open(encoding="utf-8") as file:
-                yield from map(json.loads, file)
+        for path in self._chunks(editor):
+            for line in map(_json, path.read_bytes().splitlines()):
+                if not isinstance(line, dict):
+                    raise ValueError(f"{path} is damaged: a line of it is no answer")
+                yield line
 
     def costs(self, editor: str) -> list[dict]:
         """What the editor's finished chunks cost."""
-        return [
-            json.loads((self.path / "costs" / editor / f"{path.stem}.json").read_text())
-            for path in sorted((self.path / "answers" / editor).glob("[0-9]*.jsonl"))
-        ]
+        costs = [self._cost(answers) or {} for answers in self._chunks(editor)]
+        return [{name: cost[name] for name in cost if name != LINES} for cost in costs]
 
     def _answers(self, editor: str, chunk: int) -> Path:
         return self.path / "answers" / editor / f"{chunk:06d}.jsonl"
+
+
+def _json(text: bytes) -> object | None:
+    """The value; None if it is none."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def differences(stored: object, current: object, name: str = "") -> Iterator[tuple[str, str]]:

@@ -30,9 +30,14 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 
 
 def write_whole(path: str | Path, content: str | bytes) -> None:
-    """Write ``content`` to ``path``, whole or not at all; text in UTF-8."""
+    """Write ``content`` to ``path``, whole or not at all; text in UTF-8.
+
+    It is on the disk before it has its name, or a loss of power could leave the name alone.
+    """
     with written_whole(path) as draft:
         draft.write_bytes(content.encode() if isinstance(content, str) else content)
+        with draft.open("rb+") as file:
+            os.fsync(file.fileno())
 
 
 def first_line(text: str) -> str:

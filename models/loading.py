@@ -71,6 +71,12 @@ def _read(
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise ValueError(f"the weights in {source!r} lack parameters of the model: {missing}")
+    broken = [name for name, w in model.named_parameters() if not w.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"the weights in {source!r} are broken: {len(broken)} parameters hold NaN or inf, "
+            f"such as {broken[0]}"
+        )
     return model, tokenizer
 
 

@@ -13,12 +13,17 @@ from hydra.errors import InstantiationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
 
 from files import first_line
+from running.folders import leave_no_empty_folder
 from running.interruption import Terminated, how_to_go_on, terminable
 from running.settings import check, contents
 
 Main = Callable[[DictConfig], None]
+
+MENDABLE = (ValueError, OSError, OmegaConfBaseException, YAMLError)
+"""Wrong settings and files, and what the machine refuses: permissions, a full disk, names."""
 
 
 def reporting_errors(main: Main) -> Main:
@@ -39,11 +44,13 @@ def reporting_errors(main: Main) -> Main:
                 print(how_to_go_on(cfg), file=sys.stderr)
             raise
         except InstantiationException as error:
-            if not isinstance(error.__cause__, ValueError | FileNotFoundError | TypeError):
+            if not isinstance(error.__cause__, (*MENDABLE, TypeError)):
                 raise
             sys.exit(f"error: {_of_part(cfg, error)}")
-        except (ValueError, FileNotFoundError, OmegaConfBaseException) as error:
+        except MENDABLE as error:
             sys.exit(f"error: {_text(error)}")
+        finally:
+            leave_no_empty_folder()
 
     return checked
 
@@ -76,6 +83,11 @@ def _home(cfg: DictConfig, key: str) -> str:
 
 def _text(error: BaseException) -> str:
     """The first line, without those that OmegaConf and others put below it."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        return f"{mark.name}, line {mark.line + 1}: {error.problem or error.context}"
     return first_line(str(error)) or type(error).__name__
 
 

@@ -45,7 +45,7 @@ def _terminate(number: int, frame: object) -> None:
 
 def how_to_go_on(cfg: DictConfig) -> str:
     """What to run after an interruption, in one line."""
-    script = HydraConfig.get().job.config_name
+    script = HydraConfig.get().job.name
     resumed = cfg.resume and Path(cfg.resume).is_dir()
     folder = Path(cfg.resume if resumed else HydraConfig.get().runtime.output_dir)
     needed = "checkpoints/last.ckpt" if "trains" in cfg else "config.yaml"

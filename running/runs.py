@@ -13,16 +13,23 @@ from omegaconf import DictConfig, OmegaConf
 from editors.checkpoints import saved
 from evaluation.folder import differences
 from files import write_whole
+from running.folders import CONFIG
 from running.settings import contents, given
 from running.targets import check_targets
 
 
-def new_run(cfg: DictConfig) -> Path:
-    """The folder of a run that begins, with the configuration in it."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
+def new_run(cfg: DictConfig) -> DictConfig:
+    """The configuration of a run that begins; of the one of an earlier run, without its folder."""
+    here, there = Path(HydraConfig.get().runtime.output_dir), cfg.trainer.default_root_dir
+    if there is None or not (Path(there) / CONFIG).is_file():
+        return cfg
+    return moved(cfg, there, here)
+
+
+def keep(cfg: DictConfig, folder: Path) -> None:
+    """Write the configuration into the folder of its run: from now on it is one."""
     if rank_zero_only.rank == 0:
-        write_whole(folder / "config.yaml", as_text(cfg))
-    return folder
+        write_whole(folder / CONFIG, as_text(cfg))
 
 
 def as_text(cfg: DictConfig) -> str:
@@ -44,14 +51,14 @@ def of_run(folder: Path, part: str) -> DictConfig:
         ValueError: it is of another script, whose configuration lacks ``part``; or it would build
             something that no run does.
     """
-    if not (folder / "config.yaml").is_file():
+    if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"resume={folder}: there is no config.yaml of a run in it")
-    cfg = cast(DictConfig, OmegaConf.load(folder / "config.yaml"))
+    cfg = cast(DictConfig, OmegaConf.load(folder / CONFIG))
     if part not in cfg:
-        script = HydraConfig.get().job.config_name
+        script = HydraConfig.get().job.name
         raise ValueError(f"resume={folder}: this is no run of {script}.py")
     cfg = moved(cfg, cfg.trainer.default_root_dir, folder.resolve())
-    check_targets(cfg, str(folder / "config.yaml"))
+    check_targets(cfg, str(folder / CONFIG))
     return cfg
 
 
@@ -69,8 +76,8 @@ def editing_run(folder: Path) -> DictConfig:
     return cfg
 
 
-def training_run(cfg: DictConfig) -> tuple[DictConfig, Path, str]:
-    """Configuration, folder and checkpoint of the run of train.py in the folder ``cfg.resume``.
+def training_run(cfg: DictConfig) -> tuple[DictConfig, str]:
+    """Configuration and checkpoint of the run of train.py in the folder ``cfg.resume``.
 
     What the command line sets besides must be as it was; but for ``trainer``, which says how long
     and where a run trains.
@@ -89,11 +96,11 @@ def training_run(cfg: DictConfig) -> tuple[DictConfig, Path, str]:
         elif key != "resume" and not key.startswith("hydra."):
             whole = key in now or "." in key
             check_agreement(run, now, [key] if whole else ["model", "data", "editor", "module"])
-    write_whole(folder / "config.yaml", OmegaConf.to_yaml(run))
+    write_whole(folder / CONFIG, OmegaConf.to_yaml(run))
     if "TensorBoard" in OmegaConf.select(run, "trainer.logger._target_", default=""):
         step = (saved(Path(path)) or {})["global_step"]  # what is behind it is made again
         OmegaConf.update(run, "trainer.logger.purge_step", step, force_add=True)
-    return run, folder, path
+    return run, path
 
 
 def checkpoint(path: str) -> str:

@@ -11,7 +11,7 @@ from datamodules.records import GENERATED, KINDS, PROBE_KINDS, Probe, Record
 from edits.edit import EditedModel
 from models.scores import Scores
 from scoring.known import knows
-from scoring.scorers import Answer, Reading
+from scoring.scorers import NO_TOKEN, Answer, Reading
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,10 @@ class Questions:
 
 def _readings(scores: Scores) -> list[Reading]:
     nlls = [-float(log_probs.double().mean()) for log_probs in scores.log_probs]
-    nlls = [inf if isnan(nll) else nll for nll in nlls]  # a diverged edit makes nothing likely
-    triples = zip(scores.targets, scores.predicted, nlls, strict=True)
-    return [
-        Reading(tuple(targets.tolist()), tuple(predicted.tolist()), nll)
-        for targets, predicted, nll in triples
-    ]
+    readings = []
+    for targets, predicted, nll in zip(scores.targets, scores.predicted, nlls, strict=True):
+        right, answer = tuple(targets.tolist()), tuple(predicted.tolist())
+        if isnan(nll):  # a broken model makes nothing likely, and what it says matches nothing
+            answer, nll = (NO_TOKEN,) * len(answer), inf
+        readings.append(Reading(right, answer, nll))
+    return readings

@@ -18,6 +18,9 @@ from typing import Literal
 from datamodules.records import KINDS, Probe
 from files import first_line
 
+NO_TOKEN = -1
+"""What a broken model says in place of a token; no answer matches it."""
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -25,7 +28,8 @@ class Reading:
 
     Attributes:
         targets: ids of its t tokens.
-        predicted: given the answer up to there, the most likely token in place of each.
+        predicted: given the answer up to there, the most likely token in place of each; of a broken
+            model `NO_TOKEN`.
         nll: mean negative log-likelihood in nats per token.
     """
 

@@ -145,12 +145,23 @@ def test_an_interrupted_run_goes_on_in_another_place_and_ends_the_same(
     assert {path.name for path in run.glob("events*")} == events  # the new place alone is written
 
 
-def test_a_folder_that_holds_other_answers_is_refused(run, script, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("name", ["edit", "train"])
+def test_nothing_of_another_run_is_replaced(name, run, script, tmp_path):  # noqa: F811
     folder = tmp_path / "again"
     shutil.copytree(run, folder)
-    other = script("edit", "editors=[ft_m]", *QUICK, "split=val", f"hydra.run.dir={folder}")
-    assert "holds the answers of another run" in other.error
-    assert results(folder) == results(run)
+    before = {path: path.read_bytes() for path in folder.glob("**/*") if path.is_file()}
+    assert "holds a run already (config.yaml, " in script(name, f"hydra.run.dir={folder}").error
+    files = [path for path in folder.glob("**/*") if path.is_file() and path.name != ".lock"]
+    assert {path: path.read_bytes() for path in files} == before
+
+
+def test_a_run_of_a_kept_configuration_has_a_folder_of_its_own(run, script, tmp_path):  # noqa: F811
+    before = {path: path.read_bytes() for path in run.glob("**/*") if path.is_file()}
+    kept = ["--config-dir", str(run), "--config-name", "config"]
+    assert script("edit", *kept, f"hydra.run.dir={tmp_path}/new").code == 0
+    assert results(tmp_path / "new") == results(run)
+    assert list((tmp_path / "new").glob("events*"))
+    assert {path: path.read_bytes() for path in run.glob("**/*") if path.is_file()} == before
 
 
 # trained editors

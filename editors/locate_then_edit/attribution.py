@@ -66,9 +66,10 @@ class Integral:
 
     def shares(self, like: Tensor) -> Tensor:
         """``[m]``, from 0 to 1."""
+        dtype = torch.promote_types(like.dtype, torch.float32)
         if self.grid == "ends":
-            return torch.linspace(0, 1, self.steps).to(like)
-        return ((torch.arange(self.steps) + 0.5) / self.steps).to(like)
+            return torch.linspace(0, 1, self.steps, dtype=dtype).to(like)
+        return ((torch.arange(self.steps, dtype=dtype) + 0.5) / self.steps).to(like)
 
 
 def attributions(

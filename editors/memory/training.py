@@ -66,6 +66,10 @@ class SeracTraining(Schedule):
         "pool",
         "hard_among",
     )
+    NOT_NEGATIVE = (
+        *Schedule.NOT_NEGATIVE,
+        *("lr", "counterfactual_lr", "counterfactual_weight", "negative_weight", "hard_skipped"),
+    )
 
     def __post_init__(self):
         super().__post_init__()

@@ -91,6 +91,7 @@ class Malmen(Hypernetwork):
         layers = _last_outputs(language_model, 6) if layers is None else layers
         super().__init__(language_model, layers=layers, training=training)
         positive(ridge=ridge)
+        at_least(0, edit_lr=edit_lr)
         at_least(1, rows_per_pass=rows_per_pass)
         self.rows_per_pass = rows_per_pass
         self.eta = nn.Parameter(torch.full((len(self.layers),), float(edit_lr)))

@@ -27,7 +27,7 @@ from editors.meta_learning.factors import Factors
 from editors.meta_learning.hypernetwork import Hypernetwork
 from editors.meta_learning.training import HypernetworkTraining
 from editors.meta_learning.transform import STD_FLOOR, Transforms
-from editors.settings import one_of
+from editors.settings import at_least, one_of
 from edits.updates import Dense, LowRank
 from edits.weights import WeightEdit
 from models.language_model import LanguageModel
@@ -76,6 +76,8 @@ class Mend(Hypernetwork):
     ):
         super().__init__(language_model, layers=layers, training=training)
         one_of("sign", sign, tuple(SIGNS))
+        at_least(0, edit_lr=edit_lr)
+        at_least(1, rank=rank)
         self.sign = SIGNS[sign]
         self.alpha = nn.Parameter(torch.full((len(self.layers),), float(edit_lr)))
         self.transforms = Transforms(

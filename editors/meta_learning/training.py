@@ -91,6 +91,11 @@ class HypernetworkTraining(Schedule):
         "edits_per_batch",
         "rounds",
     )
+    NOT_NEGATIVE = (
+        *Schedule.NOT_NEGATIVE,
+        *("lr", "edit_lr_lr", "multiplier_lr", "edit_weight", "locality_weight", "margin"),
+        "locality_probes",
+    )
 
     def __post_init__(self):
         super().__post_init__()

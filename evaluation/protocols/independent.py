@@ -40,7 +40,9 @@ class Chunk:
         """One edit for each record, or one for all of them."""
         if self.n == 1:
             return editor.make([record.requests for record in self.records])
-        return editor.edit(requests_of(self.records))
+        edit = editor.edit(requests_of(self.records))
+        edit.check_finite()  # of single ones each has its own answers, which count as wrong
+        return edit
 
 
 class Independent(Protocol):

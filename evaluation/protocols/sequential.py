@@ -212,6 +212,7 @@ class Sequential(Protocol):
     def _step(self, chain: Chain, records: Sequence[Record]) -> Edit:
         """The edit that holds these records, too."""
         edit = self.editors[chain.name].edit(requests_of(records), chain.edit)
+        edit.check_finite()  # or all that comes after it would be broken, too
         return journaled(edit, chain.edit) if self.journal else edit
 
     def _ask(

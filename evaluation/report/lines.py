@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from datamodules.disturbance import Changes, changes, disturbed
 from datamodules.records import Probe, Record, Request
 from scoring.questions import Questions
-from scoring.scorers import SCORERS, Answer
+from scoring.scorers import NO_TOKEN, SCORERS, Answer
 
 UNEDITED = "unedited"
 """The name under which the language model itself stands beside the editors."""
@@ -19,6 +19,9 @@ IMMEDIATE, RETENTION = "immediate", "retention"
 DISTURBED, UNKNOWN = "disturbed", "unknown"
 """Why a probe is not judged: what it is to keep, another request changes; the unedited model does
 not know what it presumes."""
+
+BROKEN = "(not a number)"
+"""What stands for the answer of an edited model that computes NaN; it is right nowhere."""
 
 
 def answer_lines(
@@ -83,4 +86,8 @@ def _not_judged(probe: Probe, record: Record, before: Answer, changed: Changes) 
 def _decoded(answer: Answer, tokenizer: PreTrainedTokenizerBase) -> str | None:
     """What the model says in place of the right answer that counts; None if it was not scored."""
     best = answer.best
-    return None if best is None else cast(str, tokenizer.decode(list(best.predicted))).strip()
+    if best is None:
+        return None
+    if NO_TOKEN in best.predicted:
+        return BROKEN
+    return cast(str, tokenizer.decode(list(best.predicted))).strip()

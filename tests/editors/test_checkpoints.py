@@ -139,6 +139,25 @@ def test_what_is_no_checkpoint_is_passed_over_and_refused_by_name(
         load_trained(Mend, language_model, path)
 
 
+def test_a_damaged_one_does_not_hide_the_others(write, language_model, tmp_path, caplog):
+    """Whatever byte of it is wrong."""
+    good = write(tmp_path / "good/checkpoints/best.ckpt", language_model)
+    (tmp_path / "good/results.json").write_text('[{"val/score": 0.75}]')
+    bad = tmp_path / "bad/checkpoints/best.ckpt"
+    bad.parent.mkdir(parents=True)
+    whole = good.read_bytes()
+    at(good.parent, -10)
+    for place in torch.randint(len(whole), (40,)).tolist():
+        bad.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        assert newest(Mend, language_model, tmp_path) in (good, bad)
+    bad.write_bytes(b"nothing")
+    assert newest(Mend, language_model, tmp_path) == good
+    assert f"passed over, no checkpoint or a damaged one: {bad}" in caplog.text
+    with caplog.at_level(logging.INFO):
+        load_trained(Mend, language_model, good)
+    assert f"mend: {good} · val/score 0.75" in caplog.text
+
+
 def test_code_in_a_checkpoint_is_not_run(language_model, tmp_path):
     class Trap:
         def __reduce__(self):

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from editors.memory.training import SeracTraining
+from editors.meta_learning.training import HypernetworkTraining
 from editors.settings import at_least, named, one_of, plain, positive, shares
 
 
@@ -25,6 +27,11 @@ REFUSED = [
     (lambda: at_least(0, lr=float("nan")), "lr must be at least 0, got nan"),
     (lambda: positive(lr=0.0), "lr must be more than 0, got 0.0"),
     (lambda: positive(lr=float("nan")), "lr must be more than 0, got nan"),
+    (lambda: at_least(0, lr=float("inf")), "lr must be at least 0, got inf"),
+    (lambda: positive(lr=float("inf")), "lr must be more than 0, got inf"),
+    (lambda: HypernetworkTraining(lr=float("inf")), "lr must be at least 0, got inf"),
+    (lambda: HypernetworkTraining(edit_weight=-1), "edit_weight must be at least 0, got -1"),
+    (lambda: SeracTraining(lr=float("nan")), "lr must be at least 0, got nan"),
     (lambda: shares(dropout=1.5), "dropout must be a share from 0 to 1, got 1.5"),
     (lambda: shares(dropout=-0.1), "dropout must be a share from 0 to 1, got -0.1"),
 ]

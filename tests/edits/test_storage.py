@@ -240,3 +240,17 @@ def test_edits_that_cannot_be_merged_are_refused(language_model, tiny, tmp_path)
     with pytest.raises(ValueError, match=r"rounding to torch\.bfloat16 would lose more than 10%"):
         random_edit(coarse, scale=0.01).merge(coarse, tmp_path / "merged")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_broken_edit_is_not_written(value, language_model, tmp_path):
+    edit = random_edit(language_model)
+    next(iter(edit.updates.values())).left[0, 0, 0] = value
+    for write in (
+        lambda: edit.save(tmp_path / "edit.safetensors"),
+        lambda: edit.merge(language_model, tmp_path / "merged"),
+        lambda: edit.export(language_model, tmp_path / "adapter"),
+    ):
+        with pytest.raises(ValueError, match=r"the edit of random is broken: .*left holds NaN"):
+            write()
+    assert list(tmp_path.iterdir()) == []

@@ -130,3 +130,36 @@ def test_a_trained_editor_is_also_what_it_has_learned(language_model):
 
 def test_what_lightning_keeps_is_not_the_editor_s(language_model):
     assert Trained(language_model).identity().keys() == {"class", "tensors"}
+
+
+@pytest.mark.parametrize("cut", [0, 1, 10, -2])
+@pytest.mark.parametrize("kind", ["answers/mend/000001.jsonl", "costs/mend/000001.json"])
+def test_a_chunk_that_is_cut_is_not_finished(cut, kind, tmp_path):
+    folder = RunFolder(tmp_path)
+    for chunk in range(3):
+        folder.add("mend", chunk, [{"record": str(at)} for at in range(2)], COST)
+    path = tmp_path / kind
+    path.write_bytes(path.read_bytes()[:cut])
+    assert [folder.has("mend", chunk) for chunk in range(3)] == [True, False, True]
+    for read in (folder.lines, folder.costs):
+        with pytest.raises(ValueError, match=r"000001\.jsonl is cut, or its costs are: resume"):
+            list(read("mend"))
+    folder.claim({"editors": {"mend": {}}})
+    assert len(list(folder.lines("mend"))) == 4
+    assert folder.costs("mend") == [COST] * 2
+
+
+def test_a_line_that_is_no_answer_is_named(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.add("mend", 0, [{"record": "a"}], COST)
+    (tmp_path / "answers/mend/000000.jsonl").write_bytes(b"\xff\x00\n")
+    with pytest.raises(ValueError, match=r"000000\.jsonl is damaged: a line of it is no answer"):
+        list(folder.lines("mend"))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"editors": 1}'])
+def test_a_damaged_run_is_named(text, tmp_path):
+    (tmp_path / "run.json").write_text(text)
+    for read in (lambda f: f.editors, lambda f: f.claim({"editors": {}})):
+        with pytest.raises(ValueError, match=r"run\.json is damaged: it does not say whose"):
+            read(RunFolder(tmp_path))

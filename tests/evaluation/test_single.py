@@ -304,3 +304,13 @@ def test_a_gpu_gives_the_results_of_a_cpu(finished, language_model, tmp_path):
     assert rows.keys() == expected.keys()
     for key, row in rows.items():
         assert row["mean"] == pytest.approx(expected[key]["mean"], abs=1e-3)
+
+
+def test_a_broken_edit_is_right_nowhere(language_model, tmp_path):
+    run({"broken": Noise(language_model, strength=3e38)}, tmp_path)
+    rows = rows_of(tmp_path)
+    for probe in {row[1] for row in rows if row[0] == "broken"} & set(KINDS):
+        assert rows["broken", probe, "exact_match"]["mean"] == 0.0
+        assert rows["broken", probe, "token_accuracy"]["mean"] == 0.0
+    asked = [line["answer"] for line in lines_of(tmp_path, "broken") if line["answer"] is not None]
+    assert set(asked) == {"(not a number)"}

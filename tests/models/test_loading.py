@@ -147,3 +147,14 @@ def test_weights_that_are_cut_off(folder):
 def test_a_copied_folder_is_the_same_model(folder, tmp_path, language_model):
     shutil.copytree(folder, tmp_path / "copy")
     assert LanguageModel.load(str(tmp_path / "copy")).fingerprint == language_model.fingerprint
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_no_numbers(value, folder):
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    name = next(iter(tensors))
+    tensors[name].view(-1)[0] = value
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"model' are broken: 1 parameters hold NaN or inf, such"):
+        LanguageModel.load(str(folder))

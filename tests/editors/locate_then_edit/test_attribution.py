@@ -120,3 +120,10 @@ def test_the_authors_numbers(case, golden):
     lm, answer = reference.language_model, given["ground_truth_ids"]
     found = attributions(lm, [given["prompt"]], [answer], range(lm.blocks), integral)
     assert distance(found[0], expected) < CLOSE
+
+
+@pytest.mark.parametrize("grid", ["midpoints", "ends"])
+def test_shares_are_as_exact_as_the_model(grid):
+    shares = Integral(steps=20, grid=grid).shares(torch.ones(1, dtype=torch.float64))
+    exact = [(i + 0.5) / 20 if grid == "midpoints" else i / 19 for i in range(20)]
+    assert torch.allclose(shares, torch.tensor(exact, dtype=torch.float64), rtol=0, atol=1e-15)
