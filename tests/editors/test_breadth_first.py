@@ -23,6 +23,7 @@ REQUESTS = [
     Request("Marie Curie was a citizen of", "Marie Curie", "Germany"),
     Request("Lagos is a city in", "Lagos", "Poland"),
 ]
+SKIP = 4.5  # a batch of the tiny models whose loss is below is skipped
 ATTN_AND_MLP = ("attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 
 
@@ -210,14 +211,16 @@ def test_nothing_is_changed_at_the_start(method, language_model):
 
 def quick(method, lm, **epochs):
     """Few requests to a batch, and some of the batches skipped."""
-    epochs = {"most": 8, "batch_size": 1, "skip_below": 4.0, "stop_below": 3.5} | epochs
+    epochs = {"most": 8, "batch_size": 1, "skip_below": SKIP, "stop_below": 4.85} | epochs
     return method(lm, lr=1e-2, edits_per_batch=2, epochs=Epochs(**epochs))
 
 
-@pytest.mark.parametrize("size", [1, 2])
-def test_edits_side_by_side_equal_edits_one_by_one(method, double, size):
+PAIRS = [[REQUESTS[0], REQUESTS[0]], REQUESTS[1:3], REQUESTS[2:]]
+
+
+@pytest.mark.parametrize("groups", [[[r] for r in REQUESTS], PAIRS], ids=["singles", "pairs"])
+def test_edits_side_by_side_equal_edits_one_by_one(method, double, groups):
     editor = quick(method, double)
-    groups = [REQUESTS[i : i + size] for i in range(0, len(REQUESTS), size)]
     together = editor.make(groups)
     courses = [editor.run([group])[1][0] for group in groups]
     assert len({len(losses) for losses in courses}) > 1, "they are to stop at different batches"
@@ -232,7 +235,7 @@ def test_breadth_first_is_adam_over_the_batches(double):
     """A plain loop over a copy of the model; a skipped batch leaves Adam as it was."""
     editor = quick(LocFt, double, most=6)
     edit, losses = editor.run([REQUESTS])
-    assert any(loss < 4.0 for loss in losses[0]) and any(loss >= 4.0 for loss in losses[0])
+    assert any(loss < SKIP for loss in losses[0]) and any(loss >= SKIP for loss in losses[0])
     copied = LanguageModel(copy.deepcopy(double.model), double.tokenizer)
     weight = copied.linear(editor.layers[0]).weight.requires_grad_()
     start = weight.detach().clone()
@@ -242,7 +245,7 @@ def test_breadth_first_is_adam_over_the_batches(double):
         logits, targets, _ = copied.target_logits(copied.encode([request.prompt], [request.target]))
         loss = torch.nn.functional.cross_entropy(logits, targets)
         seen.append(float(loss.detach()))
-        if loss >= 4.0:
+        if loss >= SKIP:
             adam.zero_grad()
             loss.backward()
             adam.step()
@@ -299,7 +302,7 @@ def any_model(request, tiny):
 
 
 def test_an_edit_on_top_of_another_holds_both(method, language_model):
-    editor = method(language_model, lr=1e-2, epochs=Epochs(most=40, batch_size=2))
+    editor = method(language_model, lr=2e-2, epochs=Epochs(most=60, batch_size=2))
     first = editor.edit(REQUESTS[:2])
     both = editor.edit(REQUESTS[2:], after=first)
     assert len(both) == 1
@@ -327,7 +330,7 @@ def test_an_end_is_trained_if_the_rendering_has_one(tiny):
     editor = LocFt(lm, lr=2e-2, epochs=Epochs(most=60))
     edit = editor.edit(REQUESTS)
     said = edit.edited(lm).generate([r.prompt for r in REQUESTS], max_new_tokens=12)
-    assert said == [r.target for r in REQUESTS]
+    assert [text.strip() for text in said] == [r.target for r in REQUESTS]
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")
