@@ -55,6 +55,7 @@ class Descent:
         done: Callable[[list[int], Tensor], Tensor],
         slope: Callable[[int, int, Tensor], Tensor] | None = None,
         project: Callable[[list[int]], None] | None = None,
+        skip: Callable[[list[int], Tensor], Tensor] | None = None,
     ) -> None:
         """Descend until all edits are done, or no step is left.
 
@@ -64,20 +65,25 @@ class Descent:
             slope: direction of descent, given the number of an edit, that of one of its tensors,
                 and the tensor's gradient; by default the gradient.
             project: brings the tensors of these edits back into bounds, after a step.
+            skip: which of them (bool ``[b]``) go on, but without a step at these losses: neither
+                their tensors nor Adam's memory of them change.
         """
         active = list(range(len(self.tensors)))
         for step in range(self.steps):
             values = losses(active)
             going = ~done(active, values.detach())
-            active = [number for number, goes in zip(active, going.tolist(), strict=True) if goes]
-            if not active or (step + 1 == self.steps and not self.last):
+            resting = going & skip(active, values.detach()) if skip else torch.zeros_like(going)
+            rests, moving = _chosen(active, resting), _chosen(active, going & ~resting)
+            if not (rests or moving) or (step + 1 == self.steps and not self.last):
                 return
-            active = self._step(values[going].sum(), active, slope)
+            if moving:
+                moving = self._step(values[going & ~resting].sum(), moving, slope)
+            active = sorted([*rests, *moving])
             if not active:
                 return
-            if project is not None:
+            if project is not None and moving:
                 with torch.no_grad():
-                    project(active)
+                    project(moving)
 
     def _step(
         self, loss: Tensor, active: list[int], slope: Callable[[int, int, Tensor], Tensor] | None
@@ -94,6 +100,10 @@ class Descent:
                 self.tensors[number][at].grad = change
         self._adam.step()
         return [number for number in active if number not in bad]
+
+
+def _chosen(numbers: list[int], mask: Tensor) -> list[int]:
+    return [number for number, is_chosen in zip(numbers, mask.tolist(), strict=True) if is_chosen]
 
 
 def means(values: Tensor, group: Tensor, groups: int) -> Tensor:

@@ -97,8 +97,8 @@ class FineTune(WeightEditor):
         """
         owner = [number for number, group in enumerate(groups) for _ in group]
         requests = [request for group in groups for request in group]
-        texts = _Texts(self.language_model, requests, self.objective)
-        changes = _Changes(self.language_model, self.layers, len(groups), self.bias)
+        texts = Texts(self.language_model, requests, self.objective)
+        changes = Changes(self.language_model, self.layers, len(groups), self.bias)
         history: list[list[float]] = [[] for _ in groups]
 
         def losses(active: list[int]) -> Tensor:
@@ -121,7 +121,7 @@ class FineTune(WeightEditor):
             return self._edit(changes, range(len(groups))), history
 
     def _losses(
-        self, texts: _Texts, owner: Sequence[int], active: Sequence[int], changes: _Changes
+        self, texts: Texts, owner: Sequence[int], active: Sequence[int], changes: Changes
     ) -> Tensor:
         """Mean loss of each active edit's requests."""
         rows = [row for row, number in enumerate(owner) if number in active]
@@ -131,8 +131,8 @@ class FineTune(WeightEditor):
             per_request = texts.losses(rows)
         return means(per_request, place.to(per_request.device), len(active))
 
-    def _edit(self, changes: _Changes, numbers: Sequence[int]) -> WeightEdit:
-        return WeightEdit(changes.dense(numbers), self.name, self.language_model.fingerprint)
+    def _edit(self, changes: Changes, numbers: Sequence[int]) -> WeightEdit:
+        return WeightEdit(changes.updates(numbers), self.name, self.language_model.fingerprint)
 
 
 def _default_layer(language_model: LanguageModel) -> str:
@@ -141,7 +141,7 @@ def _default_layer(language_model: LanguageModel) -> str:
     return language_model.layer("mlp_out", 0 if decoder_only else language_model.blocks - 1)
 
 
-class _Changes:
+class Changes:
     """The trained tensors: for each of N edits the change of each layer's weight and bias.
 
     ``starts`` are the tensors that change, ``[d_in, d_out]`` and ``[d_out]``, layer by layer, and
@@ -170,13 +170,13 @@ class _Changes:
         for tensor in (tensor for number in numbers for tensor in self.values[number]):
             tensor.clamp_(-most, most)
 
-    def dense(self, numbers: Sequence[int]) -> dict[str, Dense]:
+    def updates(self, numbers: Sequence[int]) -> dict[str, Dense]:
         """The changes of these edits as updates; differentiable where gradients are on."""
         stacks = [torch.stack(x) for x in zip(*(self.values[n] for n in numbers), strict=True)]
         return {layer: Dense(*stacks[part]) for layer, part in self.parts.items()}
 
 
-class _Texts:
+class Texts:
     """The requests as token ids, and how likely their targets are."""
 
     def __init__(self, language_model: LanguageModel, requests: Sequence[Request], objective: str):
@@ -188,6 +188,11 @@ class _Texts:
 
     def losses(self, rows: Sequence[int]) -> Tensor:
         """Mean negative log-likelihood (nats per token) of each request's target."""
+        values, row = self.token_losses(rows)
+        return means(values, row, len(rows))
+
+    def token_losses(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihood of each token of these requests' targets, and its place there."""
         model, batch = self.language_model, self.batch.rows(rows)
         if self.prompts is None:
             logits, targets, row = model.target_logits(batch)
@@ -199,4 +204,4 @@ class _Texts:
             target = (batch.labels != IGNORED) & (batch.labels != end)
             row, position = target.nonzero(as_tuple=True)
             logits, targets = model.head(hidden)[row], batch.labels[row, position]
-        return means(F.cross_entropy(logits, targets, reduction="none"), row, len(rows))
+        return F.cross_entropy(logits, targets, reduction="none"), row

@@ -38,7 +38,7 @@ def descended(tensors, targets, stop=0.3, bad=(), **options):
             history[number].append(value)
         return values < stop
 
-    hooks = {name: options.pop(name) for name in ("slope", "project") if name in options}
+    hooks = {name: options.pop(name) for name in ("slope", "project", "skip") if name in options}
     descent = Descent(tensors, **{"steps": 40, "lr": 0.1, **options})
     descent.run(losses, done, **hooks)
     return descent, history
@@ -142,6 +142,20 @@ def test_tensors_are_brought_back_after_each_step():
     descended(tensors, TARGETS, stop=0.0, project=clamp)
     assert max(highest) > 0.2
     assert all(tensor.abs().max() <= 0.2 for own in tensors for tensor in own)
+
+
+def test_a_skipped_step_leaves_tensors_and_adam_as_they_were():
+    """With every second step skipped, the others are those of half as many steps."""
+    calls = iter(range(8))
+
+    def skip(active, values):
+        return torch.full_like(values, next(calls) % 2 == 0, dtype=torch.bool)
+
+    halting, plain = starts(), starts()
+    descended(halting, TARGETS, stop=0.0, steps=8, skip=skip)
+    descended(plain, TARGETS, stop=0.0, steps=4)
+    for ours, theirs in zip(halting, plain, strict=True):
+        assert all(map(torch.equal, ours, theirs))
 
 
 def test_what_makes_no_descent_is_refused():

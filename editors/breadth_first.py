@@ -1,0 +1,194 @@
+"""Training weights on all requests of a group, epoch by epoch, for several groups side by side."""
+
+# N edits, n target tokens
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from editors.descent import Descent, means
+from editors.editor import Group
+from editors.finetune import Texts
+from editors.settings import at_least, one_of
+from editors.weight_editor import WeightEditor
+from edits.updates import Dense, LowRank
+from edits.weights import WeightEdit
+
+MEANS = ("requests", "tokens")
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """In what order the requests of a group are gone through, and for how long.
+
+    Attributes:
+        most: how often at most.
+        batch_size: requests to a step.
+        shuffle: whether each epoch has an order of its own, drawn from seed and epoch alone.
+        seed: of the orders.
+        skip_below: a batch whose loss (nats per token) is below makes no step; None: all make one.
+        stop_below: no epoch follows one whose mean loss is below; None: there are ``most``.
+        mean_over: a batch's loss is the mean over its ``requests`` of each one's mean over its
+            tokens, or the mean over all its ``tokens``.
+    """
+
+    most: int = 25
+    batch_size: int = 100
+    shuffle: bool = True
+    seed: int = 0
+    skip_below: float | None = 1e-2
+    stop_below: float | None = 1e-2
+    mean_over: str = "requests"
+
+    def __post_init__(self):
+        at_least(1, most=self.most, batch_size=self.batch_size)
+        at_least(0, skip_below=self.skip_below, stop_below=self.stop_below)
+        one_of("mean_over", self.mean_over, MEANS)
+
+    def order(self, epoch: int, count: int) -> list[int]:
+        """The places of ``count`` requests in an epoch's order."""
+        if not self.shuffle:
+            return list(range(count))
+        generator = torch.Generator().manual_seed(self.seed + epoch)
+        return torch.randperm(count, generator=generator).tolist()
+
+    def batches(self, count: int) -> Iterator[list[int]]:
+        """The batches of all epochs, one after another."""
+        for epoch in range(self.most):
+            order = self.order(epoch, count)
+            yield from (order[i : i + self.batch_size] for i in range(0, count, self.batch_size))
+
+
+class Trained(Protocol):
+    """The tensors that are trained: ``values``, those of each edit, and what they make of it."""
+
+    values: list[list[Tensor]]
+
+    def updates(self, numbers: Sequence[int]) -> dict[str, LowRank | Dense]:
+        """What these edits change, layer by layer; differentiable where gradients are on."""
+        ...
+
+
+class BreadthFirst(WeightEditor):
+    """Adam on tensors of a few layers; what they are is the method's.
+
+    The requests of a group are trained together, as `Epochs` has it, each edit beside the others as
+    if it were alone.
+    """
+
+    epochs: Epochs
+    lr: float
+    edits_per_batch: int
+
+    @abstractmethod
+    def start(self, edits: int) -> Trained:
+        """The tensors of so many edits before the first step."""
+
+    def slope(self, trained: Trained, number: int, at: int, gradient: Tensor) -> Tensor:
+        """Direction of descent of an edit's tensor; laid out as the tensor is."""
+        return gradient.contiguous()
+
+    def finished(self, updates: dict[str, LowRank | Dense]) -> dict[str, LowRank | Dense]:
+        """What is kept of the trained updates; by default all."""
+        return updates
+
+    def write(self, groups: Sequence[Group], after: WeightEdit | None) -> WeightEdit:
+        """One training run for each group, side by side."""
+        size = self.edits_per_batch
+        chunks = [groups[i : i + size] for i in range(0, len(groups), size)]
+        return WeightEdit.stack([self.run(chunk)[0] for chunk in chunks])
+
+    @torch.enable_grad()
+    def run(self, groups: Sequence[Group]) -> tuple[WeightEdit, list[list[float]]]:
+        """Train an edit for each of the groups, which are of one size, on the model as it now is.
+
+        Returns:
+            The N edits, and each one's loss at every batch it saw.
+        """
+        requests = [request for group in groups for request in group]
+        texts = Texts(self.language_model, requests, "target")
+        trained = self.start(len(groups))
+        course = Course(self.epochs, len(groups), len(groups[0]))
+
+        def losses(active: list[int]) -> Tensor:
+            return self._losses(texts, trained, active, course)
+
+        fused = self.language_model.device.type == "cpu"
+        descent = Descent(trained.values, steps=course.steps, lr=self.lr, fused=fused)
+        descent.run(losses, course.done, partial(self.slope, trained), skip=course.skipped)
+        with torch.no_grad():
+            return self._edit(self.finished(trained.updates(range(len(groups))))), course.losses
+
+    def _losses(self, texts: Texts, trained: Trained, active: list[int], course: Course) -> Tensor:
+        """Loss of each active edit's requests of the next batch."""
+        batch = course.next_batch()
+        rows = [number * course.requests + at for number in active for at in batch]
+        place = torch.arange(len(active)).repeat_interleave(len(batch))
+        each = place if len(trained.values) > 1 else None
+        with self._edit(trained.updates(active)).hooks(self.language_model, each):
+            values, row = texts.token_losses(rows)
+        place = place.to(values.device)
+        if self.epochs.mean_over == "tokens":
+            return means(values, place[row], len(active))
+        return means(means(values, row, len(rows)), place, len(active))
+
+    def _edit(self, updates: dict[str, LowRank | Dense]) -> WeightEdit:
+        return WeightEdit(updates, self.name, self.language_model.fingerprint)
+
+
+class Course:
+    """Where the edits are in their epochs: all at the same batch.
+
+    ``losses`` are those of each edit, batch by batch.
+    """
+
+    def __init__(self, epochs: Epochs, edits: int, requests: int):
+        self.epochs, self.requests = epochs, requests
+        self.losses: list[list[float]] = [[] for _ in range(edits)]
+        self._batches = epochs.batches(requests)
+        self._batch: list[int] = []
+        self._sums = [0.0] * edits  # of the epoch's losses, over requests
+        self._left = requests  # to see in this epoch
+        self._through: set[int] = set()  # edits that have seen their last epoch
+
+    @property
+    def steps(self) -> int:
+        """Batches in all epochs."""
+        return self.epochs.most * -(-self.requests // self.epochs.batch_size)
+
+    def next_batch(self) -> list[int]:
+        """Go on to the next batch: places of requests in their group."""
+        if not self._left:
+            self._left, self._sums = self.requests, [0.0] * len(self._sums)
+        self._batch = next(self._batches)
+        self._left -= len(self._batch)
+        return self._batch
+
+    def done(self, active: list[int], values: Tensor) -> Tensor:
+        """Which edits stop before a step: those that were through, or are, and skip this batch."""
+        before = [number in self._through for number in active]
+        for number, loss in zip(active, values.tolist(), strict=True):
+            if number not in self._through:
+                self._note(number, loss)
+        through = torch.tensor([number in self._through for number in active])
+        stops = torch.tensor(before) | (through & self.skipped(active, values).cpu())
+        return stops.to(values.device)
+
+    def skipped(self, active: list[int], values: Tensor) -> Tensor:
+        """Which edits make no step at these losses."""
+        least = self.epochs.skip_below
+        return torch.zeros_like(values, dtype=torch.bool) if least is None else values < least
+
+    def _note(self, number: int, loss: float) -> None:
+        self.losses[number].append(loss)
+        self._sums[number] += loss * len(self._batch)
+        stop = self.epochs.stop_below
+        if stop is not None and not self._left and self._sums[number] / self.requests < stop:
+            self._through.add(number)
