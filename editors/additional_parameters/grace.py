@@ -120,7 +120,7 @@ class Grace(Editor[Codebook]):
         return Rule(self.radius, max(Rule.slack, rounding))
 
     def _seen(self, requests: Group) -> tuple[Tensor, Tensor]:
-        """What the layer is given and says at prompts' last tokens, ``[S, d_in]``, ``[S, d_out]``."""
+        """The layer's input ``[S, d_in]`` and output ``[S, d_out]`` at prompts' last tokens."""
         seen = []
         for start in range(0, len(requests), self.edits_per_batch):
             chunk = requests[start : start + self.edits_per_batch]
