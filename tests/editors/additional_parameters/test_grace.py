@@ -8,6 +8,7 @@ import torch
 from datamodules.records import Request
 from editors.additional_parameters.grace import Grace
 from edits import NOTHING, load
+from edits.storage import Owner, write
 from models import Batch, LanguageModel, UnsupportedModel
 from models.passes import Pass
 
@@ -300,3 +301,17 @@ def test_a_layer_that_rounds_coarsely_is_looked_up_more_generously(language_mode
     ):
         assert one.sum() > two.sum()
     assert edit.tables[0].queries.dtype == torch.float32
+
+
+@pytest.mark.parametrize("part", ["queries", "radii"])
+def test_a_damaged_file_is_refused(language_model, tmp_path, part):
+    edit = grace(language_model).edit(REQUESTS)
+    header, tensors = edit.state()
+    owner = Owner(edit.kind, edit.editor, edit.model, "tiny")
+    write(tmp_path / "edit.safetensors", owner, header, tensors | {part: tensors[part][1:]})
+    with pytest.raises(ValueError, match="tables and tensors are not of one length"):
+        load(tmp_path / "edit.safetensors")
+    header["books"][0]["born"][0] = 7
+    write(tmp_path / "edit.safetensors", owner, header, tensors)
+    with pytest.raises(ValueError, match="an entry names a step that there is not"):
+        load(tmp_path / "edit.safetensors")
