@@ -1,5 +1,6 @@
 """Edit values: what editors return. They change what a language model says, never its weights."""
 
+from edits.codebook import Codebook
 from edits.edit import NOTHING, Edit, EditedModel, Route
 from edits.journal import Journal, journaled
 from edits.loading import load
@@ -9,6 +10,7 @@ from edits.weights import WeightEdit
 
 __all__ = [
     "NOTHING",
+    "Codebook",
     "Dense",
     "Edit",
     "EditedModel",

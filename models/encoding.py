@@ -42,6 +42,11 @@ class Batch:
         return self if self.source is None else self.source
 
     @property
+    def asked(self) -> Tensor:
+        """Place ``[B]`` of the token that predicts the first of each row's labels."""
+        return (self.labels != IGNORED).int().argmax(1) - 1
+
+    @property
     def lengths(self) -> Tensor:
         """Tokens of each row ``[B]``, those of its source included."""
         own = self.attention_mask.sum(1)

@@ -231,9 +231,8 @@ class LanguageModel(Anatomy):
         batches = list(micro_batches(lengths, tokens_per_batch // self.form.stacks))
         for rows in batches:
             batch = self.form.batch([prompt_ids[i] for i in rows], [target_ids[i] for i in rows])
-            asked = (batch.labels != IGNORED).int().argmax(1) - 1
             batch = batch.to(self.device)
-            with _surrounded(around, rows, batch, asked, steps=False):
+            with _surrounded(around, rows, batch, batch.asked, steps=False):
                 logits, ids, _ = self.target_logits(batch)
             log_probs = logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(1)
             sizes = [len(target_ids[i]) for i in rows]

@@ -1,0 +1,1 @@
+"""Editors that put parameters of their own beside a frozen model's."""
