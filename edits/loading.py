@@ -9,12 +9,13 @@ from typing import Any
 from edits import storage
 from edits.edit import NOTHING, Edit
 from edits.journal import Journal
+from edits.neurons import NeuronEdit
 from edits.routing import RoutedEdit
 from edits.weights import WeightEdit
 from models.language_model import LanguageModel
 
 KINDS = MappingProxyType(
-    {kind.kind: kind for kind in (WeightEdit, Journal, RoutedEdit, type(NOTHING))}
+    {kind.kind: kind for kind in (WeightEdit, Journal, RoutedEdit, NeuronEdit, type(NOTHING))}
 )
 """By the name that the kind has in files."""
 

@@ -1,0 +1,1 @@
+"""Editors that add parameters beside the model's own."""
