@@ -96,17 +96,16 @@ class Neurons:
     def shared(self) -> Callable[[Tensor], Tensor]:
         """The map of the one edit, for inputs of any shape."""
         one = self._each(lambda x: x[0])
-        return lambda x: one.added(x)
+        return lambda x: one._added(x, one.biases)
 
     def rowwise(self, rows: Tensor) -> Callable[[Tensor], Tensor]:
         """The map ``[B, T, d_in] -> [B, T, d_out]`` in which row b sees edit ``rows[b]``."""
         each = self._each(lambda x: x[rows])
-        each = replace(each, biases=each.biases[:, None])
-        return lambda x: each.added(x)
+        return lambda x: each._added(x, each.biases[:, None])
 
-    def added(self, x: Tensor) -> Tensor:
-        """What they add, of tensors that fit ``x``."""
-        active = ACT2FN[self.activation](x @ self.keys.mT + self.biases)
+    def _added(self, x: Tensor, biases: Tensor) -> Tensor:
+        """What they add, their tensors being such as fit ``x``."""
+        active = ACT2FN[self.activation](x @ self.keys.mT + biases)
         return (active if self.ups is None else active * (x @ self.ups.mT)) @ self.values
 
     def joined(self, others: Sequence[Neurons], dim: int) -> Neurons:

@@ -95,15 +95,15 @@ def test_generation_with_the_cache_is_scoring_again_and_again(tiny):
     texts = edited.generate(PROMPTS, rows=rows, max_new_tokens=5)  # padded on the left
     alone = [edited.generate([p], rows=[n], max_new_tokens=5) for n, p in enumerate(PROMPTS)]
     assert texts == [text for (text,) in alone]
-    whole, prompts = list(PROMPTS), lm.encode(PROMPTS, None)
-    ids = [x[m.bool()].tolist() for x, m in zip(prompts.input_ids, prompts.attention_mask)]
+    batch = lm.encode(PROMPTS, None)
+    encoded = batch.input_ids, batch.attention_mask
+    ids = [x[m.bool()].tolist() for x, m in zip(*encoded, strict=True)]
     for _ in range(5):
         for n, row in enumerate(ids):
-            batch = torch.tensor([row])
             with torch.no_grad(), drawn(lm).hooks(lm, [n]):
-                states = lm.model.base_model(input_ids=batch, use_cache=False)[0]
+                states = lm.model.base_model(input_ids=torch.tensor([row]), use_cache=False)[0]
             row.append(int(lm.head(states[0, -1]).argmax()))
-    for text, start, row in zip(texts, whole, ids, strict=True):
+    for text, start, row in zip(texts, PROMPTS, ids, strict=True):
         said = lm.tokenizer.decode(row)[len(start) :]
         assert said.startswith(text)
 
