@@ -208,14 +208,14 @@ class NeuronEdit(Edit):
         requests = tuple(each for edit in edits for each in edit.requests) if owned else ()
         return replace(first, neurons=one.joined(more, 0), requests=requests)
 
-    def plus(self, other: Edit) -> Self:
+    def plus(self, other: Edit) -> NeuronEdit:
         """Both at once, edit by edit: the neurons of both.
 
         Raises:
             ValueError: they are not of one place in one model, or differ in N.
         """
         if not isinstance(other, NeuronEdit):
-            return super().plus(other)
+            raise ValueError(f"an edit of {self.editor} goes on from edits of neurons only")
         self._check_same_place(other)
         if len(self) != len(other):
             raise ValueError(f"cannot add {len(other)} edits to {len(self)}: one to one only")
@@ -316,8 +316,8 @@ class NeuronEdit(Edit):
             ValueError: tensors do not fit together.
         """
         requests = tuple(tuple(Patched(*each) for each in edit) for edit in header["requests"])
-        parts = {name: tensors[name] for name in PARTS[:3]} | {"ups": tensors.get("ups")}
-        neurons = Neurons(activation=header["activation"], **parts)
+        keys, biases, values = (tensors[name] for name in PARTS[:3])
+        neurons = Neurons(keys, biases, values, header["activation"], tensors.get("ups"))
         owner = source.owner
         return cls(neurons, header["given"], header["layer"], owner.editor, owner.model, requests)
 

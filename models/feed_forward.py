@@ -46,6 +46,6 @@ def feed_forward(language_model: LanguageModel, block: int) -> FeedForward:
 def _activation(config: PreTrainedConfig) -> str:
     names = (getattr(config, name, None) for name in _ACTIVATIONS)
     name = next((name for name in names if name is not None), None)
-    if name not in ACT2FN:
+    if name is None or name not in ACT2FN:
         raise ValueError(f"activation {name!r} of the model is none that transformers knows")
     return name

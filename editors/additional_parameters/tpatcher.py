@@ -131,10 +131,11 @@ class TPatcher(Editor[NeuronEdit]):
         held = max(1, round(self.validation * len(self.pool)))
         parts = self.pool.records[:-held] or self.pool.records, self.pool.records[-held:]
         most = self.memory, max(1, round(self.validation * self.memory))
-        self._memories = tuple(
+        quiet, validated = (
             memory(self.language_model, self.place.given, texts_of(part), count, self.seed)
             for part, count in zip(parts, most, strict=True)
         )
+        self._memories = quiet, validated
 
     def compute(self, groups: Sequence[Group], after: NeuronEdit | None) -> NeuronEdit:
         """Patches of all requests, which see those of ``after`` and its queries in the memory."""
@@ -216,7 +217,8 @@ class TPatcher(Editor[NeuronEdit]):
         texts = [(patched.prompt, patched.target) for patched in after.requests[0]]
         seen = queries(self.language_model, self.place.given, texts)
         more = [copied(rows, self.losses.copies) for rows in seen]
-        return tuple(torch.cat([rows, *more]) for rows in self._memories)
+        quiet, validated = (torch.cat([rows, *more]) for rows in self._memories)
+        return quiet, validated
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,7 @@ class Patches:
         """An edit of each of some requests; differentiable where gradients are on."""
         each = (self.tensors[n] for n in numbers)
         keys, biases, values, amplifiers, *ups = (
-            pad_sequence(parts, batch_first=True) for parts in zip(*each, strict=True)
+            pad_sequence(list(parts), batch_first=True) for parts in zip(*each, strict=True)
         )
         return Neurons(keys, biases, values * amplifiers, self.place.activation, *ups)
 
@@ -311,6 +313,7 @@ class _Course:
         return self._memory(*self.check, 1).cpu().to(self.best.dtype)
 
     def _memory(self, own: Tensor, real: Tensor, neurons: Neurons, which: int) -> Tensor:
+        assert self.memories is not None
         rows = self.memories[which].to(own)
         return self.settings.memory(own, real, neurons.keys, neurons.biases, rows)
 
