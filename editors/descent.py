@@ -25,6 +25,8 @@ class Descent:
         lr: of Adam.
         last: whether a step follows the last loss, too.
         fused: whether Adam's loop is fused; values and gradients must be laid out alike then.
+        weight_decay: of Adam, in its L2 form.
+        clip: longest gradient of an edit, over all its tensors; None: any.
 
     Raises:
         ValueError: no step, or a step size that is not above 0.
@@ -38,16 +40,21 @@ class Descent:
         lr: float,
         last: bool = True,
         fused: bool = False,
+        weight_decay: float = 0.0,
+        clip: float | None = None,
     ):
         at_least(1, steps=steps)
-        positive(lr=lr)
+        positive(lr=lr, clip=clip)
         self.tensors = tensors
+        self.clip = clip
         self.steps, self.last = steps, last
         self.unsound: set[int] = set()
         # in the order of the tensors of an edit, as their gradients are taken; a loop over many
         # small tensors is best run outside Python
         flat = [edit[at] for at in range(len(tensors[0])) for edit in tensors]
-        self._adam = torch.optim.Adam(flat, lr, fused=fused, foreach=not fused)
+        self._adam = torch.optim.Adam(
+            flat, lr, weight_decay=weight_decay, fused=fused, foreach=not fused
+        )
 
     def run(
         self,
@@ -93,6 +100,8 @@ class Descent:
         gradients = torch.autograd.grad(loss, [self.tensors[n][at] for n, at in places])
         bad = {n for (n, _), g in zip(places, gradients, strict=True) if not g.isfinite().all()}
         self.unsound |= bad
+        if self.clip is not None:
+            gradients = _clipped(gradients, len(active), self.clip)
         self._adam.zero_grad()  # a tensor without a gradient is not stepped
         for (number, at), gradient in zip(places, gradients, strict=True):
             if number not in bad:
@@ -104,6 +113,16 @@ class Descent:
 
 def _chosen(numbers: list[int], mask: Tensor) -> list[int]:
     return [number for number, is_chosen in zip(numbers, mask.tolist(), strict=True) if is_chosen]
+
+
+def _clipped(gradients: Sequence[Tensor], edits: int, most: float) -> list[Tensor]:
+    """Each edit's gradients shortened alike, as `torch.nn.utils.clip_grad_norm_` does.
+
+    They come tensor by tensor, and within a tensor edit by edit.
+    """
+    norms = torch.stack([gradient.norm() for gradient in gradients]).view(-1, edits).norm(dim=0)
+    factors = (most / (norms + 1e-6)).clamp(max=1.0)
+    return [gradient * factors[at % edits] for at, gradient in enumerate(gradients)]
 
 
 def means(values: Tensor, group: Tensor, groups: int) -> Tensor:

@@ -10,12 +10,16 @@ from edits import storage
 from edits.codebook import Codebook
 from edits.edit import NOTHING, Edit
 from edits.journal import Journal
+from edits.neurons import NeuronEdit
 from edits.routing import RoutedEdit
 from edits.weights import WeightEdit
 from models.language_model import LanguageModel
 
 KINDS = MappingProxyType(
-    {kind.kind: kind for kind in (WeightEdit, Journal, RoutedEdit, Codebook, type(NOTHING))}
+    {
+        kind.kind: kind
+        for kind in (WeightEdit, Journal, RoutedEdit, Codebook, NeuronEdit, type(NOTHING))
+    }
 )
 """By the name that the kind has in files."""
 

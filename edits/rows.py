@@ -5,16 +5,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 
-from edits.updates import Dense, LowRank
 from models.hooks import unflattened
 
 
+class Added(Protocol):
+    """N edits, each of which adds something to what a layer says."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(d_in, d_out)``."""
+        ...
+
+    def select(self, index: Tensor) -> Self:
+        """The edits at ``index``."""
+        ...
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Self:
+        """The same edits there."""
+        ...
+
+    def shared(self) -> Callable[[Tensor], Tensor]:
+        """The map of the one edit."""
+        ...
+
+    def rowwise(self, rows: Tensor) -> Callable[[Tensor], Tensor]:
+        """The map in which row b sees edit ``rows[b]``."""
+        ...
+
+
 def shift_of(
-    update: LowRank | Dense, rows: Tensor | None, device: torch.device, dtype: torch.dtype
+    update: Added, rows: Tensor | None, device: torch.device, dtype: torch.dtype
 ) -> Callable[[Tensor], Tensor]:
     """The map from a layer's input to the addition to its output, with factors in place.
 

@@ -1,1 +1,1 @@
-"""Editors that put parameters of their own beside a frozen model's."""
+"""Editors that add parameters beside the model's own."""

@@ -168,3 +168,19 @@ def test_what_makes_no_descent_is_refused():
 def test_means_of_groups():
     values, group = torch.tensor([1.0, 2.0, 5.0]), torch.tensor([2, 2, 0])
     assert means(values, group, 4).tolist() == [5.0, 0.0, 1.5, 0.0]
+
+
+def test_gradients_are_clipped_edit_by_edit_and_weights_decay_as_in_torch():
+    ours, theirs = starts(), starts()
+    options = {"steps": 6, "lr": 0.1, "weight_decay": 0.05}
+    descended(ours, TARGETS, stop=-1.0, clip=0.5, **options)
+    for tensors, target in zip(theirs, TARGETS, strict=True):
+        adam = torch.optim.Adam(tensors, lr=0.1, weight_decay=0.05)
+        for _ in range(6):
+            adam.zero_grad()
+            loss_of(tensors, target).backward()
+            torch.nn.utils.clip_grad_norm_(tensors, 0.5)
+            adam.step()
+    for one, other in zip(ours, theirs, strict=True):
+        for a, b in zip(one, other, strict=True):
+            torch.testing.assert_close(a, b)
