@@ -1,7 +1,9 @@
 """Edit values: what editors return. They change what a language model says, never its weights."""
 
+from edits.context import ContextEdit
 from edits.edit import NOTHING, Edit, EditedModel, Route
 from edits.journal import Journal, journaled
+from edits.layout import Fact, Layout
 from edits.loading import load
 from edits.routing import Entry, RoutedEdit
 from edits.updates import Dense, LowRank
@@ -9,11 +11,14 @@ from edits.weights import WeightEdit
 
 __all__ = [
     "NOTHING",
+    "ContextEdit",
     "Dense",
     "Edit",
     "EditedModel",
     "Entry",
+    "Fact",
     "Journal",
+    "Layout",
     "LowRank",
     "Route",
     "RoutedEdit",

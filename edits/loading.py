@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from edits import storage
+from edits.context import ContextEdit
 from edits.edit import NOTHING, Edit
 from edits.journal import Journal
 from edits.routing import RoutedEdit
@@ -14,7 +15,7 @@ from edits.weights import WeightEdit
 from models.language_model import LanguageModel
 
 KINDS = MappingProxyType(
-    {kind.kind: kind for kind in (WeightEdit, Journal, RoutedEdit, type(NOTHING))}
+    {kind.kind: kind for kind in (WeightEdit, Journal, RoutedEdit, ContextEdit, type(NOTHING))}
 )
 """By the name that the kind has in files."""
 
