@@ -1,4 +1,4 @@
-"""Demonstrations: facts of a pool with questions that are answered by them, and others that are not.
+"""Demonstrations: facts of a pool, with questions that they answer and questions that they do not.
 
 Zheng, Li, Dong, Fan, Wu, Xu, Chang: "Can We Edit Factual Knowledge by In-Context Learning?", EMNLP
 2023, https://arxiv.org/abs/2305.12740.
@@ -81,7 +81,7 @@ class Demonstrations:
         return [*shown[::-1], demonstration(request, None, layout, self.end)]
 
     def asked(self, record: Record, kind: str, generator: random.Random) -> Probe | None:
-        """What a demonstration of this type asks; None: a copy, also where there is nothing else."""
+        """What a demonstration of this type asks; None: a copy, or there is nothing else."""
         if kind == "update":
             probes = record.of_kind(*self.update_kinds)
         else:

@@ -131,7 +131,10 @@ class InContext(Editor[ContextEdit]):
         center = embedded.mean(0)
         keys = directions(embedded, center)
         if layout.threshold is None and self.false_hits is not None:
-            queries = lambda texts: directions(self.embedder.embed(model, texts), center)  # noqa: E731
+
+            def queries(texts: Sequence[str]) -> Tensor:
+                return directions(self.embedder.embed(model, texts), center)
+
             value = threshold_of(self._single, keys, queries, self.false_hits)
             layout = replace(layout, threshold=value)
         return keys, center, layout
@@ -151,7 +154,7 @@ class InContext(Editor[ContextEdit]):
         """
         self.prepare()
         pool, center, layout = self._prepared
-        requests = [list({r.prompt: r for r in reversed(group)}.values())[::-1] for group in groups]
+        requests = [_last_ones(group) for group in groups]
         flat = [request for group in requests for request in group]
         embedded = self._embedded(flat, center)
         facts = iter(self._facts(flat, embedded, pool, layout))
@@ -229,6 +232,12 @@ class InContext(Editor[ContextEdit]):
                         f"{what} in front of {fact.prompt[:40]!r}... make {length:,} tokens; "
                         f"the model takes at most {model.max_length:,}"
                     )
+
+
+def _last_ones(group: Group) -> list[Request]:
+    """Of requests with one prompt the last."""
+    last = {request.prompt: at for at, request in enumerate(group)}
+    return [group[at] for at in sorted(last.values())]
 
 
 def _fact(request: Request) -> Fact:

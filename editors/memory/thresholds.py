@@ -13,6 +13,8 @@ from torch import Tensor
 from datamodules.records import Probe, Record, kinds_of
 
 log = logging.getLogger(__name__)
+Embed = Callable[[Sequence[str]], Tensor]
+"""Directions ``[Q, d]`` of questions."""
 
 FACTS = 500  # of the pool, which stand for a memory
 WITHIN, BEYOND = kinds_of("generalization"), ("neighborhood", "unrelated", "other_relation")
@@ -21,7 +23,7 @@ WITHIN, BEYOND = kinds_of("generalization"), ("neighborhood", "unrelated", "othe
 def threshold_of(
     records: Sequence[Record],
     keys: Tensor,
-    queries: Callable[[Sequence[str]], Tensor],
+    queries: Embed,
     share: float,
 ) -> float:
     """The similarity that this share of the questions that no fact answers reaches.
@@ -54,7 +56,7 @@ def threshold_of(
 def _best(
     records: Sequence[Record],
     keys: Tensor,
-    queries: Callable[[Sequence[str]], Tensor],
+    queries: Embed,
     kinds: Sequence[str],
 ) -> Tensor:
     """The similarity ``[Q]`` of each question of these kinds to the fact nearest to it."""
