@@ -11,6 +11,7 @@ from typing import Any, Self
 from models.language_model import LanguageModel
 
 CHOICES = ("all", "nearest", "model")
+KEYS = ("sentence", "prompt")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXY"
 NONE = "Z"
 
@@ -32,11 +33,6 @@ class Fact:
     demonstrations: tuple[str, ...] = ()
     dropped: int = 0
 
-    @property
-    def sentence(self) -> str:
-        """What retrieval compares questions with; never the prompt alone."""
-        return f"{self.prompt} {self.target}"
-
     def state(self) -> list[Any]:
         """The fact as JSON holds it."""
         return [self.prompt, self.target, list(self.demonstrations), self.dropped]
@@ -56,6 +52,8 @@ class Layout:
         choose: ``all`` of them; the ``nearest`` ones; or what the ``model`` itself chooses of the
             nearest, which may be none.
         k: how many are near, at most.
+        key: what of a fact questions are compared with: its ``sentence``, which ends with the
+            target, or its ``prompt``.
         threshold: least similarity (cosine, -1 to 1) of those that count as near; None: any.
         fact: how one is put, of ``{prompt}`` and ``{target}``.
         frame: how ``{facts}`` and ``{question}`` are joined; the question ends it.
@@ -69,6 +67,7 @@ class Layout:
 
     choose: str = "all"
     k: int = 1
+    key: str = "sentence"
     threshold: float | None = None
     fact: str = "New fact: {prompt} {target}. "
     frame: str = "{facts}Prompt: {question}"
@@ -80,8 +79,10 @@ class Layout:
     room: int = 32
 
     def __post_init__(self):
-        if self.choose not in CHOICES:
-            raise ValueError(f"choose is {self.choose!r}, expected one of {', '.join(CHOICES)}")
+        for name, known in (("choose", CHOICES), ("key", KEYS)):
+            if getattr(self, name) not in known:
+                value = getattr(self, name)
+                raise ValueError(f"{name} is {value!r}, expected one of {', '.join(known)}")
         most = len(LETTERS) if self.choose == "model" else 10**6
         if not 1 <= self.k <= most:
             raise ValueError(f"k must be from 1 to {most}, got {self.k}")
@@ -102,6 +103,10 @@ class Layout:
     def retrieves(self) -> bool:
         """Whether facts are compared with questions."""
         return self.choose != "all"
+
+    def compared(self, fact: Fact) -> str:
+        """What questions are compared with."""
+        return f"{fact.prompt} {fact.target}" if self.key == "sentence" else fact.prompt
 
     def put(self, fact: Fact) -> str:
         """The fact as it stands in front of a question."""

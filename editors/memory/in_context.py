@@ -47,7 +47,7 @@ CONTEXT = Layout()
 IKE = Layout(
     choose="nearest", fact="New Fact: {prompt} {target}\n", frame="{facts}Prompt: {question}"
 )
-RAG = Layout(choose="nearest", k=2)
+RAG = Layout(choose="nearest", k=2, key="prompt")
 SCR = Layout(choose="model", k=5)
 
 
@@ -126,8 +126,8 @@ class InContext(Editor[ContextEdit]):
         if not self._single:
             width = self.embedder.width(model)
             return torch.zeros(0, width), torch.zeros(width), layout
-        sentences = [_fact(record.request).sentence for record in self._single]
-        embedded = self.embedder.embed(model, sentences)
+        texts = [layout.compared(_fact(record.request)) for record in self._single]
+        embedded = self.embedder.embed(model, texts)
         center = embedded.mean(0)
         keys = directions(embedded, center)
         if layout.threshold is None and self.false_hits is not None:
@@ -182,8 +182,8 @@ class InContext(Editor[ContextEdit]):
     def _embedded(self, requests: Sequence[Request], center: Tensor) -> Tensor:
         if not self.layout.retrieves:
             return torch.zeros(len(requests), 0)
-        sentences = [_fact(request).sentence for request in requests]
-        return directions(self.embedder.embed(self.language_model, sentences), center)
+        texts = [self.layout.compared(_fact(request)) for request in requests]
+        return directions(self.embedder.embed(self.language_model, texts), center)
 
     def _facts(
         self, requests: Sequence[Request], embedded: Tensor, pool: Tensor, layout: Layout

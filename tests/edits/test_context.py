@@ -43,7 +43,7 @@ def made(language_model, memories, layout=ALL, retriever=None):
     embedded, center = torch.zeros(len(facts), 0), torch.zeros(0)
     if layout.retrieves:
         center = torch.zeros(retriever.width(language_model))
-        found = retriever.embed(language_model, [fact.sentence for fact in facts])
+        found = retriever.embed(language_model, [layout.compared(fact) for fact in facts])
         embedded = directions(found.reshape(-1, len(center)), center)
     memories = tuple(map(tuple, memories))
     owner = language_model.fingerprint
@@ -122,7 +122,7 @@ def test_each_row_sees_its_own_memory_and_minus_one_none(language_model):
     assert_same(together, bare, [3])
     for at in (0, 1, 2, 4):
         fact = FACTS[rows[at]]
-        text = f"New fact: {fact.sentence}. Prompt: {PROMPTS[at]}"
+        text = f"New fact: {fact.prompt} {fact.target}. Prompt: {PROMPTS[at]}"
         alone = language_model.score([text], [TARGETS[at]])
         assert torch.allclose(together.log_probs[at], alone.log_probs[0], atol=1e-5)
         assert differ(together, bare, at)
@@ -296,6 +296,7 @@ def test_what_cannot_be_is_refused(language_model, tiny, tmp_path):
     ("setting", "message"),
     [
         ({"choose": "some"}, "choose is 'some', expected one of all, nearest, model"),
+        ({"key": "target"}, "key is 'target', expected one of sentence, prompt"),
         ({"k": 0}, "k must be from 1 to"),
         ({"choose": "model", "k": 26}, "k must be from 1 to 25, got 26"),
         ({"room": 0}, "room must be at least 1, got 0"),
