@@ -247,7 +247,8 @@ class ContextEdit(Edit):
         for n, offered in zip(asked, options, strict=True):
             own = [next(values) for _ in offered]
             best = max(range(len(own)), key=lambda at: (own[at], at))
-            elected[n] = () if offered[best] is None else (offered[best],)
+            fact = offered[best]
+            elected[n] = () if fact is None else (fact,)
         return elected
 
     # files

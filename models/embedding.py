@@ -22,12 +22,11 @@ def mean_states(language_model: LanguageModel, texts: Sequence[str]) -> Tensor:
     """
     starts = range(0, len(texts), TEXTS_AT_ONCE)
     parts = [_mean(language_model, texts[at : at + TEXTS_AT_ONCE]) for at in starts]
-    width = language_model.model.get_input_embeddings().weight.shape[1]
-    return torch.cat(parts) if parts else torch.zeros(0, width)
+    return torch.cat(parts) if parts else torch.zeros(0, language_model.model.config.hidden_size)
 
 
 def _mean(language_model: LanguageModel, texts: Sequence[str]) -> Tensor:
     batch = language_model.encode(texts, None)
-    weights = batch.attention_mask[..., None].float()
+    weights = batch.attention_mask.unsqueeze(-1).float()
     states = language_model.hidden(batch).float()
     return ((states * weights).sum(1) / weights.sum(1)).cpu()

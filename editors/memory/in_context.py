@@ -22,6 +22,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -99,12 +100,10 @@ class InContext(Editor[ContextEdit]):
         self._check_pool()
         self.embedder = retriever_of(retriever if layout.retrieves else None)
         self._single = _single(pool)
-        self._prepared: tuple[Tensor, Tensor, Layout] | None = None
 
     def prepare(self) -> None:
         """Embed the pool and set the threshold, once."""
-        if self._prepared is None:
-            self._prepared = self._of_pool()
+        self._of_pool  # noqa: B018 taken once for all edits
 
     def _check_pool(self) -> None:
         takes = self.layout.retrieves and self.layout.threshold is None
@@ -118,6 +117,7 @@ class InContext(Editor[ContextEdit]):
                     f"{self.name} takes {what} from a pool, and there is none: set pool=records"
                 )
 
+    @cached_property
     def _of_pool(self) -> tuple[Tensor, Tensor, Layout]:
         """Directions of the pool's facts, their center, and the layout with its threshold."""
         model, layout = self.language_model, self.layout
@@ -152,8 +152,7 @@ class InContext(Editor[ContextEdit]):
             ValueError: a request is too long to stand in front of its own question, or all facts of
                 an edit are; or ``after`` was made by other settings.
         """
-        self.prepare()
-        pool, center, layout = self._prepared
+        pool, center, layout = self._of_pool
         requests = [_last_ones(group) for group in groups]
         flat = [request for group in requests for request in group]
         embedded = self._embedded(flat, center)
@@ -189,11 +188,12 @@ class InContext(Editor[ContextEdit]):
         self, requests: Sequence[Request], embedded: Tensor, pool: Tensor, layout: Layout
     ) -> list[Fact]:
         """The facts, each with its demonstrations as far as they fit."""
-        if self.demonstrations is None:
+        examples = self.demonstrations
+        if examples is None:
             return [_fact(request) for request in requests]
         _, order = ranked(embedded, pool, len(pool))
         shown = [
-            self.demonstrations.before(request, self._near(request, row), layout)
+            examples.before(request, self._near(request, row, examples.count), layout)
             for request, row in zip(requests, order.tolist(), strict=True)
         ]
         facts = [
@@ -211,11 +211,11 @@ class InContext(Editor[ContextEdit]):
             for fact, count in zip(facts, missing, strict=True)
         ]
 
-    def _near(self, request: Request, order: Sequence[int]) -> list[Record]:
+    def _near(self, request: Request, order: Sequence[int], count: int) -> list[Record]:
         """The pool's records nearest to a request that are about other subjects."""
         own = request.subject.casefold()
         others = (self._single[at] for at in order if own not in self._single[at].subjects)
-        return [record for record, _ in zip(others, range(self.demonstrations.count), strict=False)]
+        return [record for record, _ in zip(others, range(count), strict=False)]
 
     def _check_lengths(self, edit: ContextEdit) -> None:
         """Refuse facts that leave no room for their own question."""
