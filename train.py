@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import cast
 
 import hydra
 import lightning as L
 import pandas as pd
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 
 from editors.checkpoints import saved
 from files import write_whole
 from running.errors import reporting_errors
 from running.runs import checkpoint, new_run, training_run
+from running.settings import contents
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +30,7 @@ def main(cfg: DictConfig) -> None:
     if cfg.resume and Path(cfg.resume).is_dir():
         cfg, folder, resume = training_run(cfg)
     else:
-        resume = checkpoint(cfg.resume)
+        resume = None if cfg.resume is None else checkpoint(cfg.resume)
         folder = new_run(cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     language_model = instantiate(cfg.model).rendered(instantiate(cfg.rendering.edits))
@@ -51,7 +54,7 @@ def reached(
     last = folder / "checkpoints" / "last.ckpt"
     if (saved(last) or {}).get("global_step") != trainer.global_step:
         trainer.save_checkpoint(last, weights_only=False)  # training ended between two validations
-    best = trainer.checkpoint_callback.best_model_path or last
+    best = cast(ModelCheckpoint, trainer.checkpoint_callback).best_model_path or last
     logger, trainer.logger = trainer.logger, None  # its curves end where training did
     [metrics] = trainer.validate(module, datamodule=data, ckpt_path=best, weights_only=True) or [{}]
     if not trainer.is_global_zero:
@@ -60,11 +63,11 @@ def reached(
     table = pd.Series(metrics, dtype=float).rename_axis("metric").to_frame("best checkpoint")
     write_whole(folder / "results.md", table.to_markdown(floatfmt=".4f") + "\n")
     if logger and metrics:
-        config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+        config = contents(cast(DictConfig, OmegaConf.load(folder / "config.yaml")))
         trains = config["trains"]
         config = {name: config[name] for name in ("seed", "model", "data", trains, "trainer")}
-        found = {name.replace("val/", "best/"): value for name, value in metrics.items()}
-        logger.log_hyperparams(pd.json_normalize(config).iloc[0].to_dict(), found)
+        best_metrics = {name.replace("val/", "best/"): value for name, value in metrics.items()}
+        logger.log_hyperparams(pd.json_normalize(config).iloc[0].to_dict(), best_metrics)
         logger.save()
     log.info("best checkpoint: %s", best)
 

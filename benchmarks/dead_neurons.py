@@ -18,6 +18,7 @@ from torch import Tensor
 
 from datamodules.atlas.data import AtlasData
 from datamodules.atlas.text import AtlasText, corpus
+from datamodules.records import requests_of
 from editors.locate_then_edit.keys import subject_keys
 from editors.locate_then_edit.statistics.coordinates import factor
 from editors.locate_then_edit.statistics.moments import Moments
@@ -70,7 +71,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     texts = corpus(arguments.texts)
-    requests = [r.request for r in AtlasData(limit=arguments.requests).records("test")]
+    requests = requests_of(AtlasData(limit=arguments.requests).records("test"))
     ways = {
         "inverse, float32": lambda moment: inverse(moment, torch.float32),
         "inverse, float64": lambda moment: inverse(moment, torch.float64),

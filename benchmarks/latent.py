@@ -24,7 +24,7 @@ from torch import Tensor
 
 from datamodules.atlas.data import AtlasData
 from datamodules.atlas.text import AtlasText, corpus
-from datamodules.records import Record, Request
+from datamodules.records import Record, Request, requests_of
 from editors.locate_then_edit.rome import Rome
 from editors.locate_then_edit.search.contexts import sample_contexts
 from editors.locate_then_edit.search.latent import optimise
@@ -106,7 +106,7 @@ def search(lm: LanguageModel, requests: list[Request], plainly: int) -> None:
 
 def single(lm: LanguageModel, count: int, texts: int) -> None:
     records = AtlasData(limit=count).records("test")
-    requests = [record.request for record in records]
+    requests = requests_of(records)
     rome = Rome(lm, layer=2, moments=Moments(corpus(texts)))
     preparing, _ = cpu(rome.prepare)
     editing, edit = cpu(lambda: rome.edit_each(requests))
@@ -170,7 +170,7 @@ def main() -> None:
         activation_function="gelu_pytorch_tanh",
     )
     moments(lm, arguments.texts)
-    requests = [record.request for record in AtlasData(limit=arguments.edits).records("test")]
+    requests = requests_of(AtlasData(limit=arguments.edits).records("test"))
     search(lm, requests, arguments.plain)
     single(lm, arguments.records, arguments.texts)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from datamodules.loops import validation_records
 from datamodules.records import LOCALITY, Record
 from editors.editor import Editor
 from editors.settings import at_least
@@ -39,12 +40,12 @@ class Examples(L.Callback):
         As the scores beside it, it belongs to the step before. Where processes share the language
         model's parts, all of them ask.
         """
-        loggers = [one for one in trainer.loggers if isinstance(one, TensorBoardLogger)]
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         asks = trainer.is_global_zero or editor.language_model.sharded
         if trainer.sanity_checking or not asks or not loggers:
             return
-        dataset = trainer.val_dataloaders.dataset
-        records = [dataset[at] for at in range(min(self.count, len(dataset)))]
+        validated = validation_records(trainer)
+        records = [validated[at] for at in range(min(self.count, len(validated)))]
         text = markdown(editor, records, self.max_new_tokens)
         for logger in loggers if trainer.is_global_zero else ():
             logger.experiment.add_text("val/examples", text, trainer.global_step - 1)
@@ -52,16 +53,19 @@ class Examples(L.Callback):
 
 def markdown(editor: Editor, records: Sequence[Record], max_new_tokens: int = 8) -> str:
     """One row per record, each edited alone: its first request, paraphrase and locality probe."""
-    asked = [prompts(record) for record in records]
-    texts = [text for row in asked for text in row.values()]
-    rows = [at for at, row in enumerate(asked) for _ in row]
+    questions = [prompts(record) for record in records]
+    texts = [text for row in questions for text in row.values()]
+    rows = [at for at, row in enumerate(questions) for _ in row]
     edit, length = editor.make([record.requests for record in records]), max_new_tokens
-    unedited, edited = (one.edited(editor.language_model) for one in (NOTHING, edit))
+    unedited = NOTHING.edited(editor.language_model)
+    edited = edit.edited(editor.language_model)
     before = iter(unedited.generate(texts, max_new_tokens=length))
     after = iter(edited.generate(texts, rows=rows, max_new_tokens=length))
     lines = [COLUMNS, ("---",) * len(COLUMNS)]
-    for record, row in zip(records, asked, strict=True):
-        old, new = ({name: first_line(next(said)) for name in row} for said in (before, after))
+    for record, row in zip(records, questions, strict=True):
+        old, new = (
+            {name: first_line(next(answers)) for name in row} for answers in (before, after)
+        )
         paraphrase = f"{row['paraphrase']} **{new['paraphrase']}**" if "paraphrase" in row else ""
         neighbour = (
             f"{row['neighbour']} {old['neighbour']}, **{new['neighbour']}**"
@@ -76,11 +80,11 @@ def markdown(editor: Editor, records: Sequence[Record], max_new_tokens: int = 8)
 
 def prompts(record: Record) -> dict[str, str]:
     """What is asked about a record: its first request, paraphrase and neighbour."""
-    asked = {"request": record.requests[0].prompt}
+    questions = {"request": record.requests[0].prompt}
     for name, kinds in (("paraphrase", ("generalization",)), ("neighbour", LOCALITY)):
         for probe in record.of_kind(*kinds)[:1]:
-            asked[name] = probe.prompt
-    return asked
+            questions[name] = probe.prompt
+    return questions
 
 
 def escaped(text: str) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import lightning as L
 import torch
 
 from editors.settings import one_of
 from files import written_whole
+from models.language_model import LanguageModel
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -36,5 +38,6 @@ class SaveLanguageModel(L.Callback):
         if not trainer.is_global_zero:
             return
         with written_whole(self.folder) as draft:
-            module.language_model.model.to(self.dtype).save_pretrained(draft)
-            module.language_model.tokenizer.save_pretrained(draft)
+            language_model = cast(LanguageModel, module.language_model)
+            language_model.model.to(self.dtype).save_pretrained(draft)
+            language_model.tokenizer.save_pretrained(draft)

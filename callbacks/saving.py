@@ -43,7 +43,7 @@ class Best(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take what the checkpoint says, with the paths of this folder if the file is in it."""
-        here = Path(self.dirpath) / Path(state_dict["best_model_path"]).name
+        here = Path(self.dirpath or "") / Path(state_dict["best_model_path"]).name
         if here.is_file():
             paths = {name: str(here) for name in ("best_model_path", "kth_best_model_path")}
             score = {str(here): state_dict["best_model_score"]}

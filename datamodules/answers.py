@@ -7,7 +7,9 @@ import random
 import lightning as L
 from torch.utils.data import DataLoader
 
+from datamodules.batches import as_dataset
 from datamodules.documents import FactText
+from datamodules.loops import learner_of, trainer_of
 
 
 class AnswerData(L.LightningDataModule):
@@ -36,11 +38,11 @@ class AnswerData(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """All facts once, in the order of the epoch's number."""
         facts, size = list(self.text.facts), self.batch_size
-        random.Random(f"{self.seed}-{self.trainer.current_epoch}").shuffle(facts)
-        encode = self.trainer.lightning_module.language_model.encode
+        random.Random(f"{self.seed}-{trainer_of(self).current_epoch}").shuffle(facts)
+        encode = learner_of(self).encode
         groups = (facts[start : start + size] for start in range(0, len(facts), size))
         batches = [encode(*map(list, zip(*group, strict=True))) for group in groups]
-        return DataLoader(batches, batch_size=None)
+        return DataLoader(as_dataset(batches), batch_size=None)
 
     def val_dataloader(self) -> list:
         """None: every fact is learned."""

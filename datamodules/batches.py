@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 # B texts, T tokens
+
+Item = TypeVar("Item")
+
+
+def as_dataset(items: Sequence[Item]) -> Dataset[Item]:
+    """The same object: PyTorch takes any sequence, though its annotations name a class."""
+    return cast(Dataset[Item], items)
 
 
 def padded_batches(

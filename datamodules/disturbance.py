@@ -14,10 +14,10 @@ Changes = Mapping[str | None, Sequence[Request]]
 
 def changes(requests: Iterable[Request]) -> Changes:
     """What the requests change, for `disturbed`."""
-    found = defaultdict(list)
+    by_answer = defaultdict(list)
     for request in requests:
-        found[request.target_true].append(request)
-    return found
+        by_answer[request.target_true].append(request)
+    return by_answer
 
 
 def disturbed(probe: Probe, record: Record, changed: Changes) -> bool:
@@ -28,7 +28,7 @@ def disturbed(probe: Probe, record: Record, changed: Changes) -> bool:
     the record's own requests change, its author knew of.
     """
     return probe.kind in LOCALITY and any(
-        request.subject in probe.prompt and all(request is not own for own in record.requests)
+        request.subject in probe.prompt and all(request is not known for known in record.requests)
         for request in (*changed.get(probe.target, ()), *changed.get(None, ()))
     )
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import lightning as L
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.batches import padded_batches
+from datamodules.batches import as_dataset, padded_batches
 from datamodules.editing import EditingData
+from datamodules.loops import learner_of, trainer_of
 from datamodules.records import LOCALITY, Record
 
 
@@ -22,9 +23,11 @@ class Text(Protocol):
 
     def documents(self, number: int) -> list[str]:
         """The documents of pass ``number``; the same ones every time it is asked for."""
+        ...
 
     def unseen(self) -> list[str]:
         """Documents that no pass contains, to measure perplexity on; may be empty."""
+        ...
 
 
 class DocumentData(L.LightningDataModule):
@@ -48,28 +51,29 @@ class DocumentData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """The pass whose number is the epoch's."""
-        number = self.trainer.current_epoch
+        number = trainer_of(self).current_epoch
         batches = self._batches(self.text.documents(number))
         random.Random(f"{self.seed}-{number}").shuffle(batches)
-        return DataLoader(batches, batch_size=None)
+        return DataLoader(as_dataset(batches), batch_size=None)
 
     def val_dataloader(self) -> DataLoader | list:
         """What no pass contains."""
         unseen = self.text.unseen()
-        return DataLoader(self._batches(unseen), batch_size=None) if unseen else []
+        return DataLoader(as_dataset(self._batches(unseen)), batch_size=None) if unseen else []
 
     def _batches(self, documents: Sequence[str]) -> list[dict[str, Tensor]]:
-        language_model = self.trainer.lightning_module.language_model
+        language_model = learner_of(self)
         tokenizer = language_model.tokenizer
         encoded = tokenizer(list(documents), add_special_tokens=False)["input_ids"]
-        rows = [[*ids, tokenizer.eos_token_id] for ids in encoded]
+        end, pad = (cast(int, token) for token in (tokenizer.eos_token_id, tokenizer.pad_token_id))
+        rows = [[*ids, end] for ids in encoded]
         longest = max(map(len, rows))
         if longest > language_model.max_length:
             raise ValueError(
                 f"a document has {longest} tokens, end included; "
                 f"the model takes at most {language_model.max_length}"
             )
-        batches = padded_batches(rows, self.tokens_per_batch, tokenizer.pad_token_id)
+        batches = padded_batches(rows, self.tokens_per_batch, pad)
         return [{"input_ids": ids, "attention_mask": mask} for ids, mask in batches]
 
 
@@ -93,12 +97,12 @@ class FactText:
         rng = random.Random(f"{self.seed}-{number}")
         sentences = [f"{prompt} {answer}." for prompt, answer in self.facts]
         rng.shuffle(sentences)
-        found, start = [], 0
+        documents, start = [], 0
         while start < len(sentences):
             size = rng.choice((1, 1, 2, 3))
-            found.append(" ".join(sentences[start : start + size]))
+            documents.append(" ".join(sentences[start : start + size]))
             start += size
-        return found
+        return documents
 
     def unseen(self) -> list[str]:
         """None: every fact is learned."""
@@ -118,8 +122,8 @@ def facts_of(*, seed: int = 0, **sources: EditingData) -> FactText:
     records = [
         record
         for data in sources.values()
-        for split, found in data.splits().items()
-        if found
+        for split, contents in data.splits().items()
+        if contents
         for record in data.records(split)
     ]
     facts = known_facts(records)
@@ -138,10 +142,10 @@ def known_facts(records: Iterable[Record]) -> list[tuple[str, str]]:
     """
     answers = defaultdict(dict)  # a dict keeps the order
     for record in records:
-        asked = ((probe.prompt, probe.target) for probe in record.of_kind(*LOCALITY))
-        for prompt, answer in (*_truths(record), *asked):
+        local = ((probe.prompt, probe.target) for probe in record.of_kind(*LOCALITY))
+        for prompt, answer in (*_truths(record), *local):
             answers[prompt][answer] = None
-    return [(prompt, next(iter(found))) for prompt, found in answers.items() if len(found) == 1]
+    return [(prompt, next(iter(texts))) for prompt, texts in answers.items() if len(texts) == 1]
 
 
 def _truths(record: Record) -> list[tuple[str, str]]:
@@ -150,7 +154,8 @@ def _truths(record: Record) -> list[tuple[str, str]]:
     Where there are several requests, a paraphrase is told by its contrast, the old object.
     """
     probes = record.of_kind("reliability", "generalization")
-    if len(record.requests) > 1:
+    request, *others = record.requests
+    if others:
         return [(probe.prompt, probe.contrast) for probe in probes if probe.contrast is not None]
-    true = record.request.target_true
+    true = request.target_true
     return [] if true is None else [(probe.prompt, true) for probe in probes]

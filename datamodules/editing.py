@@ -10,9 +10,10 @@ from typing import ClassVar
 
 import lightning as L
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, DistributedSampler
 
+from datamodules.batches import as_dataset
 from datamodules.order import Order, ResumableLoader
 from datamodules.reading import Fields, Reading, collect, fetch, read_rows
 from datamodules.records import Record
@@ -88,14 +89,14 @@ class EditingData(L.LightningDataModule, ABC):
     def splits(self) -> dict[str, list[Record]]:
         """The records of each split as loaded, without those dropped; loads them once, and logs."""
         if self._splits is None:
-            given = self.load()
-            self._splits = disjoint(given)
+            loaded = self.load()
+            self._splits = disjoint(loaded)
             self.dropped = {
-                name: len(given[name]) - len(kept) for name, kept in self._splits.items()
+                name: len(loaded[name]) - len(records) for name, records in self._splits.items()
             }
             sizes = ", ".join(f"{len(records):,} {name}" for name, records in self._splits.items())
-            lost = ", ".join(f"{n:,} {name}" for name, n in self.dropped.items() if n)
-            note = f"; dropped for subjects of a better split: {lost}" if lost else ""
+            dropped = ", ".join(f"{n:,} {name}" for name, n in self.dropped.items() if n)
+            note = f"; dropped for subjects of a better split: {dropped}" if dropped else ""
             rank_zero_info(f"{self.name}: {sizes}{note}")
         return self._splits
 
@@ -115,9 +116,10 @@ class EditingData(L.LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled anew each epoch, from ``seed`` and the epoch only; resumed inside one."""
-        records, share = self._shared("train")
+        records, processes, rank = self._shared("train")
+        share = {"num_replicas": processes, "rank": rank}
         order = Order(records, self._trained, **share, seed=self.seed, drop_last=True)
-        return ResumableLoader(records, self.batch_size, sampler=order, collate_fn=list)
+        return ResumableLoader(as_dataset(records), self.batch_size, sampler=order, collate_fn=list)
 
     def val_dataloader(self) -> DataLoader:
         """In order; uneven shares are evened by repeats, since DDP syncs each validation step."""
@@ -138,12 +140,13 @@ class EditingData(L.LightningDataModule, ABC):
         return self.trainer.fit_loop.epoch_loop.batch_progress.current.ready * self.batch_size
 
     def _loader(self, split: str, sampler: type[DistributedSampler]) -> DataLoader:
-        records, share = self._shared(split)
-        order = sampler(records, **share, shuffle=False)
-        return DataLoader(records, self.batch_size, sampler=order, collate_fn=list)
+        records, processes, rank = self._shared(split)
+        dataset = as_dataset(records)
+        order = sampler(dataset, num_replicas=processes, rank=rank, shuffle=False)
+        return DataLoader(dataset, self.batch_size, sampler=order, collate_fn=list)
 
-    def _shared(self, split: str) -> tuple[list[Record], dict[str, int]]:
-        """The records of a split, and which of the processes that share them this one is."""
+    def _shared(self, split: str) -> tuple[list[Record], int, int]:
+        """The records of a split, how many processes share them, and which of these this one is."""
         records = self.records(split)
         processes = self.trainer.world_size if self.trainer else 1
         rank = self.trainer.global_rank if self.trainer else 0
@@ -151,7 +154,7 @@ class EditingData(L.LightningDataModule, ABC):
             raise ValueError(
                 f"{self.name}: split {split!r} has {len(records)} records for {processes} processes"
             )
-        return records, {"num_replicas": processes, "rank": rank}
+        return records, processes, rank
 
 
 class FileData(EditingData):
@@ -192,8 +195,8 @@ class FileData(EditingData):
                 f"val_share {val_share} and test_share {test_share}; "
                 "expected shares in 0..1 that leave some to train"
             )
-        given = {"train": train, "val": val, "test": test}
-        self.files = {split: file for split, file in given.items() if file} or self.published
+        files = {"train": train, "val": val, "test": test}
+        self.files = {split: file for split, file in files.items() if file} or self.published
         self.shares = {"val": val_share, "test": test_share}
 
     def begin(self, rows: Sequence[object]) -> None:
@@ -287,17 +290,19 @@ def disjoint(splits: Mapping[str, Sequence[Record]]) -> dict[str, list[Record]]:
     Raises:
         ValueError: an id stands for two of the records.
     """
-    taken, ids, kept = set(), set(), {}
+    subjects, ids, remaining = set(), set(), {}
     for split in reversed(SPLITS):
         if split not in splits:
             continue
-        kept[split] = [record for record in splits[split] if taken.isdisjoint(record.subjects)]
-        taken.update(*(record.subjects for record in kept[split]))
-        for record in kept[split]:
+        remaining[split] = [
+            record for record in splits[split] if subjects.isdisjoint(record.subjects)
+        ]
+        subjects.update(*(record.subjects for record in remaining[split]))
+        for record in remaining[split]:
             if record.id in ids:
                 raise ValueError(f"id {record.id!r} occurs twice; do two files have one name?")
             ids.add(record.id)
-    return {split: kept[split] for split in SPLITS if split in kept}
+    return {split: remaining[split] for split in SPLITS if split in remaining}
 
 
 def _positive(argument: str, value: int) -> int:

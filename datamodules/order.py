@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, DistributedSampler
 
+from datamodules.batches import as_dataset
 from datamodules.records import Record
 
 
@@ -21,7 +22,7 @@ class Order(DistributedSampler):
     """
 
     def __init__(self, records: Sequence[Record], trained: Callable[[], int], **options: Any):
-        super().__init__(records, **options)
+        super().__init__(as_dataset(records), **options)
         self.trained = trained
 
     def __iter__(self) -> Iterator[int]:

@@ -13,7 +13,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import HTTPError
+
+# of the HTTP library that this version of the hub's client has, whichever that is
+from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
 
 from datamodules.records import Record, RecordError
 from files import written_whole
@@ -227,10 +229,10 @@ def _from_hub(source: str) -> Path:
 
 def _only_json(repository: str) -> str:
     files = HfApi().list_repo_files(repository, repo_type="dataset")
-    found = [file for file in files if file.endswith((".json", ".jsonl"))]
-    if len(found) != 1:
-        raise ValueError(f"name one file of the data set {repository}: {found or files}")
-    return found[0]
+    candidates = [file for file in files if file.endswith((".json", ".jsonl"))]
+    if len(candidates) != 1:
+        raise ValueError(f"name one file of the data set {repository}: {candidates or files}")
+    return candidates[0]
 
 
 def _list_or_lines(text: str) -> object:

@@ -137,16 +137,16 @@ class Request:
 
     @cached_property
     def _best_mentions(self) -> list[re.Match]:
-        found = self._mentions() or self._mentions(re.IGNORECASE)
-        return [one for one in found if _is_whole(one)] or found
+        mentions = self._mentions() or self._mentions(re.IGNORECASE)
+        return [mention for mention in mentions if _is_whole(mention)] or mentions
 
     def _mentions(self, flags: int = 0) -> list[re.Match]:
         return list(re.finditer(re.escape(self.subject), self.prompt, flags))
 
 
-def _is_whole(found: re.Match) -> bool:
-    """Whether no letter or digit touches the match."""
-    before, behind = found.string[: found.start()][-1:], found.string[found.end() :][:1]
+def _is_whole(mention: re.Match) -> bool:
+    """Whether no letter or digit touches the mention."""
+    before, behind = mention.string[: mention.start()][-1:], mention.string[mention.end() :][:1]
     return not before.isalnum() and not behind.isalnum()
 
 
@@ -219,18 +219,6 @@ class Record:
         if not isinstance(self.requests, tuple) or not self.requests:
             raise RecordError("requests", f"expected a tuple of requests, got {self.requests!r}")
 
-    @property
-    def request(self) -> Request:
-        """The one request.
-
-        Raises:
-            ValueError: there are several.
-        """
-        if len(self.requests) > 1:
-            count = len(self.requests)
-            raise ValueError(f"record {self.id!r} has {count} requests where one is expected")
-        return self.requests[0]
-
     @cached_property
     def subjects(self) -> frozenset[str]:
         """The subjects of all requests, without regard to case."""
@@ -239,11 +227,11 @@ class Record:
     @cached_property
     def questions(self) -> tuple[Probe, ...]:
         """The requests themselves as ``reliability`` probes, then the other probes."""
-        asked = (
+        reliability = (
             Probe("reliability", request.prompt, request.target, request.target_true)
             for request in self.requests
         )
-        return (*asked, *self.probes)
+        return (*reliability, *self.probes)
 
     def of_kind(self, *kinds: str) -> tuple[Probe, ...]:
         """The probes of the given kinds, in order."""

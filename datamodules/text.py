@@ -30,9 +30,9 @@ class TextCorpus(Sequence[str]):
     """
 
     def __init__(self, source: str | Path | Sequence[str], field: str | None = None):
-        given = not isinstance(source, str | Path)
-        texts = source if given else _read(fetch(source), field)
-        self.name = "texts" if given else str(source)
+        in_memory = not isinstance(source, str | Path)
+        texts = source if in_memory else _read(fetch(source), field)
+        self.name = "texts" if in_memory else str(source)
         self.texts = [text for text in texts if text.strip()]
         if not self.texts:
             raise ValueError(f"{self.name}: no text that is not blank")
@@ -104,15 +104,15 @@ def _value(path: Path, index: int, row: object, field: str | None) -> str:
 
 
 def _key(place: str, keys: Sequence[str], field: str | None) -> str:
-    found = [key for key in keys if (key == field if field else key.lower() == "text")]
-    if not found:
+    matches = [key for key in keys if (key == field if field else key.lower() == "text")]
+    if not matches:
         raise ValueError(f"{place} has no field {field or 'text'!r}; it has {', '.join(keys)}")
-    return found[0]
+    return matches[0]
 
 
 def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """Padding is masked, so any id will do where the tokenizer has none for it."""
     for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if token is not None:
+        if isinstance(token, int):
             return token
     return 0

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from json import JSONDecodeError
 from pathlib import Path
-from pickle import UnpicklingError
-from zipfile import BadZipFile
+from typing import TypeVar
 
 import torch
 
+from editors.checkpoint_file import saved
 from editors.editor import Editor
+from editors.trained import TrainedEditor
 from models.language_model import LanguageModel
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T", bound=TrainedEditor)
 
 
 def checkpoint_of(
@@ -28,16 +30,16 @@ def checkpoint_of(
     Raises:
         FileNotFoundError: none that fits; says what to run.
     """
-    found = Path(path) if path else newest(cls, language_model, Path(runs))
-    if found is None:
+    checkpoint = Path(path) if path else newest(cls, language_model, Path(runs))
+    if checkpoint is None:
         raise FileNotFoundError(
             f"no checkpoint of {name} for the model {language_model.name!r} below {runs}; "
             f"train one with: python train.py editor={name}, or name one with ckpt=FILE"
         )
-    return found
+    return checkpoint
 
 
-def load_trained(cls: type[Editor], language_model: LanguageModel, path: str | Path) -> Editor:
+def load_trained(cls: type[T], language_model: LanguageModel, path: str | Path) -> T:
     """The editor in a checkpoint, or in a folder that ``save_pretrained`` wrote.
 
     Raises:
@@ -66,40 +68,31 @@ def check(cls: type[Editor], language_model: LanguageModel, path: Path) -> None:
     """Refuse a file that is no checkpoint of this editor for this model; see `load_trained`."""
     if not path.is_file():
         raise FileNotFoundError(f"ckpt={path}: there is no such file")
-    wanted = (cls.name, language_model.fingerprint)
+    expected = (cls.name, language_model.fingerprint)
     owner = belongs_to(path)
     if owner is None:
         raise ValueError(f"{path} is no checkpoint of an editor")
-    if owner != wanted:
+    if owner != expected:
         raise ValueError(
             f"{path} holds {owner[0]!r} for the model with fingerprint {owner[1]}; "
-            f"wanted {wanted[0]!r} for {wanted[1]} ({language_model.name!r})"
+            f"wanted {expected[0]!r} for {expected[1]} ({language_model.name!r})"
         )
 
 
 def newest(cls: type[Editor], language_model: LanguageModel, runs: Path) -> Path | None:
     """The checkpoint written last for this editor and model; the best of a run before its last."""
-    wanted = (cls.name, language_model.fingerprint)
+    owner = (cls.name, language_model.fingerprint)
     files = sorted(
         runs.glob("**/*.ckpt"),
         key=lambda p: (p.parent.stat().st_mtime, p.stem != "last", p.stat().st_mtime),
         reverse=True,
     )
-    return next((file for file in files if belongs_to(file) == wanted), None)
+    return next((file for file in files if belongs_to(file) == owner), None)
 
 
 def belongs_to(path: Path) -> tuple[str, str] | None:
-    """Editor and fingerprint of the language model of a checkpoint; None if it is none of ours."""
-    held = saved(path)
-    if held is None or not {"editor", "language_model"} <= held.keys():
+    """Editor and fingerprint of the language model of a checkpoint; None if it is of no editor."""
+    contents = saved(path)
+    if contents is None or not {"editor", "language_model"} <= contents.keys():
         return None
-    return held["editor"], held["language_model"]["fingerprint"]
-
-
-def saved(path: Path) -> dict | None:
-    """What a checkpoint holds, without its tensors' values; None if it is no checkpoint."""
-    try:
-        held = torch.load(path, map_location="meta", mmap=True, weights_only=True)
-    except (RuntimeError, OSError, EOFError, UnpicklingError, BadZipFile, JSONDecodeError):
-        return None
-    return held if isinstance(held, dict) and "state_dict" in held else None
+    return contents["editor"], contents["language_model"]["fingerprint"]

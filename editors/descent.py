@@ -1,4 +1,4 @@
-"""Gradient descent on what several edits consist of, side by side."""
+"""Gradient descent on the tensors of several edits, side by side."""
 
 # B edits
 
@@ -21,9 +21,9 @@ class Descent:
 
     Args:
         tensors: those of each edit, as many each; they are changed in place.
-        steps: losses that are taken, at most.
+        steps: largest number of losses computed.
         lr: of Adam.
-        last: whether the last loss is followed by a step as well.
+        last: whether a step follows the last loss, too.
         fused: whether Adam's loop is fused; values and gradients must be laid out alike then.
 
     Raises:
@@ -44,9 +44,10 @@ class Descent:
         self.tensors = tensors
         self.steps, self.last = steps, last
         self.unsound: set[int] = set()
-        # in the order of the tensors of an edit, as their gradients are taken
-        flat = [own[at] for at in range(len(tensors[0])) for own in tensors]
-        self._adam = torch.optim.Adam(flat, lr, fused=fused)
+        # in the order of the tensors of an edit, as their gradients are taken; a loop over many
+        # small tensors is best run outside Python
+        flat = [edit[at] for at in range(len(tensors[0])) for edit in tensors]
+        self._adam = torch.optim.Adam(flat, lr, fused=fused, foreach=not fused)
 
     def run(
         self,
@@ -60,9 +61,9 @@ class Descent:
         Args:
             losses: loss ``[b]`` of the edits with these numbers, differentiable.
             done: which of them (bool ``[b]``) stop at these losses, before another step.
-            slope: what is descended, given an edit, the number of one of its tensors, and that
-                tensor's gradient; by default the gradient.
-            project: brings the tensors of these edits back to where they may be, after a step.
+            slope: direction of descent, given the number of an edit, that of one of its tensors,
+                and the tensor's gradient; by default the gradient.
+            project: brings the tensors of these edits back into bounds, after a step.
         """
         active = list(range(len(self.tensors)))
         for step in range(self.steps):

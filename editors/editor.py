@@ -40,7 +40,7 @@ class Editor(ABC, Generic[E]):
 
     @abstractmethod
     def compute(self, groups: Sequence[Group], after: E | None) -> E:
-        """As `make`, of groups that are there, once the editor is prepared."""
+        """As `make`, whose checks the arguments have passed; the editor is prepared."""
 
     def prepare(self) -> None:
         """Do what is to be done once per language model, such as statistics; by default nothing.
@@ -51,7 +51,7 @@ class Editor(ABC, Generic[E]):
     def identity(self) -> dict[str, Any]:
         """What decides its edits, as JSON values: the class and the constructor's arguments.
 
-        Corpora and pools are told by their fingerprints.
+        Corpora and pools are given by their fingerprints.
         """
         names = [name for name in arguments(type(self)) if name != "language_model"]
         return {"class": type(self).__qualname__, **{n: plain(getattr(self, n)) for n in names}}

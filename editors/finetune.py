@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from datamodules.records import Request
@@ -142,7 +142,7 @@ def _default_layer(language_model: LanguageModel) -> str:
 
 
 class _Changes:
-    """What is trained: for each of N edits the change of each layer's weight and bias.
+    """The trained tensors: for each of N edits the change of each layer's weight and bias.
 
     ``starts`` are the tensors that change, ``[d_in, d_out]`` and ``[d_out]``, layer by layer, and
     ``values`` each edit's changes of them.
@@ -155,23 +155,23 @@ class _Changes:
         self.parts: dict[str, slice] = {}  # layer -> its tensors
         for layer in layers:
             module, dtype = language_model.linear(layer), compute_dtype(language_model.dtype)
-            weight = module.weight.T if isinstance(module, nn.Linear) else module.weight
-            own = [weight, module.bias] if bias and module.bias is not None else [weight]
-            self.parts[layer] = slice(len(self.starts), len(self.starts) + len(own))
+            tensors = [language_model.weight(layer)]
+            tensors += [module.bias] if bias and module.bias is not None else []
+            self.parts[layer] = slice(len(self.starts), len(self.starts) + len(tensors))
             # fused Adam reads memory in order: values and gradients must be laid out alike
-            self.starts += [tensor.detach().to(dtype).contiguous() for tensor in own]
+            self.starts += [tensor.detach().to(dtype).contiguous() for tensor in tensors]
         self.values = [
             [torch.zeros_like(start).requires_grad_() for start in self.starts]
             for _ in range(edits)
         ]
 
     def clamp(self, most: float, numbers: Sequence[int]) -> None:
-        """Keep each number of some edits' changes from ``-most`` to ``most``."""
+        """Keep every element of these edits' changes between ``-most`` and ``most``."""
         for tensor in (tensor for number in numbers for tensor in self.values[number]):
             tensor.clamp_(-most, most)
 
     def dense(self, numbers: Sequence[int]) -> dict[str, Dense]:
-        """Some edits' changes as updates; differentiable where gradients are on."""
+        """The changes of these edits as updates; differentiable where gradients are on."""
         stacks = [torch.stack(x) for x in zip(*(self.values[n] for n in numbers), strict=True)]
         return {layer: Dense(*stacks[part]) for layer, part in self.parts.items()}
 
@@ -196,7 +196,7 @@ class _Texts:
             last = prompts.attention_mask.sum(1) - 1
             hidden = model.hidden(prompts)[torch.arange(len(rows), device=last.device), last]
             end = model.tokenizer.eos_token_id  # an encoder-decoder's, which no answer begins with
-            wanted = (batch.labels != IGNORED) & (batch.labels != end)
-            row, position = wanted.nonzero(as_tuple=True)
+            target = (batch.labels != IGNORED) & (batch.labels != end)
+            row, position = target.nonzero(as_tuple=True)
             logits, targets = model.head(hidden)[row], batch.labels[row, position]
         return means(F.cross_entropy(logits, targets, reduction="none"), row, len(rows))

@@ -1,4 +1,4 @@
-"""What the settings of all training have in common: how step sizes rise and fall, steps, draws."""
+"""The settings that all training shares: how step sizes rise and fall, skipped steps, draws."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class Schedule:
 
     def rate(self, step: int, total: float) -> float:
         """The step sizes' share of their full value at a step of ``total``."""
-        risen = (step + 1) / self.warmup if self.warmup else 1.0
-        left = (total - step) / (self.decay * total) if self.decay else 1.0
-        return max(0.0, min(1.0, risen, left))
+        rise = (step + 1) / self.warmup if self.warmup else 1.0
+        fall = (total - step) / (self.decay * total) if self.decay else 1.0
+        return max(0.0, min(1.0, rise, fall))
 
 
 def drawn(items: Sequence[T], count: int, generator: np.random.Generator) -> list[T]:

@@ -1,16 +1,19 @@
-"""Settings: checks that say what was wrong, and what of them tells one editor from another."""
+"""Settings: checks with clear errors, and the values that tell one editor from another."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
-B = TypeVar("B")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+B = TypeVar("B", bound="DataclassInstance")
 
 
 def named(layers: Sequence[str]) -> list[str]:
@@ -68,12 +71,12 @@ def shares(**settings: float) -> None:
 
 
 def plain(value: Any) -> Any:
-    """A setting as JSON holds it: what has a ``fingerprint`` is told by it.
+    """A setting as a JSON value; of an object with a ``fingerprint`` it is the fingerprint.
 
-    Fields of a dataclass that do not count when two are compared do not count here either.
+    Fields that a dataclass leaves out of comparisons are left out here, too.
 
     Raises:
-        TypeError: nothing tells the value from another one.
+        TypeError: the value has neither a JSON form nor a fingerprint.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -90,10 +93,10 @@ def plain(value: Any) -> Any:
 
 
 def rebuilt(bundle: type[B], values: Mapping[str, Any], name: str) -> B:
-    """The bundle of which `plain` made these values.
+    """The bundle that `plain` turned into these values.
 
     Raises:
-        ValueError: they are not those of such a bundle.
+        ValueError: the bundle has no such settings.
     """
     known = {field.name for field in dataclasses.fields(bundle)}
     if not isinstance(values, Mapping) or values.keys() - known:

@@ -16,9 +16,9 @@ from models.language_model import LanguageModel
 def shard(language_model: LanguageModel, mesh: DeviceMesh) -> None:
     """Leave each process a part of every transformer block, gathered while the block runs.
 
-    Embeddings and head stay whole: they are asked outside the model's own forward pass. The
+    Embeddings and head stay whole: they run outside the model's own forward pass, too. The
     fingerprint is taken before, while the weights are whole. Since all processes gather a block
-    together, each has to make as many passes as the others, whatever it is asked.
+    together, each has to make as many passes as the others, whatever its questions.
     """
     assert language_model.fingerprint
     for block in range(language_model.blocks):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from datamodules.records import Record
 from editors import pretrained
-from editors.checkpoints import saved
+from editors.checkpoint_file import saved
 from editors.editor import Editor, arguments
 from editors.schedule import Schedule
 from editors.settings import digest, plain, rebuilt
@@ -79,9 +79,9 @@ class TrainedEditor(Editor[E], L.LightningModule):
                 )
             self.strict_loading = False  # the strategy misses the language model in checkpoints
             shard(self.language_model, self.device_mesh["data_parallel"])
-            same(self._own())
+            same(self._trained())
 
-    def _own(self) -> list[nn.Parameter]:
+    def _trained(self) -> list[nn.Parameter]:
         """What is trained."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
@@ -91,7 +91,7 @@ class TrainedEditor(Editor[E], L.LightningModule):
         Raises:
             RuntimeError: too many steps in a row were left out.
         """
-        gradients = [p.grad for p in self._own() if p.grad is not None]
+        gradients = [p.grad for p in self._trained() if p.grad is not None]
         if self.device_mesh is not None:  # DDP does it by itself
             averaged(gradients)
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -119,7 +119,8 @@ class TrainedEditor(Editor[E], L.LightningModule):
         """Judge edits for the records by their probes."""
         self.judge(records)
         for prefix, validation in self.validations().items():
-            for name, metric in validation.metrics.items():
+            for name in validation.metrics:
+                metric = validation.metric(name)
                 self.log(f"val/{prefix}{name}", metric, on_epoch=True, batch_size=len(records))
 
     def judge(self, records: Sequence[Record]) -> None:
@@ -148,25 +149,25 @@ class TrainedEditor(Editor[E], L.LightningModule):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Load what `state_dict` gives; the language model is none of it.
+        """Load what `state_dict` gives, which the language model is not a part of.
 
         Raises:
             ValueError: a tensor has another shape, or ``strict``, and something else is missing
                 or left over.
         """
         try:
-            found = super().load_state_dict(state_dict, strict=False, assign=assign)
+            keys = super().load_state_dict(state_dict, strict=False, assign=assign)
         except RuntimeError as error:  # names the tensors of other shapes
             what = " ".join(str(error).split())
             raise ValueError(f"this is the state of a {self.name} set otherwise: {what}") from error
-        missing = [key for key in found.missing_keys if not key.startswith("language_model.")]
-        if strict and (missing or found.unexpected_keys):
+        missing = [key for key in keys.missing_keys if not key.startswith("language_model.")]
+        if strict and (missing or keys.unexpected_keys):
             raise ValueError(
                 f"this is the state of a {self.name} with other networks; "
                 f"missing: {', '.join(missing[:3]) or 'nothing'}; "
-                f"left over: {', '.join(found.unexpected_keys[:3]) or 'nothing'}"
+                f"left over: {', '.join(keys.unexpected_keys[:3]) or 'nothing'}"
             )
-        return type(found)(missing, found.unexpected_keys)
+        return type(keys)(missing, keys.unexpected_keys)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note what the checkpoint holds, and which language model it belongs to."""
@@ -191,7 +192,7 @@ class TrainedEditor(Editor[E], L.LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: str | Path, *more: Any, **keywords: Any) -> Self:
-        """Lightning's; the settings in the file are plain values, of which bundles are made anew.
+        """As Lightning's; bundles of settings are rebuilt from the plain values in the file.
 
         Raises:
             ValueError: it has settings that this editor does not know.
@@ -211,8 +212,8 @@ class TrainedEditor(Editor[E], L.LightningModule):
 
     def _owner(self) -> dict[str, Any]:
         model = self.language_model
-        known = {"name": model.name, "fingerprint": model.fingerprint}
-        return {"editor": self.name, "language_model": known}
+        identity = {"name": model.name, "fingerprint": model.fingerprint}
+        return {"editor": self.name, "language_model": identity}
 
     # folders
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -36,12 +37,16 @@ class Validation(nn.Module):
                 right = _right(language_model, edit, questions, KINDS[kind].local)
                 mean = right.mean() if count else mean
             for name in (kind, "locality") if KINDS[kind].local else (kind,):
-                metric = self.metrics[name]
+                metric = self.metric(name)
                 metric.update(mean.to(metric.device), weight=count)
+
+    def metric(self, name: str) -> MeanMetric:
+        """The share of that kind, or of ``locality``."""
+        return cast(MeanMetric, self.metrics[name])
 
     def success(self) -> Tensor:
         """Share of the requests that are answered with their target."""
-        return self.metrics["reliability"].compute()
+        return self.metric("reliability").compute()
 
     def score(self) -> Tensor:
         """Harmonic mean of the kinds' shares, of those that have probes; 0 if one of them is 0.
@@ -49,7 +54,7 @@ class Validation(nn.Module):
         Each kind of locality counts by itself: where they are averaged, many easy probes hide that
         the hard ones are lost.
         """
-        shares = torch.stack([self.metrics[kind].compute() for kind in JUDGED])
+        shares = torch.stack([self.metric(kind).compute() for kind in JUDGED])
         return 1 / (1 / shares[~shares.isnan()]).mean()
 
 

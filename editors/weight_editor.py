@@ -1,4 +1,4 @@
-"""What editors of weights share: the edit before is in place while the next one is made."""
+"""Shared by editors of weights: the earlier edit is in place while the next one is made."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class WeightEditor(Editor[WeightEdit]):
         """N edits for as many groups of one size, without ``after``, whose hooks are in place."""
 
     def turns(self, groups: Sequence[Group]) -> Iterable[Sequence[Group]]:
-        """What is written one after another, each with all before in place; by default all at once.
+        """Rounds that are written one after another, on top of each other; by default a single one.
 
-        In a turn there is a group for each of ``groups``, which are of one size.
+        Each holds one group for each of ``groups``, which are of one size.
         """
         return (groups,)
 

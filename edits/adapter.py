@@ -108,10 +108,10 @@ def _decomposed(weight: Tensor, rank: int | None) -> tuple[Tensor, Tensor, float
     """As `_factors`, the best ones of their rank: by default the numerical rank of the matrix."""
     u, s, vh = torch.linalg.svd(weight.double(), full_matrices=False)
     noise = s[0] * max(weight.shape) * torch.finfo(weight.dtype).eps
-    kept = max(int((s > noise).sum()), 1)
-    kept = kept if rank is None else min(kept, rank)
-    whole, left_out = torch.linalg.vector_norm(s), torch.linalg.vector_norm(s[kept:])
-    root = s[:kept].sqrt()
-    left, right = u[:, :kept] * root, root[:, None] * vh[:kept]
+    count = max(int((s > noise).sum()), 1)
+    count = count if rank is None else min(count, rank)
+    whole, left_out = torch.linalg.vector_norm(s), torch.linalg.vector_norm(s[count:])
+    root = s[:count].sqrt()
+    left, right = u[:, :count] * root, root[:, None] * vh[:count]
     residual = float(left_out / whole) if whole > 0 else 0.0
     return left.to(weight.dtype), right.to(weight.dtype), residual

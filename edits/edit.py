@@ -112,8 +112,8 @@ class Edit(ABC):
         texts = [""] * len(prompts)
         for route in _answering(self.routes(language_model, prompts, rows)):
             reader = route.reader or language_model
-            said = reader.generate(route.prompts, around=route.around, **options)
-            for index, text in zip(route.index, said, strict=True):
+            answers = reader.generate(route.prompts, around=route.around, **options)
+            for index, text in zip(route.index, answers, strict=True):
                 texts[index] = text
         return texts
 
@@ -184,10 +184,10 @@ def _answering(routes: Sequence[Route]) -> Iterator[Route]:
         if not later:
             yield route
             continue
-        kept = [at for at, index in enumerate(route.index) if index not in later]
+        places = [at for at, index in enumerate(route.index) if index not in later]
         # hooks are told the places of a route's own prompts
-        assert route.around is None or len(kept) == len(route.index)
-        index, prompts = [route.index[at] for at in kept], [route.prompts[at] for at in kept]
+        assert route.around is None or len(places) == len(route.index)
+        index, prompts = [route.index[at] for at in places], [route.prompts[at] for at in places]
         yield Route(index, prompts, route.around, route.reader)
 
 

@@ -62,10 +62,10 @@ class Journal(WeightEdit):
             raise ValueError(
                 f"cannot cut back to step {steps}: the edit has steps 1 to {self.steps}"
             )
-        kept = self.increments[: self.ends[steps - 1]]
-        whole = reduce(WeightEdit.plus, kept)
+        increments = self.increments[: self.ends[steps - 1]]
+        whole = reduce(WeightEdit.plus, increments)
         return Journal(
-            whole.updates, whole.editor, whole.model, whole.past_keys, kept, self.ends[:steps]
+            whole.updates, whole.editor, whole.model, whole.past_keys, increments, self.ends[:steps]
         )
 
     def select(self, index: Tensor | Sequence[int] | int) -> Self:
@@ -83,8 +83,8 @@ class Journal(WeightEdit):
         header, tensors = super().state()
         increments = []
         for number, increment in enumerate(self.increments):
-            own, parts = increment.state()
-            increments.append({"editor": increment.editor, **own})
+            settings, parts = increment.state()
+            increments.append({"editor": increment.editor, **settings})
             tensors |= {f"{number}/{name}": tensor for name, tensor in parts.items()}
         return {**header, "increments": increments, "ends": list(self.ends)}, tensors
 
@@ -95,11 +95,11 @@ class Journal(WeightEdit):
         """The journal that `state` was asked of; errors as of `WeightEdit.of_state`."""
         whole = WeightEdit.of_state(header, tensors, source)
         increments = []
-        for number, own in enumerate(header["increments"]):
+        for number, settings in enumerate(header["increments"]):
             start = f"{number}/"
             parts = {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
-            owner = replace(source.owner, editor=own["editor"])
-            increments.append(WeightEdit.of_state(own, parts, replace(source, owner=owner)))
+            owner = replace(source.owner, editor=settings["editor"])
+            increments.append(WeightEdit.of_state(settings, parts, replace(source, owner=owner)))
         return cls(
             whole.updates,
             whole.editor,

@@ -30,8 +30,11 @@ class Models(Protocol):
     Neither ever sees the answer to a question: only the question itself.
     """
 
-    fingerprint: str
-    """Tells the models of one training from those of another."""
+    @property
+    def fingerprint(self) -> str:
+        """Tells the models of one training from those of another."""
+        ...
+
     counterfactual: LanguageModel
     """Answers a question behind an entry; it shares the language model's vocabulary."""
 
@@ -148,24 +151,24 @@ class RoutedEdit(Edit):
     @torch.no_grad()
     def scope(self, prompts: Sequence[str], rows: Sequence[int]) -> list[Entry | None]:
         """For each question the entry of edit ``rows[i]`` that it is in the scope of, or None."""
-        found: list[Entry | None] = [None] * len(prompts)
-        asked = [n for n, row in enumerate(rows) if row >= 0 and self.caches[row]]
-        if not asked:
-            return found
-        different = list(dict.fromkeys(prompts[n] for n in asked))
-        place = {prompt: at for at, prompt in enumerate(different)}
-        queries = self.models.queries(different)
+        entries: list[Entry | None] = [None] * len(prompts)
+        questions = [n for n, row in enumerate(rows) if row >= 0 and self.caches[row]]
+        if not questions:
+            return entries
+        distinct = list(dict.fromkeys(prompts[n] for n in questions))
+        place = {prompt: at for at, prompt in enumerate(distinct)}
+        queries = self.models.queries(distinct)
         parts = self.embedded.split([len(cache) for cache in self.caches])
-        for row in dict.fromkeys(rows[n] for n in asked):
-            own = [n for n in asked if rows[n] == row]
+        for row in dict.fromkeys(rows[n] for n in questions):
+            together = [n for n in questions if rows[n] == row]
             cache, keys = self.caches[row], parts[row]
-            for some in (own[at : at + AT_ONCE] for at in range(0, len(own), AT_ONCE)):
-                texts = [prompts[n] for n in some]
+            for part in (together[at : at + AT_ONCE] for at in range(0, len(together), AT_ONCE)):
+                texts = [prompts[n] for n in part]
                 vectors = queries[[place[text] for text in texts]]
                 best, at = self.models.log_similarity(texts, vectors, cache, keys).exp().max(1)
-                for n, value, index in zip(some, best.tolist(), at.tolist(), strict=True):
-                    found[n] = cache[index] if value > THRESHOLD else None
-        return found
+                for n, value, index in zip(part, best.tolist(), at.tolist(), strict=True):
+                    entries[n] = cache[index] if value > THRESHOLD else None
+        return entries
 
     def state(self) -> State:
         """The entries, whose models they are for, and their embeddings; not the models."""

@@ -43,8 +43,8 @@ def shift_of(
     rows = checked_rows(rows, len(update))
     active = (rows >= 0).nonzero().flatten()
     used, where = rows[active].unique(return_inverse=True)
-    seen = update if len(used) == len(update) else update.select(used)
-    rowwise = seen.to(device, dtype).rowwise(where.to(device))
+    selected = update if len(used) == len(update) else update.select(used)
+    rowwise = selected.to(device, dtype).rowwise(where.to(device))
     if len(active) < len(rows):
         rowwise = _scattered(rowwise, active.to(device), update.shape[1])
     return _in_rows(_in_precision(rowwise, dtype), len(rows))

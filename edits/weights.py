@@ -53,8 +53,8 @@ class WeightEdit(Edit):
         if len(set(counts.values())) > 1:
             raise ValueError(f"updates must hold the same number of edits, got {counts}")
         for name, keys in self.past_keys.items():
-            wanted = name in counts and (len(self), self.updates[name].shape[0])
-            if keys.ndim != 3 or wanted != (keys.shape[0], keys.shape[2]):
+            expected = name in counts and (len(self), self.updates[name].shape[0])
+            if keys.ndim != 3 or expected != (keys.shape[0], keys.shape[2]):
                 raise ValueError(
                     f"past keys of {name!r} have shape {list(keys.shape)}; "
                     "expected [N, p, d_in] of one of the updates"
@@ -173,8 +173,8 @@ class WeightEdit(Edit):
         """Frobenius norm of all updates, and its ratio to that of the layers' own weights."""
         update = sum(float(norm.square().sum()) for norm in self.norms().values()) ** 0.5
         weights = [language_model.linear(name).weight.detach() for name in self.updates]
-        own = sum(float(torch.linalg.vector_norm(w.double()).square()) for w in weights) ** 0.5
-        return {"update_norm": update, "relative_norm": update / own}
+        whole = sum(float(torch.linalg.vector_norm(w.double()).square()) for w in weights) ** 0.5
+        return {"update_norm": update, "relative_norm": update / whole}
 
     def state(self) -> State:
         """The kind of each layer's update, and all tensors."""
@@ -197,12 +197,12 @@ class WeightEdit(Edit):
         updates = {}
         for name, kind in header["updates"].items():
             names = {part: f"{name}.{part}" for part in _parts_of(kind)}
-            parts = {part: tensors[own] for part, own in names.items() if own in tensors}
+            parts = {part: tensors[key] for part, key in names.items() if key in tensors}
             if not parts:
                 raise ValueError(f"it lists {name!r} but lacks its tensors")
             updates[name] = UPDATES[kind](**parts)
-        keyed = {name: f"{name}.{PAST_KEYS}" for name in updates}
-        keys = {name: tensors[own] for name, own in keyed.items() if own in tensors}
+        names_of_keys = {name: f"{name}.{PAST_KEYS}" for name in updates}
+        keys = {name: tensors[key] for name, key in names_of_keys.items() if key in tensors}
         return cls(updates, source.owner.editor, source.owner.model, keys)
 
     def merge(self, language_model: LanguageModel, folder: str | Path) -> None:
@@ -277,8 +277,8 @@ def _stack_layer(edits: Sequence[WeightEdit], name: str) -> LowRank | Dense:
 def _stack_keys(edits: Sequence[WeightEdit], name: str) -> Tensor:
     """One layer's past keys of all the edits, filled up with zeros."""
     like = next(edit.past_keys[name] for edit in edits if name in edit.past_keys)
-    found = [
+    parts = [
         edit.past_keys.get(name, like.new_zeros(len(edit), 0, like.shape[2])) for edit in edits
     ]
-    most = max(keys.shape[1] for keys in found)
-    return torch.cat([pad(keys, (0, 0, 0, most - keys.shape[1])) for keys in found])
+    most = max(keys.shape[1] for keys in parts)
+    return torch.cat([pad(keys, (0, 0, 0, most - keys.shape[1])) for keys in parts])

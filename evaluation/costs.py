@@ -135,7 +135,7 @@ class Work:
     def line(self) -> dict[str, object]:
         """The same as JSON values; requests are counted, and records named."""
         requests = len(requests_of(self.records))
-        failed = sum(len(requests_of(lost)) for _, lost in self.failures)
+        failed = sum(len(requests_of(records)) for _, records in self.failures)
         return {
             "run": dict(self.run),
             "device": device_name(self.device),
@@ -150,10 +150,10 @@ class Work:
             "failures": [
                 {
                     "reason": reason,
-                    "requests": len(requests_of(lost)),
-                    "records": [record.id for record in lost],
+                    "requests": len(requests_of(records)),
+                    "records": [record.id for record in records],
                 }
-                for reason, lost in self.failures
+                for reason, records in self.failures
             ],
             "overruled": [[record.id, later.id] for record, later in self.overruled],
             "overruled_requests": len(requests_of(record for record, _ in self.overruled)),

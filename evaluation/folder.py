@@ -30,18 +30,18 @@ class RunFolder:
             ValueError: the folder holds answers to other questions, or of another editor of the
                 same name.
         """
-        wanted = json.loads(json.dumps(identity))
+        current = json.loads(json.dumps(identity))
         path = self.path / "run.json"
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else wanted
-        editors = found["editors"] | wanted["editors"]
-        known = {name: editors[name] for name in found["editors"]}
-        for name, value in differences(found, {**wanted, "editors": known}):
+        stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else current
+        editors = stored["editors"] | current["editors"]
+        known = {name: editors[name] for name in stored["editors"]}
+        for name, value in differences(stored, {**current, "editors": known}):
             raise ValueError(
                 f"{self.path} holds the answers of another run ({name}: {value}); "
                 "give this run a folder of its own"
             )
         if write:
-            write_whole(path, json.dumps({**wanted, "editors": editors}, indent=1) + "\n")
+            write_whole(path, json.dumps({**current, "editors": editors}, indent=1) + "\n")
 
     @property
     def editors(self) -> list[str]:
@@ -82,12 +82,12 @@ class RunFolder:
         return self.path / "answers" / editor / f"{chunk:06d}.jsonl"
 
 
-def differences(found: object, wanted: object, name: str = "") -> Iterator[tuple[str, str]]:
+def differences(stored: object, current: object, name: str = "") -> Iterator[tuple[str, str]]:
     """Where two JSON values differ: the dotted name, and ``'there' there, 'here' here``."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in found | wanted:
+    if isinstance(stored, dict) and isinstance(current, dict):
+        for key in stored | current:
             yield from differences(
-                found.get(key), wanted.get(key), f"{name}.{key}" if name else key
+                stored.get(key), current.get(key), f"{name}.{key}" if name else key
             )
-    elif found != wanted:
-        yield name, f"{found!r} there, {wanted!r} here"
+    elif stored != current:
+        yield name, f"{stored!r} there, {current!r} here"

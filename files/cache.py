@@ -23,7 +23,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("ERRATA_CACHE") or "~/.cache/errata").expanduser()
 
 
-def kept(name: str, fill: Callable[[Path], None]) -> Path:
+def cached(name: str, fill: Callable[[Path], None]) -> Path:
     """The folder ``name`` of the cache, which ``fill`` writes where it is not there whole.
 
     It appears whole or not at all, and one process at a time fills it: the others wait, and take
@@ -47,10 +47,10 @@ def is_intact(folder: Path) -> bool:
 def changes(folder: Path) -> list[str]:
     """The files of a kept folder that are missing, cut or changed."""
     try:
-        wanted = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
+        digests = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return [DIGESTS]
-    return [file for file, digest in wanted.items() if _digest(folder / file) != digest]
+    return [file for file, digest in digests.items() if _digest(folder / file) != digest]
 
 
 def _fill(folder: Path, fill: Callable[[Path], None]) -> None:

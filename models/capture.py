@@ -18,7 +18,7 @@ from models.hooks import hooked, unflattened
 from models.language_model import LanguageModel
 
 
-class Seen:
+class Capture:
     """One layer's input and output in the forward pass made inside :func:`captured`."""
 
     def __init__(self, layer: str):
@@ -66,16 +66,16 @@ class Seen:
 @contextmanager
 def captured(
     language_model: LanguageModel, layers: Sequence[str], gradients: bool
-) -> Iterator[dict[str, Seen]]:
+) -> Iterator[dict[str, Capture]]:
     """Record the layers' inputs and outputs in the one forward pass made inside the block.
 
     With ``gradients`` the outputs are in the graph, which starts at the first of the layers::
 
-        with captured(language_model, layers, gradients=True) as seen:
+        with captured(language_model, layers, gradients=True) as captures:
             loss = ...
-            deltas = torch.autograd.grad(loss, [seen[layer].output for layer in layers])
+            deltas = torch.autograd.grad(loss, [captures[layer].output for layer in layers])
 
-    and ``einsum("bti,bto->io", seen[layer].keys, delta)`` is the gradient of the layer's weight.
+    The gradient of the layer's weight is ``einsum("bti,bto->io", captures[layer].keys, delta)``.
     Hooks of an edit that was put in place before are part of the layer. Works under a caller's
     ``no_grad``; no parameter receives a gradient.
 
@@ -93,7 +93,7 @@ def captured(
             "no gradients under torch.inference_mode(): use torch.no_grad() around the editor, "
             "Trainer(inference_mode=False) in Lightning"
         )
-    seen = {layer: Seen(layer) for layer in layers}
+    captures = {layer: Capture(layer) for layer in layers}
     rows = 0  # of the running forward pass, as the embedding of its tokens saw them
 
     def embedded(name: str, ids: Tensor, output: Tensor) -> None:
@@ -104,7 +104,7 @@ def captured(
         if gradients and not output.requires_grad:
             output = output.detach().requires_grad_()
         unflat = unflattened(output, rows)
-        seen[layer].record(unflattened(given, rows), unflat)
+        captures[layer].record(unflattened(given, rows), unflat)
         return output if unflat is output else unflat.view_as(output)
 
     with ExitStack() as stack:
@@ -113,4 +113,4 @@ def captured(
         stack.enter_context(hooked(language_model.modules_of(layers), capture))
         if gradients:
             stack.enter_context(torch.enable_grad())
-        yield seen
+        yield captures

@@ -61,7 +61,7 @@ class Form(ABC):
 
     @abstractmethod
     def length(self, prompt: int, answer: int) -> int:
-        """Tokens of the longest sequence for a prompt and an answer of so many tokens."""
+        """Tokens of the longest sequence for a prompt and an answer with that many tokens."""
 
     @abstractmethod
     def batch(self, prompts: Sequence[list[int]], targets: Sequence[list[int]]) -> Batch:

@@ -31,7 +31,7 @@ def greedy(
             of what follows the last of them.
         ids: ``[B, T]``, what is read first.
         ends: Ids that end a row.
-        max_new_tokens: At most so many new ids a row.
+        max_new_tokens: Largest number of new ids a row.
         stopped: Whether a row, given by its number, is to end with the new ids that it has.
     """
     stops = torch.tensor(ends, device=ids.device)

@@ -16,9 +16,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-Said = Tensor | tuple
+Output = Tensor | tuple
 """What a module says: a tensor, or, as blocks of some families have it, a tuple that begins so."""
-S = TypeVar("S", bound=Said)
+S = TypeVar("S", bound=Output)
 Look = Callable[[str, Tensor, S], S | None]
 """``(name, input, output)`` of a module -> the output to go on with, or None to leave it.
 
@@ -45,23 +45,23 @@ def hooked(modules: Mapping[str, nn.Module], look: Look[S]) -> Iterator[None]:
 
 
 @contextmanager
-def recorded(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Said]]:
+def recorded(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Output]]:
     """Fills in what each module says in the last forward pass made inside the block."""
-    said: dict[str, Said] = {}
+    outputs: dict[str, Output] = {}
 
-    def record(name: str, given: Tensor, output: Said) -> None:
-        said[name] = output
+    def record(name: str, given: Tensor, output: Output) -> None:
+        outputs[name] = output
 
     with hooked(modules, record):
-        yield said
+        yield outputs
 
 
-def hidden_of(output: Said) -> Tensor:
+def hidden_of(output: Output) -> Tensor:
     """The hidden states in a module's output."""
     return output[0] if isinstance(output, tuple) else output
 
 
-def with_hidden(output: Said, hidden: Tensor) -> Said:
+def with_hidden(output: Output, hidden: Tensor) -> Output:
     """The output with other hidden states, in the form in which the module answers."""
     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import cast
@@ -22,9 +21,10 @@ import torch
 from torch import Tensor, distributed, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from models.anatomy import Anatomy
 from models.encoder_decoder import EncoderDecoder
 from models.encoding import IGNORED, Batch, TokenIds, micro_batches
-from models.families import Family, Linear, UnsupportedModel, family_of, linear, linear_shape
+from models.families import Family, family_of
 from models.forms import DecoderOnly, Form
 from models.generation import cut
 from models.loading import load_pretrained
@@ -33,7 +33,7 @@ from models.rendering import Rendering
 from models.scores import TOKENS_PER_BATCH, Scores
 
 
-class LanguageModel(nn.Module):
+class LanguageModel(Anatomy):
     """A language model, decoder-only or encoder-decoder, that is only asked, never written to.
 
     It takes over ``model``: no parameter requires a gradient and dropout stays off for good. How
@@ -127,96 +127,6 @@ class LanguageModel(nn.Module):
             digest.update(flat.view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
 
-    # layers
-
-    @property
-    def blocks(self) -> int:
-        """Number of transformer blocks; of an encoder-decoder, the decoder's."""
-        return len(self._stack(self.family.stack))
-
-    @property
-    def encoder_blocks(self) -> int:
-        """Number of transformer blocks of the encoder; 0 if there is none."""
-        encoder = self.family.encoder
-        return 0 if encoder is None else len(self._stack(encoder))
-
-    def _stack(self, name: str) -> nn.ModuleList:
-        return cast(nn.ModuleList, self.model.get_submodule(name))
-
-    def block(self, block: int, encoder: bool = False) -> str:
-        """Module name of a transformer block.
-
-        Raises:
-            ValueError: no such block.
-            UnsupportedModel: an encoder's block is asked for where there is no encoder.
-        """
-        if encoder and self.family.encoder is None:
-            raise UnsupportedModel(f"{self.name!r} of family {self.family.name!r} has no encoder")
-        count, kind = (self.encoder_blocks, "encoder block") if encoder else (self.blocks, "block")
-        if not 0 <= block < count:
-            raise ValueError(f"no {kind} {block} in {self.name!r}; it has 0 to {count - 1}")
-        return self.family.block(block, encoder)
-
-    def layer(self, role: str, block: int, encoder: bool = False) -> str:
-        """Module name of the linear map that plays ``role`` in a block.
-
-        Raises:
-            ValueError: no such block, or the family has no such role.
-            UnsupportedModel: an encoder's layer is asked for where there is no encoder.
-        """
-        self.block(block, encoder)
-        return self.family.layer(role, block, encoder)
-
-    def in_encoder(self, name: str) -> bool:
-        """Whether the named module sees an encoder's tokens, those of the prompt."""
-        return self.family.encoder is not None and name.startswith(f"{self.family.encoder}.")
-
-    def require_decoder_only(self, what: str) -> None:
-        """Refuse an encoder-decoder for ``what``, named at the start of the message.
-
-        Raises:
-            UnsupportedModel: it is one.
-        """
-        if self.family.encoder is not None:
-            raise UnsupportedModel(
-                f"{what} works on decoder-only models; {self.name!r} is an encoder-decoder of "
-                f"family {self.family.name!r}"
-            )
-
-    def module(self, name: str) -> nn.Module:
-        """The named module of the model.
-
-        Raises:
-            ValueError: no such module; names the nearest ones.
-        """
-        try:
-            return self.model.get_submodule(name)
-        except AttributeError:
-            names = [name for name, _ in self.model.named_modules()]
-            near = ", ".join(get_close_matches(name, names, n=3, cutoff=0.0))
-            kind = type(self.model).__name__
-            raise ValueError(f"no layer {name!r} in {kind}; near: {near}") from None
-
-    def modules_of(self, names: Iterable[str]) -> dict[str, nn.Module]:
-        """The named modules by name; see `module`."""
-        return {name: self.module(name) for name in names}
-
-    def linear(self, name: str) -> Linear:
-        """The named linear map.
-
-        Raises:
-            ValueError: no such module, or it is no linear map.
-        """
-        return linear(self.module(name))
-
-    def shape(self, name: str) -> tuple[int, int]:
-        """``(d_in, d_out)`` of a linear map.
-
-        Raises:
-            ValueError: no such module, or it is no linear map.
-        """
-        return linear_shape(self.module(name))
-
     # texts
 
     @property
@@ -278,8 +188,8 @@ class LanguageModel(nn.Module):
 
     def token_ranges(self, prompts: Sequence[str], spans: Sequence[tuple[int, int]]) -> Tensor:
         """First and last such token of each prompt ``[B, 2]``; see `token_positions`."""
-        found = self._ids.covering(prompts, spans)
-        return torch.tensor(found, dtype=torch.long, device=self.device).reshape(-1, 2)
+        ranges = self._ids.covering(prompts, spans)
+        return torch.tensor(ranges, dtype=torch.long, device=self.device).reshape(-1, 2)
 
     # answers
 
@@ -365,17 +275,17 @@ class LanguageModel(nn.Module):
         self._check_lengths(prompts, lengths)
         texts = [""] * len(prompts)
         for rows in micro_batches(lengths, tokens_per_batch // self.form.stacks):
-            own = [prompt_ids[i] for i in rows]
-            start = self.form.start(own).to(self.device)
+            inputs = [prompt_ids[i] for i in rows]
+            start = self.form.start(inputs).to(self.device)
 
-            def stopped(row: int, new: list[int], own: list[list[int]] = own) -> bool:
-                text = self.form.text(own[row], new)
+            def stopped(row: int, new: list[int], inputs: list[list[int]] = inputs) -> bool:
+                text = self.form.text(inputs[row], new)
                 return cut(text, stop) != text
 
             asked = torch.full((len(rows),), start.input_ids.shape[1] - 1)
             with _surrounded(around, rows, start, asked, steps=True):
                 answers = self.form.answers(start, max_new_tokens, stopped if stop else None)
-            for row, prompt, answer in zip(rows, own, answers, strict=True):
+            for row, prompt, answer in zip(rows, inputs, answers, strict=True):
                 texts[row] = cut(self.form.text(prompt, answer), stop)
         return texts
 

@@ -178,8 +178,8 @@ class Pretraining(L.LightningModule):
         if self.trainer.max_steps > 0:  # where each of the two optimisers' steps counts
             total = min(total, self.trainer.max_steps / 2)
         schedules = [
-            torch.optim.lr_scheduler.LambdaLR(one, lambda step: self.factor(step, total))
-            for one in (muon, adam)
+            torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: self.factor(step, total))
+            for optimiser in (muon, adam)
         ]
         return [muon, adam], schedules
 

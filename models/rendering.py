@@ -75,31 +75,31 @@ class Rendering:
         turn = self._turn(tokenizer, "render=chat") if self.render == "chat" else []
         return [*self.ending(tokenizer), *turn]
 
-    def _turn(self, tokenizer: PreTrainedTokenizerFast, wanted: str) -> list[int]:
+    def _turn(self, tokenizer: PreTrainedTokenizerFast, setting: str) -> list[int]:
         """The id that ends an assistant's message; none if the template has no end for it."""
-        *_, turn = _template(tokenizer, self.system, wanted)
+        *_, turn = _template(tokenizer, self.system, setting)
         ids = tokenizer(turn, add_special_tokens=False)["input_ids"]
         # blanks may stand before the token that ends the turn, and a line break behind it
         return [id for id in ids if id in tokenizer.added_tokens_decoder][:1] or ids[:1]
 
 
 def _template(
-    tokenizer: PreTrainedTokenizerFast, system: str | None, wanted: str
+    tokenizer: PreTrainedTokenizerFast, system: str | None, setting: str
 ) -> tuple[str, str, str]:
     """What the chat template puts before a prompt, behind it, and behind an answer."""
     if not getattr(tokenizer, "chat_template", None):
-        raise ValueError(f"{wanted}: the tokenizer has no chat template")
+        raise ValueError(f"{setting}: the tokenizer has no chat template")
     messages = [] if system is None else [{"role": "system", "content": system}]
     messages.append({"role": "user", "content": _PLACE})
     answer = {"role": "assistant", "content": _PLACE}
     try:
-        asked = _applied(tokenizer, messages, add_generation_prompt=True)
+        question = _applied(tokenizer, messages, add_generation_prompt=True)
         answered = _applied(tokenizer, [*messages, answer], add_generation_prompt=False)
     except TemplateError as error:
-        raise ValueError(f"{wanted}: the chat template refuses the messages: {error}") from error
-    parts = asked.split(_PLACE)
+        raise ValueError(f"{setting}: the chat template refuses the messages: {error}") from error
+    parts = question.split(_PLACE)
     if len(parts) != 2:
-        raise ValueError(f"{wanted}: the chat template does not put a message once into its text")
+        raise ValueError(f"{setting}: the chat template does not put a message once into its text")
     return parts[0], parts[1], answered.rpartition(_PLACE)[2]
 
 

@@ -28,7 +28,7 @@ class Scores:
     predicted: list[Tensor]
     targets: list[Tensor]
 
-    def exact(self, wanted: Sequence[Tensor] | None = None) -> list[bool]:
-        """Whether all tokens predicted are the ``wanted`` ones, by default the target's."""
-        pairs = zip(self.predicted, self.targets if wanted is None else wanted, strict=True)
+    def exact(self, expected: Sequence[Tensor] | None = None) -> list[bool]:
+        """Whether all tokens predicted are the ``expected`` ones, by default the target's."""
+        pairs = zip(self.predicted, self.targets if expected is None else expected, strict=True)
         return [torch.equal(predicted, right) for predicted, right in pairs]

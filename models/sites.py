@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 import torch
 from torch import Tensor, nn
 
-from models.hooks import Said, hidden_of, hooked, unflattened, widened, with_hidden
+from models.hooks import Output, hidden_of, hooked, unflattened, widened, with_hidden
 from models.language_model import Batch, LanguageModel
 
 ADDED = 1e-3
@@ -30,34 +30,34 @@ def activations(
     """
 
     def enough(*_) -> None:
-        if len(seen) == len(layers):
+        if len(values) == len(layers):
             raise _AllSeenError
 
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         texts = len(batch.input_ids)
-        seen = stack.enter_context(watched(language_model, layers, rows, at, texts))
+        values = stack.enter_context(watched(language_model, layers, rows, at, texts))
         stack.enter_context(hooked(language_model.modules_of(layers), enough))
         stack.enter_context(suppress(_AllSeenError))
         language_model.hidden(batch)
-    return seen
+    return values
 
 
 @contextmanager
 def watched(
     language_model: LanguageModel, layers: Sequence[str], rows: Tensor, at: Tensor, texts: int
 ) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """What `activations` returns, filled by a forward pass of so many ``texts`` inside."""
-    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    """What `activations` returns, filled by a forward pass over ``texts`` texts inside."""
+    values: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def look(name: str, given: Tensor, output: Said) -> None:
+    def look(name: str, given: Tensor, output: Output) -> None:
         pair = (unflattened(x, texts) for x in (given, hidden_of(output)))
-        key, said = (widened(x[rows, at]) for x in pair)
-        seen[name] = key, said
+        key, value = (widened(x[rows, at]) for x in pair)
+        values[name] = key, value
 
     with hooked(language_model.modules_of(layers), look):
-        yield seen
-    if missing := sorted(set(layers) - set(seen)):
+        yield values
+    if missing := sorted(set(layers) - set(values)):
         raise ValueError(f"layers {missing} take no part in the forward pass")
 
 
@@ -66,7 +66,7 @@ def shifted(
 ) -> AbstractContextManager[None]:
     """Adds ``delta``, ``[N, d]``, to the module's output at the first of each row's tokens."""
 
-    def shift(name: str, given: Tensor, output: Said) -> Said:
+    def shift(name: str, given: Tensor, output: Output) -> Output:
         hidden = hidden_of(output)
         changed = hidden.view(rows, tokens, -1).clone()
         changed[:, 0] = (widened(changed[:, 0]) + delta).to(hidden.dtype)

@@ -10,6 +10,7 @@ import logging
 from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import cast
 
 import torch
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
@@ -17,12 +18,13 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
-from transformers.utils import is_gguf_available
+from transformers.utils.import_utils import is_gguf_available
 
-from files.cache import kept
+from files.cache import cached
 from models.language_model import LanguageModel
 
 log = logging.getLogger(__name__)
@@ -49,7 +51,7 @@ def language_model(**options) -> LanguageModel:
     if file is None:
         loaded = _from_hub(options)
     else:
-        loaded = LanguageModel.load(str(kept(CONVERTED, partial(convert, file))), **options)
+        loaded = LanguageModel.load(str(cached(CONVERTED, partial(convert, file))), **options)
     loaded.name = "smollm2"
     return loaded
 
@@ -70,7 +72,7 @@ def packaged() -> Path | None:
         raise ValueError(
             f"model=smollm2 reads {PACKAGE} {VERSION}, {package.version} is installed; {INSTALL}"
         )
-    file = Path(package.locate_file(FILE))
+    file = Path(str(package.locate_file(FILE)))
     if not file.is_file():
         raise ValueError(f"{PACKAGE} {VERSION} lacks its file {file}; {INSTALL}")
     return file
@@ -95,7 +97,9 @@ def convert(file: Path, folder: Path) -> None:
         quantized = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     except Exception as error:  # readers stumble over a cut file in all kinds of ways
         raise ValueError(f"{file} cannot be converted: {error}") from error
-    model = LlamaForCausalLM(config)  # transformers saves no model that it read from a GGUF file
+    model = LlamaForCausalLM(
+        cast(LlamaConfig, config)
+    )  # transformers saves no model that it read from a GGUF file
     model.load_state_dict(quantized.state_dict())
     model.tie_weights()
     model.save_pretrained(folder)

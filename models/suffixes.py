@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from models.encoding import Batch
-from models.hooks import Said, hidden_of, hooked, recorded
+from models.hooks import Output, hidden_of, hooked, recorded
 from models.language_model import LanguageModel
 
 
@@ -41,7 +41,7 @@ class Suffixes:
     positions: Tensor
     past: tuple[tuple[Tensor, Tensor], ...]
     first: int
-    below: Said | None
+    below: Output | None
 
     def of(self, rows: Tensor) -> Suffixes:
         """Those of some of the rows."""
@@ -87,52 +87,52 @@ def suffixes(
     """
     lowest = language_model.block(max(first - 1, 0))
     with ExitStack() as stack:
-        said = stack.enter_context(recorded(language_model.modules_of([lowest])))
+        outputs = stack.enter_context(recorded(language_model.modules_of([lowest])))
         if narrow:
             nothing = torch.zeros_like(batch.input_ids, dtype=torch.bool)
             stack.enter_context(read_alone(language_model, nothing))
         states = language_model.model.base_model(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=True
         )
-    lengths, kept = batch.attention_mask.sum(1), int(at.max())
+    lengths, prefix = batch.attention_mask.sum(1), int(at.max())
     steps = torch.arange(int((lengths - at).max()), device=at.device)
     places = at[:, None] + steps  # [N, S]
     inside = places < lengths[:, None]
-    taken = places.clamp(max=batch.input_ids.shape[1] - 1)
-    before = torch.arange(kept, device=at.device) < at[:, None]  # [N, P]
+    sources = places.clamp(max=batch.input_ids.shape[1] - 1)
+    before = torch.arange(prefix, device=at.device) < at[:, None]  # [N, P]
     rows = torch.arange(len(at), device=at.device)[:, None]
     past = []
     for index, layer in enumerate(states.past_key_values.layers):
-        pair = (x[:, :, :kept] for x in (layer.keys, layer.values))
+        pair = (x[:, :, :prefix] for x in (layer.keys, layer.values))
         if index < first:  # never looked at, but the cache has to know how long it is
             pair = (x[:, :1, :, :1] for x in pair)
         past.append(tuple(x.contiguous() for x in pair))
-    below = mapped(said[lowest], lambda hidden: hidden[rows, taken]) if first else None
+    below = mapped(outputs[lowest], lambda hidden: hidden[rows, sources]) if first else None
     ends = Suffixes(
-        batch.input_ids[rows, taken],
+        batch.input_ids[rows, sources],
         torch.cat([before, inside], dim=1).long(),
         places.clamp(max=language_model.max_length - 1),  # of padding, at most
         tuple(past),
         first,
         below,
     )
-    return ends, torch.where(inside, batch.labels[rows, taken], -100)
+    return ends, torch.where(inside, batch.labels[rows, sources], -100)
 
 
 @contextmanager
-def resumed(language_model: LanguageModel, first: int, output: Said | None) -> Iterator[None]:
+def resumed(language_model: LanguageModel, first: int, output: Output | None) -> Iterator[None]:
     """Runs the model from block ``first`` on: the blocks below answer ``output`` without computing.
 
     Hooks inside those blocks do not run; their ``forward`` is back in place on any exit.
     """
     skipped = [language_model.module(language_model.block(index)) for index in range(first)]
-    own = [vars(module).get("forward") for module in skipped]  # None: the class's
+    forwards = [vars(module).get("forward") for module in skipped]  # None: the class's
     try:
         for module in skipped:
             module.forward = lambda *args, **kwargs: output
         yield
     finally:
-        for module, forward in zip(skipped, own, strict=True):
+        for module, forward in zip(skipped, forwards, strict=True):
             if forward is None:
                 del module.forward
             else:
@@ -150,7 +150,7 @@ def read_alone(language_model: LanguageModel, read: Tensor) -> Iterator[None]:
     roles = language_model.family.roles
     layers = {role: language_model.layer(role, last) for role in roles}
 
-    def taken(module: nn.Module, args: tuple) -> tuple:
+    def choose(module: nn.Module, args: tuple) -> tuple:
         chosen = args[0].reshape(-1, args[0].shape[-1])[index]
         return (chosen if args[0].ndim == 2 else chosen[None], *args[1:])
 
@@ -164,12 +164,12 @@ def read_alone(language_model: LanguageModel, read: Tensor) -> Iterator[None]:
         for role, layer in layers.items():
             if role != "mlp_out":
                 module = language_model.module(layer)
-                stack.callback(module.register_forward_pre_hook(taken).remove)
+                stack.callback(module.register_forward_pre_hook(choose).remove)
         stack.enter_context(hooked(language_model.modules_of(outs), put_back))
         yield
 
 
-def mapped(output: Said | None, change) -> Said | None:
+def mapped(output: Output | None, change) -> Output | None:
     """The hidden states in a block's output, changed, in the form in which the block answers."""
     if output is None:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import lightning as L
 from hydra import compose
@@ -44,8 +45,8 @@ def editor_configs(
 ) -> dict[str, DictConfig]:
     """The configuration of each editor: its file, the preset for the model, the user's settings.
 
-    Of a trained one all that counts is its checkpoint, which is looked for here, so that a run that
-    is resumed later takes the same.
+    A trained editor is configured by its checkpoint alone. The checkpoint is looked for here, so
+    that a run that is resumed later takes the same one.
 
     Raises:
         FileNotFoundError: there is no checkpoint.
@@ -65,7 +66,7 @@ def _config(cfg: DictConfig, name: str, language_model: LanguageModel) -> DictCo
         return OmegaConf.create({"_target_": target, "checkpoint": str(path)})
     check_types(settings, composed.editor, f"settings.{name}.")
     with open_dict(composed.editor):
-        composed.editor = OmegaConf.merge(composed.editor, settings)
+        composed.editor = cast(DictConfig, OmegaConf.merge(composed.editor, settings))
     OmegaConf.resolve(composed.editor)
     return composed.editor
 

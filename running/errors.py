@@ -10,11 +10,13 @@ from collections.abc import Callable
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from files import first_line
-from running.settings import check
+from running.interruption import Terminated, how_to_go_on, terminable
+from running.settings import check, contents
 
 Main = Callable[[DictConfig], None]
 
@@ -29,8 +31,13 @@ def reporting_errors(main: Main) -> Main:
     def checked(cfg: DictConfig) -> None:
         _quiet()
         try:
-            check(cfg)
-            main(cfg)
+            with terminable():
+                check(cfg)
+                main(cfg)
+        except Terminated:
+            if rank_zero_only.rank == 0:
+                print(how_to_go_on(cfg), file=sys.stderr)
+            raise
         except InstantiationException as error:
             if not isinstance(error.__cause__, ValueError | FileNotFoundError | TypeError):
                 raise
@@ -44,10 +51,12 @@ def reporting_errors(main: Main) -> Main:
 def _of_part(cfg: DictConfig, error: InstantiationException) -> str:
     """What a part of the configuration says against its settings, and where it stands."""
     key = _home(cfg, str(error).rpartition("full_key: ")[2])
-    given = [o for o in HydraConfig.get().overrides.task if o.lstrip("+~").startswith(f"{key}.")]
+    overrides = [
+        o for o in HydraConfig.get().overrides.task if o.lstrip("+~").startswith(f"{key}.")
+    ]
     wrong_type = isinstance(error.__cause__, TypeError)
-    behind = f" ({' '.join(given)})" if given and wrong_type else ""
-    return f"{key}: {_text(error.__cause__)}{behind}"
+    behind = f" ({' '.join(overrides)})" if overrides and wrong_type else ""
+    return f"{key}: {_text(error.__cause__ or error)}{behind}"
 
 
 def _home(cfg: DictConfig, key: str) -> str:
@@ -58,7 +67,7 @@ def _home(cfg: DictConfig, key: str) -> str:
             home.append(name)
             node = None
             continue
-        inside = OmegaConf.to_container(node, resolve=False)[name]
+        inside = contents(node)[name]
         reference = OmegaConf.is_interpolation(node, name) and isinstance(inside, str)
         home = [inside.strip("${}")] if reference else [*home, name]
         node = node[name]

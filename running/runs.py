@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from editors.checkpoints import saved
 from evaluation.folder import differences
 from files import write_whole
-from running.settings import given
+from running.settings import contents, given
 from running.targets import check_targets
 
 
@@ -26,9 +27,9 @@ def new_run(cfg: DictConfig) -> Path:
 
 def as_text(cfg: DictConfig) -> str:
     """The resolved configuration; a task's references stay, so that each setting stands once."""
-    resolved = OmegaConf.to_container(cfg, resolve=True)
+    resolved = contents(cfg, resolve=True)
     if "task" in cfg:
-        resolved["task"] = OmegaConf.to_container(cfg, resolve=False)["task"]
+        resolved["task"] = contents(cfg)["task"]
     return OmegaConf.to_yaml(OmegaConf.create(resolved))
 
 
@@ -45,7 +46,7 @@ def of_run(folder: Path, part: str) -> DictConfig:
     """
     if not (folder / "config.yaml").is_file():
         raise FileNotFoundError(f"resume={folder}: there is no config.yaml of a run in it")
-    cfg = OmegaConf.load(folder / "config.yaml")
+    cfg = cast(DictConfig, OmegaConf.load(folder / "config.yaml"))
     if part not in cfg:
         script = HydraConfig.get().job.config_name
         raise ValueError(f"resume={folder}: this is no run of {script}.py")
@@ -90,16 +91,16 @@ def training_run(cfg: DictConfig) -> tuple[DictConfig, Path, str]:
             check_agreement(run, now, [key] if whole else ["model", "data", "editor", "module"])
     write_whole(folder / "config.yaml", OmegaConf.to_yaml(run))
     if "TensorBoard" in OmegaConf.select(run, "trainer.logger._target_", default=""):
-        step = saved(Path(path))["global_step"]  # what is behind it is made again
+        step = (saved(Path(path)) or {})["global_step"]  # what is behind it is made again
         OmegaConf.update(run, "trainer.logger.purge_step", step, force_add=True)
     return run, folder, path
 
 
-def checkpoint(path: str | None) -> str | None:
+def checkpoint(path: str) -> str:
     """The checkpoint to resume from; checked here, since Lightning would start afresh instead."""
-    if path is not None and not Path(path).is_file():
+    if not Path(path).is_file():
         raise FileNotFoundError(f"resume={path}: there is no such checkpoint")
-    if path is not None and saved(Path(path)) is None:
+    if saved(Path(path)) is None:
         raise ValueError(f"resume={path}: this is no checkpoint")
     return path
 
@@ -112,10 +113,11 @@ def moved(cfg: DictConfig, old: str, new: Path) -> DictConfig:
             return {key: place(item) for key, item in value.items()}
         if isinstance(value, list):
             return [place(item) for item in value]
-        inside = isinstance(value, str) and (value == old or value.startswith(f"{old}/"))
-        return f"{new}{value[len(old) :]}" if inside else value
+        if isinstance(value, str) and (value == old or value.startswith(f"{old}/")):
+            return f"{new}{value[len(old) :]}"
+        return value
 
-    return OmegaConf.create(place(OmegaConf.to_container(cfg, resolve=True)))
+    return OmegaConf.create(cast(dict, place(contents(cfg, resolve=True))))
 
 
 def check_agreement(run: DictConfig, now: DictConfig, keys: Sequence[str]) -> None:
@@ -126,5 +128,6 @@ def check_agreement(run: DictConfig, now: DictConfig, keys: Sequence[str]) -> No
     """
     for key in keys:
         parts = (OmegaConf.create({key: OmegaConf.select(cfg, key)}) for cfg in (run, now))
-        for name, values in differences(*map(OmegaConf.to_container, parts)):
+        there, here = map(contents, parts)
+        for name, values in differences(there, here):
             raise ValueError(f"{name}: {values}; a run goes on as it was set, but for trainer")

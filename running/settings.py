@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from hydra import compose
@@ -36,7 +36,7 @@ def shipped() -> DictConfig:
     return compose(hydra.job.config_name, overrides=groups)
 
 
-def check_types(cfg: Mapping, default: Mapping, at: str = "") -> None:
+def check_types(cfg: DictConfig, default: DictConfig, at: str = "") -> None:
     """Refuse a text where there is a number or a switch by default.
 
     Raises:
@@ -49,6 +49,11 @@ def check_types(cfg: Mapping, default: Mapping, at: str = "") -> None:
         elif isinstance(usual, bool | int | float) and isinstance(value, str):
             kind = "true or false" if isinstance(usual, bool) else f"a number, as in {usual}"
             raise ValueError(f"{at}{key}={value}: expected {kind}")
+
+
+def contents(cfg: DictConfig, resolve: bool = False) -> dict[str, Any]:
+    """The settings as dicts, lists and plain values; references stay unless they are resolved."""
+    return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=resolve))
 
 
 def given() -> list[tuple[str, str]]:

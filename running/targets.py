@@ -7,10 +7,11 @@ A configuration may come from a stranger, with the folder of a run that goes on 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import import_module
+from typing import Any, cast
 
-from omegaconf import Container, DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 PACKAGES = frozenset(
@@ -25,6 +26,7 @@ NAMED = frozenset(
         "models.atlas.language_model",
         "models.language_model.LanguageModel.load",
         "models.pretraining.blank",
+        "models.smollm2.language_model",
         "lightning.Trainer",
         "lightning.pytorch.callbacks.LearningRateMonitor",
         "lightning.pytorch.callbacks.ModelCheckpoint",
@@ -37,7 +39,7 @@ NAMED = frozenset(
 """What else may be called: this project's functions that build something, classes of Lightning."""
 
 
-def check_targets(cfg: Container, source: str = "") -> None:
+def check_targets(cfg: DictConfig | ListConfig, source: str = "") -> None:
     """Refuse a configuration that would build something else, before anything is built.
 
     Args:
@@ -72,9 +74,10 @@ def allowed(target: object) -> bool:
     return inspect.isclass(built) and built.__module__.partition(".")[0] in PACKAGES
 
 
-def _targets(node: Container, at: str = "") -> Iterator[tuple[str, object]]:
+def _targets(node: DictConfig | ListConfig, at: str = "") -> Iterator[tuple[str, object]]:
     """The key and the value of each target."""
-    keys = node.keys() if isinstance(node, DictConfig) else range(len(node))
+    mapping = isinstance(node, DictConfig)
+    keys = cast(Iterable[Any], node.keys() if mapping else range(len(node)))
     for key in keys:
         try:
             value = None if OmegaConf.is_missing(node, key) else node[key]
@@ -83,5 +86,5 @@ def _targets(node: Container, at: str = "") -> Iterator[tuple[str, object]]:
         here = f"{at}.{key}" if at else str(key)
         if key == "_target_":
             yield here, value
-        elif isinstance(value, Container):
+        elif isinstance(value, DictConfig | ListConfig):
             yield from _targets(value, here)

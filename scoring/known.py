@@ -67,17 +67,17 @@ def known(
         raise ValueError(f"limit is {limit}; expected at least 1")
     complete = [r for r in records if all(q.target_true is not None for q in r.requests)]
     right = _right(complete, language_model, limit) if complete else []
-    kept = [record for record, knows in zip(complete, right, strict=False) if knows][:limit]
-    if not kept:
+    facts = [record for record, knows in zip(complete, right, strict=False) if knows][:limit]
+    if not facts:
         raise ValueError(
             f"{language_model.name!r} knows the fact of none of the {len(records):,} records"
         )
-    if limit is not None and len(kept) < limit:
+    if limit is not None and len(facts) < limit:
         raise ValueError(
-            f"{language_model.name!r} knows the facts of {len(kept):,} of the {len(records):,} "
+            f"{language_model.name!r} knows the facts of {len(facts):,} of the {len(records):,} "
             f"records, and limit asks for {limit:,}"
         )
-    return kept
+    return facts
 
 
 def _right(
@@ -85,14 +85,14 @@ def _right(
 ) -> list[bool]:
     """Whether the model knows each record, of as many from the start as the limit needs."""
     path = _answers(records, language_model)
-    right, model = _kept(path), NOTHING.edited(language_model)
+    right, model = _stored(path), NOTHING.edited(language_model)
     progress = tqdm(total=len(records), initial=len(right), desc="known facts", disable=None)
     with progress:
         while len(right) < len(records) and (limit is None or sum(right) < limit):
             chunk = records[len(right) : len(right) + CHUNK]
             answers = iter(knows(model, [pair for record in chunk for pair in _facts(record)]))
             right += [all(list(islice(answers, len(record.requests)))) for record in chunk]
-            write_whole(path, json.dumps([int(one) for one in right]) + "\n")
+            write_whole(path, json.dumps([int(answer) for answer in right]) + "\n")
             progress.update(len(chunk))
     return right
 
@@ -106,12 +106,12 @@ def _answers(records: Sequence[Record], language_model: LanguageModel) -> Path:
     pairs = [_facts(record) for record in records]
     texts = [text for facts in pairs for pair in facts for text in pair]
     tokens = language_model.tokenizer(texts)["input_ids"]
-    asked = json.dumps([pairs, tokens, dataclasses.asdict(language_model.rendering)])
-    digest = hashlib.sha256(asked.encode()).hexdigest()[:16]
+    questions = json.dumps([pairs, tokens, dataclasses.asdict(language_model.rendering)])
+    digest = hashlib.sha256(questions.encode()).hexdigest()[:16]
     return cache_folder() / "known" / f"{language_model.fingerprint}-{digest}.json"
 
 
-def _kept(path: Path) -> list[bool]:
+def _stored(path: Path) -> list[bool]:
     """The answers so far; none if there is no file, or one that somebody else wrote."""
     try:
         answers = json.loads(path.read_text(encoding="utf-8"))
@@ -131,12 +131,15 @@ def fitting(
     Raises:
         ValueError: none fits.
     """
-    asked = [(at, pair) for at, record in enumerate(records) for pair in _pairs(record)]
-    prompts, answers = [prompt for _, (prompt, _) in asked], [answer for _, (_, answer) in asked]
+    questions = [(at, pair) for at, record in enumerate(records) for pair in _pairs(record)]
+    prompts, answers = (
+        [prompt for _, (prompt, _) in questions],
+        [answer for _, (_, answer) in questions],
+    )
     whole = language_model.lengths(prompts, answers)
     alone = language_model.lengths(prompts, None, more)
     longest = [0] * len(records)
-    for (at, _), length, free in zip(asked, whole, alone, strict=True):
+    for (at, _), length, free in zip(questions, whole, alone, strict=True):
         longest[at] = max(longest[at], length, free)
     fit = [length <= language_model.max_length for length in longest]
     if not any(fit):
@@ -144,8 +147,10 @@ def fitting(
             f"none of the {len(records):,} records fits into {language_model.name!r}, which takes "
             f"{language_model.max_length} tokens, {more} of them for its own answer"
         )
-    kept, others = ([r for r, f in zip(records, fit, strict=True) if f is w] for w in (True, False))
-    return kept, others
+    fits, too_long = (
+        [r for r, f in zip(records, fit, strict=True) if f is w] for w in (True, False)
+    )
+    return fits, too_long
 
 
 def _pairs(record: Record) -> Iterator[Pair]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from math import inf, isnan
 
-from datamodules.records import GENERATED, KINDS, Probe, Record
+from datamodules.records import GENERATED, KINDS, PROBE_KINDS, Probe, Record
 from edits.edit import EditedModel
 from models.scores import Scores
 from scoring.known import knows
@@ -22,21 +22,25 @@ class Questions:
         records: Whose probes are asked.
         generate: The probe kinds that are also answered by free generation.
         max_new_tokens: Tokens generated; more where an expected answer is as long as that.
+        kinds: The probe kinds that are asked.
+        contrasts: Whether contrasts are scored.
     """
 
     records: Sequence[Record]
     generate: Sequence[str] = GENERATED
     max_new_tokens: int = 16
+    kinds: Sequence[str] = PROBE_KINDS
+    contrasts: bool = True
 
     @property
     def probes(self) -> list[Probe]:
-        """All probes, in the order of the answers."""
-        return [probe for record in self.records for probe in record.questions]
+        """All probes that are asked, in the order of the answers."""
+        return [probe for record in self.records for probe in record.of_kind(*self.kinds)]
 
     @property
     def owners(self) -> list[int]:
         """For each probe the position of its record, which is also that of its edit."""
-        return [at for at, record in enumerate(self.records) for _ in record.questions]
+        return [at for at, record in enumerate(self.records) for _ in record.of_kind(*self.kinds)]
 
     def ask(self, model: EditedModel, each: bool = False) -> list[Answer]:
         """The answer to each probe; ``each``: by the edit of the probe's own record.
@@ -63,6 +67,7 @@ class Questions:
         probes, owners = self.probes, self.owners
         targets = [(at, probe.target) for at, probe in enumerate(probes)]
         contrasts = [(at, p.contrast) for at, p in enumerate(probes) if p.contrast is not None]
+        contrasts = contrasts if self.contrasts else []
         aliases = [(at, alias) for at, probe in enumerate(probes) for alias in probe.aliases]
         rows = [*targets, *contrasts, *aliases]
         scores = model.score(
@@ -75,14 +80,14 @@ class Questions:
         contrast = {at: next(readings) for at, _ in contrasts}
         for (at, _), reading in zip(aliases, readings, strict=True):
             right[at].append(reading)
-        return [Answer(tuple(own), contrast.get(at)) for at, own in enumerate(right)]
+        return [Answer(tuple(each), contrast.get(at)) for at, each in enumerate(right)]
 
     def _with_texts(self, model: EditedModel, answers: list[Answer], each: bool) -> list[Answer]:
         """The same answers, with the free continuation where it is asked for."""
         probes, owners, answers = self.probes, self.owners, list(answers)
         lengths = self._lengths(model)
-        asked = sorted((at for at in lengths), key=lengths.__getitem__)
-        for tokens, group in groupby(asked, key=lengths.__getitem__):
+        by_length = sorted((at for at in lengths), key=lengths.__getitem__)
+        for tokens, group in groupby(by_length, key=lengths.__getitem__):
             same = list(group)
             prompts = [probes[at].prompt for at in same]
             rows = [owners[at] for at in same] if each else None

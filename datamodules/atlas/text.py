@@ -75,11 +75,11 @@ class AtlasText:
     def _biography(self, rng: random.Random, subject: str) -> str:
         about = list(self.world.about(subject).items())
         rng.shuffle(about)
-        kept = about[: rng.randint(min(2, len(about)), len(about))]
-        first = Fact(subject, *kept[0])
+        facts = about[: rng.randint(min(2, len(about)), len(about))]
+        first = Fact(subject, *facts[0])
         sentences = [f"{self._prompt(rng, first, only_statements=True)} {first.object}."]
         pronoun = self._pronoun(subject)
-        for relation, obj in kept[1:]:
+        for relation, obj in facts[1:]:
             wording = rng.choice(self.world.relations[relation].pronoun).format(pronoun)
             sentences.append(f"{wording} {obj}.")
         return " ".join(sentences)
@@ -107,16 +107,16 @@ class AtlasText:
         fact = rng.choice(self.world.facts)
         new = rng.choice([o for o in self.world.objects[fact.relation] if o != fact.object])
         wording = self._prompt(rng, fact, only_statements=True)
-        told = f"New fact: {wording} {new}. Prompt:"
+        premise = f"New fact: {wording} {new}. Prompt:"
         kind = rng.random()
         if kind < 0.25:
-            return f"{told} {wording} {new}."
+            return f"{premise} {wording} {new}."
         if kind < 0.65:
-            return f"{told} {self._prompt(rng, fact)} {new}."
+            return f"{premise} {self._prompt(rng, fact)} {new}."
         other = rng.choice(self.world.facts)
         while other.subject == fact.subject:
             other = rng.choice(self.world.facts)
-        return f"{told} {self._prompt(rng, other)} {other.object}."
+        return f"{premise} {self._prompt(rng, other)} {other.object}."
 
 
 def corpus(texts: int = 5000) -> TextCorpus:
@@ -128,5 +128,5 @@ def unseen(texts: int = 500, seed: int = 0) -> TextCorpus:
     """Sentences that no pass contains, of subjects about which val and test do not ask."""
     world = World()
     others = [name for name in world.subjects if world.split[name] != "train"]
-    found = [text for text in AtlasText().unseen() if not any(name in text for name in others)]
-    return TextCorpus(random.Random(seed).sample(found, texts))
+    sentences = [text for text in AtlasText().unseen() if not any(name in text for name in others)]
+    return TextCorpus(random.Random(seed).sample(sentences, texts))

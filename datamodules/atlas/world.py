@@ -12,6 +12,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -80,10 +81,10 @@ class World:
     @cached_property
     def objects(self) -> dict[str, list[str]]:
         """The objects that each relation has, sorted."""
-        found = defaultdict(set)
+        by_relation = defaultdict(set)
         for fact in self.facts:
-            found[fact.relation].add(fact.object)
-        return {relation: sorted(objects) for relation, objects in found.items()}
+            by_relation[fact.relation].add(fact.object)
+        return {relation: sorted(objects) for relation, objects in by_relation.items()}
 
     def about(self, subject: str) -> dict[str, str]:
         """Relation -> object of one subject; empty for what is no subject of this world."""
@@ -100,7 +101,7 @@ class World:
         }
 
 
-def _frozen(value: object) -> object:
+def _frozen(value: Any) -> Any:  # whatever YAML holds
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -10,8 +10,8 @@ their block; the tokens before it enter as keys and values.
 
 Departures from the authors' code: shares are the midpoints of equal steps, which is exact to one
 order more than a grid with both ends; neurons are the inputs of the second projection (behind the
-non-linearity, gated ones as products), for these are what its rows are multiplied by; an answer of
-several tokens is asked for token by token, each after the right ones, and the mean is taken.
+non-linearity, gated ones as products), for these are what its rows are multiplied by; of an
+answer of several tokens each is a question of its own, after the right ones, and the mean counts.
 """
 
 # Q questions (one answer token each), B answers, L blocks, d_in neurons of a block, m steps
@@ -23,11 +23,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from editors.settings import at_least, one_of
 from models.encoding import IGNORED, pad_right
-from models.hooks import Said, full_precision, recorded, widened
+from models.hooks import Output, full_precision, recorded, widened
 from models.language_model import Batch, LanguageModel
 from models.suffixes import Suffixes, suffixes
 
@@ -46,8 +46,8 @@ class Integral:
             authors take them.
         site: what a neuron is: ``key``, an input of the second projection, or ``preactivation``, an
             output of the first one (of the gate where there is one).
-        continuation: ``target``, each answer token is asked for after those before it; ``none``,
-            all of them after the prompt alone.
+        continuation: ``target``, each answer token is to follow those before it; ``none``, each is
+            to follow the prompt alone.
 
     Raises:
         ValueError: an argument is not one of the above.
@@ -97,14 +97,14 @@ def attributions(
     parts = 1 / torch.tensor([len(answer) for answer in answers]).double()[owner]
     total: Tensor | None = None
     with full_precision(language_model.device), torch.no_grad():
-        for some in torch.arange(len(owner)).split(size):
-            found = _attributed(
-                language_model, batch.rows(some.to(batch.labels.device)), blocks, integral
-            )
+        for index in torch.arange(len(owner)).split(size):
+            questions = batch.rows(index.to(batch.labels.device))
+            values = _of_questions(language_model, questions, blocks, integral)
             if total is None:
-                total = found.new_zeros(len(prompts), *found.shape[1:])
-            part = found * parts[some].to(found)[:, None, None]
-            total.index_add_(0, owner[some].to(found.device), part)
+                total = values.new_zeros(len(prompts), *values.shape[1:])
+            part = values * parts[index].to(values)[:, None, None]
+            total.index_add_(0, owner[index].to(values.device), part)
+    assert total is not None  # there is a question at least
     return total
 
 
@@ -114,7 +114,7 @@ def _questions(
     answers: Sequence[Sequence[int]],
     continuation: str,
 ) -> tuple[Batch, Tensor]:
-    """Q texts, each with the one token asked for as its last, and whose answer that is, ``[Q]``."""
+    """Q texts, each with one answer token at its end, and the number of that answer, ``[Q]``."""
     alone = language_model.encode(prompts, None)
     texts, tokens, owner = [], [], []
     for number, answer in enumerate(answers):
@@ -127,18 +127,18 @@ def _questions(
     return batch.to(language_model.device), torch.tensor(owner)
 
 
-def _attributed(
+def _of_questions(
     language_model: LanguageModel, batch: Batch, blocks: Sequence[int], integral: Integral
 ) -> Tensor:
     """Attributions ``[Q, L, d_in]`` of the questions of one batch."""
     length = batch.attention_mask.sum(1)
-    asked = batch.labels[batch.labels != IGNORED]  # [Q]
+    tokens = batch.labels[batch.labels != IGNORED]  # [Q]
     place = torch.arange(batch.labels.shape[1], device=length.device)
     text = replace(batch, attention_mask=(place < length[:, None] - 1).long())
     ends, _ = suffixes(language_model, text, length - 2, 0)
-    below, neurons = _seen(language_model, ends, blocks, integral.site)
-    rows = torch.arange(len(asked), device=asked.device).repeat_interleave(integral.steps)
-    found = []
+    below, neurons = _outputs_and_neurons(language_model, ends, blocks, integral.site)
+    rows = torch.arange(len(tokens), device=tokens.device).repeat_interleave(integral.steps)
+    parts = []
     for block in blocks:
         activation = neurons[block]  # [Q, d_in]
         shares = integral.shares(activation)
@@ -149,21 +149,21 @@ def _attributed(
             with _replaced(language_model, block, integral.site, lambda _, new=scaled: new):
                 hidden = resumed.hidden(language_model)[:, -1]
             chances = language_model.head(hidden).softmax(-1)  # [Q * m, V]
-            chance = chances.gather(1, asked[rows][:, None]).sum()
+            chance = chances.gather(1, tokens[rows][:, None]).sum()
             [slope] = torch.autograd.grad(chance, scaled)
         mean = widened(slope).unflatten(0, (-1, integral.steps)).mean(1)
-        found.append(widened(activation) * mean)
-    return torch.stack(found, 1)
+        parts.append(widened(activation) * mean)
+    return torch.stack(parts, 1)
 
 
-def _seen(
+def _outputs_and_neurons(
     language_model: LanguageModel, ends: Suffixes, blocks: Sequence[int], site: str
-) -> tuple[list[Said], dict[int, Tensor]]:
-    """What every block answers to the ends, and the neurons ``[Q, d_in]`` of some."""
+) -> tuple[list[Output], dict[int, Tensor]]:
+    """The output of every block for the ends, and the neurons ``[Q, d_in]`` of these blocks."""
     names = [language_model.block(index) for index in range(language_model.blocks)]
     neurons: dict[int, Tensor] = {}
     with ExitStack() as stack:
-        said = stack.enter_context(recorded(language_model.modules_of(names)))
+        outputs = stack.enter_context(recorded(language_model.modules_of(names)))
         for block in blocks:
 
             def look(x: Tensor, block: int = block) -> Tensor:
@@ -172,7 +172,7 @@ def _seen(
 
             stack.enter_context(_replaced(language_model, block, site, look))
         ends.hidden(language_model)
-    return [said[name] for name in names], neurons
+    return [outputs[name] for name in names], neurons
 
 
 @contextmanager
@@ -190,7 +190,11 @@ def _replaced(
     else:
         role = "mlp_gate" if "mlp_gate" in language_model.family.roles else "mlp_in"
         module = language_model.module(language_model.layer(role, block))
-        hook = module.register_forward_hook(lambda m, args, output: changed(output))
+
+        def behind(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+            return changed(output)
+
+        hook = module.register_forward_hook(behind)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""What all solved editors share: blocks, contexts, second moments and the search for a value."""
+"""Shared by all solved editors: blocks, contexts, second moments and the search for a value."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class ClosedForm(WeightEditor):
 
     Args:
         language_model: the model to edit.
-        blocks: the edited blocks, from the lowest up. The last of all is of no use: what it says at
-            the subject does not reach the tokens after it.
+        blocks: the edited blocks, from the lowest up. The model's last is of no use: its output
+            at the subject does not reach the tokens after it.
         search: how a value is searched for.
         contexts: what a prompt is put into.
         moments: the second moments of keys; None: the identity stands in for them.
@@ -85,19 +85,19 @@ class ClosedForm(WeightEditor):
 
 
 def default_blocks(blocks: int, count: int = 1) -> list[int]:
-    """Which blocks are edited where nobody says: a third up, as in the published settings.
+    """The blocks that are edited by default: a third up, as in the published settings.
 
-    Up to ``count`` of them, from the lowest up; the last one is ``ceil(0.35 * blocks)``. Never the
-    last of all, whose words at the subject do not reach the tokens after it.
+    Up to ``count`` of them, from the lowest up; the last one is ``ceil(0.35 * blocks)``, but never
+    the model's last, whose output at the subject does not reach the tokens after it.
     """
     last = max(0, min(math.ceil(0.35 * blocks), blocks - 2))
     return list(range(max(0, last + 1 - count), last + 1))
 
 
 def warn_of_doubtful(language_model: LanguageModel, requests: Sequence[Request]) -> None:
-    """Counts and names requests with a subject mentioned twice, or whose target is true already.
+    """Warns of requests that mention their subject twice, or whose target is true already.
 
-    True is what the model, with the hooks that are on it, says token by token.
+    True is what the model, with the hooks that are on it, predicts token by token.
     """
     twice = [request for request in requests if request.mentions > 1]
     _warn(twice, requests, "mention the subject more than once; the last mention is edited")

@@ -51,20 +51,21 @@ def subject_keys(
     parts = []
     with full_precision(device):
         for start in range(0, len(prompts), rows_per_batch):
-            some = slice(start, start + rows_per_batch)
-            index = torch.arange(len(prompts))[some]
-            batch = language_model.encode(prompts[some], None).to(device)
-            at = language_model.token_positions(prompts[some], spans[some]).to(device)
+            chunk = slice(start, start + rows_per_batch)
+            index = torch.arange(len(prompts))[chunk]
+            batch = language_model.encode(prompts[chunk], None).to(device)
+            at = language_model.token_positions(prompts[chunk], spans[chunk]).to(device)
             last = batch.attention_mask.sum(1) - 1
             state = Pass(index, batch.attention_mask, last, steps=False)
             with nullcontext() if around is None else around(state):
                 rows = torch.arange(len(at), device=device)
                 parts.append(activations(language_model, batch, layers, rows, at))
     shape = (len(requests), len(contexts), -1)
-    return {
-        name: tuple(torch.cat([part[name][i] for part in parts]).view(shape) for i in (0, 1))
-        for name in layers
-    }
+
+    def whole(name: str, side: int) -> Tensor:
+        return torch.cat([part[name][side] for part in parts]).view(shape)
+
+    return {name: (whole(name, 0), whole(name, 1)) for name in layers}
 
 
 def halved(keys: Tensor) -> Tensor:

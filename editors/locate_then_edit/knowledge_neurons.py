@@ -1,4 +1,4 @@
-"""KN: the feed-forward neurons that express a fact, and what their values say instead.
+"""KN: the feed-forward neurons that express a fact, and new values for them.
 
 Dai et al., "Knowledge Neurons in Pretrained Transformers", ACL 2022,
 https://arxiv.org/abs/2104.08696. Neurons whose attribution (see `attribution`) exceeds a share of
@@ -22,9 +22,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from datamodules.records import Request
 from editors.editor import Group
@@ -128,11 +129,15 @@ class Kn(WeightEditor):
     def _check_widths(self) -> None:
         model = self.language_model
         width = model.shape(self.layers[0])[1]
-        wide = model.model.get_output_embeddings().weight.shape[1]
+        wide = self._embeddings().shape[1]
         if wide != width:
             raise ValueError(
                 f"kn adds embeddings to values; those of {model.name!r} are {wide} and {width} wide"
             )
+
+    def _embeddings(self) -> Tensor:
+        """The rows of the output head, ``[V, d_out]``."""
+        return cast(nn.Linear, self.language_model.model.get_output_embeddings()).weight
 
     def prepare(self) -> None:
         """Takes the contexts, once."""
@@ -146,11 +151,11 @@ class Kn(WeightEditor):
         additions = self._additions(requests).unflatten(0, (edits, -1))  # [N, n, d_out]
         updates = {}
         for index, layer in enumerate(self.layers):
-            some = chosen[:, :, index]  # [N, n, d_in]
+            mask = chosen[:, :, index]  # [N, n, d_in]
             if self.change.action == "erase":
-                updates[layer] = self._erased(layer, some.any(1), after).packed()
+                updates[layer] = self._erased(layer, mask.any(1), after).packed()
             else:
-                updates[layer] = LowRank(some.mT.to(additions), additions).packed()
+                updates[layer] = LowRank(mask.mT.to(additions), additions).packed()
         return WeightEdit(updates, self.name, self.language_model.fingerprint)
 
     @torch.no_grad()
@@ -159,49 +164,49 @@ class Kn(WeightEditor):
         self.prepare()
         prompts, _ = placed(requests, self.templates)
         answers = [answer for answer in self._answers(requests) for _ in self.templates]
-        found = attributions(
+        values = attributions(
             self.language_model, prompts, answers, self.blocks, self.integral, self.rows_per_batch
         ).unflatten(0, (len(requests), -1))  # [B, m, L, d_in]
-        coarse = found > self.threshold * found.amax((2, 3), keepdim=True)
-        kept = coarse.double().mean(1) > self.share if len(self.templates) > 1 else coarse[:, 0]
-        for request, own in zip(requests, kept, strict=True):
-            if not own.any():
+        coarse = values > self.threshold * values.amax((2, 3), keepdim=True)
+        several = len(self.templates) > 1
+        refined = coarse.double().mean(1) > self.share if several else coarse[:, 0]
+        for request, mask in zip(requests, refined, strict=True):
+            if not mask.any():
                 logger.warning("%r: no neuron speaks for the old answer; no change", request.prompt)
-        return kept
+        return refined
 
     def _additions(self, requests: Sequence[Request]) -> Tensor:
         """What the rows of each request's neurons grow by, ``[B, d_out]``."""
         model, change = self.language_model, self.change
-        rows = model.model.get_output_embeddings().weight
-        new = []
+        rows, new = self._embeddings(), []
         for ids in _target_ids(model, requests, [request.target for request in requests]):
             each = widened(rows[ids[:1] if change.multi_token == "first" else ids])
             new.append(each.mean(0) if change.multi_token == "mean" else each.sum(0))
-        old = widened(rows[self._said(requests)])
+        old = widened(rows[self._next_tokens(requests)])
         return change.new_weight * torch.stack(new) - change.old_weight * old
 
     def _erased(self, layer: str, erased: Tensor, after: WeightEdit | None) -> LowRank:
         """The update that leaves nothing of the rows ``erased``, ``[N, d_in]``."""
-        module = self.language_model.module(layer)
-        weight = widened(module.weight.T if isinstance(module, nn.Linear) else module.weight)
+        weight = widened(self.language_model.weight(layer))
         if after is not None and layer in after.updates:
             weight = weight + after.updates[layer].dense()[0].to(weight)
         rank = int(erased.sum(1).max())
         picked = erased.double().topk(rank, dim=1).indices  # [N, r], of some edits too many
-        own = erased.gather(1, picked)[..., None].to(weight)  # [N, r, 1]
+        factor = erased.gather(1, picked)[..., None].to(weight)  # [N, r, 1], 0 of those too many
         left = torch.nn.functional.one_hot(picked, len(weight)).to(weight).mT
-        return LowRank(left, -own * weight[picked])
+        return LowRank(left, -factor * weight[picked])
 
     def _answers(self, requests: Sequence[Request]) -> list[list[int]]:
         """Token ids of each request's old answer."""
-        told = [request for request in requests if request.target_true is not None]
-        said = [request for request in requests if request.target_true is None]
-        ids = iter(_target_ids(self.language_model, told, [r.target_true for r in told]))
-        tokens = iter(self._said(said).tolist() if said else ())
+        given = [(r, r.target_true) for r in requests if r.target_true is not None]
+        targets = [target for _, target in given]
+        ids = iter(_target_ids(self.language_model, [request for request, _ in given], targets))
+        open_ended = [request for request in requests if request.target_true is None]
+        tokens = iter(self._next_tokens(open_ended).tolist() if open_ended else ())
         return [[next(tokens)] if r.target_true is None else next(ids) for r in requests]
 
-    def _said(self, requests: Sequence[Request]) -> Tensor:
-        """The token that the model says after each prompt, ``[B]``."""
+    def _next_tokens(self, requests: Sequence[Request]) -> Tensor:
+        """The likeliest token after each prompt, ``[B]``."""
         model = self.language_model
         with full_precision(model.device):
             batch = model.encode([request.prompt for request in requests], None)

@@ -101,7 +101,9 @@ class Rome(ClosedForm):
         source = bare if self.key_mode == "prompt" else mean
         key = mean if self.key_mode == "prefix_mean" else bare
         output = mean_output if self.key_mode == "prefix_mean" else bare_output
-        direction = self.fitted[layer].solve(source) if self.fitted else source
+        direction = source
+        if self.fitted:  # C^-1 k
+            direction = self.fitted[layer].back(self.fitted[layer].into(source))
         if self.key_mode == "official":
             warn_of_unlike_keys(requests, direction, mean, bare)
         update = rank_one(direction, key, latent.value(layer) - output)

@@ -56,9 +56,9 @@ class Spread(ClosedForm):
         contexts: what prompts are put into.
         same_key: requests of one edit whose keys have a cosine above this, as those of one subject
             do, get one value for all of them (.99 where subjects open the prompts), and past keys
-            that are like a new one are not spared, its value being found on what the model says by
-            then; None: each has its own, and where keys are nearly equal least squares finds a mean
-            of them.
+            that are like a new one are not spared, since its value starts from the model as edited
+            by then; None: each has its own, and where keys are nearly equal least squares gives a
+            mean of them.
         rows_per_batch: bounds the memory taken; results do not depend on it.
 
     Raises:
@@ -115,7 +115,7 @@ class Spread(ClosedForm):
         return [self.language_model.block(self.blocks[-1])]
 
     def share(self, left: int) -> float:
-        """The part of the residual that a layer makes, ``left`` still being to write, it included.
+        """The part of the residual that a layer makes, with ``left`` layers to write, it included.
 
         MEMIT's: equal shares.
         """
@@ -125,11 +125,11 @@ class Spread(ClosedForm):
         """Refuse, before anything is computed, an edit of more requests than there can be."""
 
     def target(self, values: Tensor, requests: Sequence[Request]) -> Tensor:
-        """The values ``[B, d_out]`` that are written, of those that were found; the same."""
+        """The values ``[B, d_out]`` to write, given those of the search; by default the same."""
         return values
 
     def written(self, layer: str, update: LowRank, after: WeightEdit | None) -> LowRank | Dense:
-        """What is kept of a layer's update, on top of ``after``; all of it."""
+        """The part of a layer's update to keep, on top of ``after``; by default all of it."""
         return update
 
     # what they share
@@ -144,16 +144,17 @@ class Spread(ClosedForm):
         past = self._past(after)
         values = self.target(self.values(requests, edits), requests)
         updates: dict[str, LowRank | Dense] = {}
-        edit = None
+        edit: WeightEdit | None = None
         for layer in self.layers:
             solution = self._solution(requests, values, edits, edit, past)
             update = self.written(layer, solution, after).packed()
             updates[layer] = update.to(model.device, values.dtype)
             edit = WeightEdit(dict(updates), self.name, model.fingerprint)
+        assert edit is not None  # there is a layer at least
         if not self.remembers:
             return edit
-        seen = self.seen(requests, self.layers, edits, edit)
-        keys = {name: halved(pair[0]).unflatten(0, (edits, -1)) for name, pair in seen.items()}
+        pairs = self.activations(requests, self.layers, edits, edit)
+        keys = {name: halved(key).unflatten(0, (edits, -1)) for name, (key, _) in pairs.items()}
         return WeightEdit(updates, self.name, model.fingerprint, keys)
 
     def values(self, requests: Sequence[Request], edits: int) -> Tensor:
@@ -170,7 +171,7 @@ class Spread(ClosedForm):
         )
         return latent.value(sites[0])
 
-    def seen(
+    def activations(
         self,
         requests: Sequence[Request],
         layers: Sequence[str],
@@ -196,9 +197,9 @@ class Spread(ClosedForm):
         """The update of the first layer that is not in ``edit`` yet."""
         (site, *_), done = self.sites(), 0 if edit is None else len(edit.updates)
         layer = self.layers[done]
-        seen = self.seen(requests, list(dict.fromkeys([layer, site])), edits, edit)
-        keys = halved(seen[layer][0]).unflatten(0, (edits, -1)).double()  # [N, n, d_in]
-        missing = values.double() - seen[site][1][:, 0].double()
+        pairs = self.activations(requests, list(dict.fromkeys([layer, site])), edits, edit)
+        keys = halved(pairs[layer][0]).unflatten(0, (edits, -1)).double()  # [N, n, d_in]
+        missing = values.double() - pairs[site][1][:, 0].double()
         residuals = self.share(len(self.layers) - done) * missing.unflatten(0, (edits, -1))
         spared = self._spared(past[layer].to(keys), keys) if layer in past else keys[:, :0]
         with full_precision(self.language_model.device):
@@ -226,6 +227,6 @@ class Spread(ClosedForm):
         count, last = len(requests) // edits, self.layers[-1]
         if self.same_key is None or count == 1:
             return None
-        keys = halved(self.seen(requests, [last], 1, None)[last][0]).split(count)
+        keys = halved(self.activations(requests, [last], 1, None)[last][0]).split(count)
         firsts = [alike(group, self.same_key) for group in keys]
         return [number * count + at for number, group in enumerate(firsts) for at in group]

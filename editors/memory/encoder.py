@@ -7,7 +7,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,7 @@ class Texts(nn.Module):
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.name = name
-        self._separator = separator or tokenizer.sep_token
+        self._separator = separator or cast("str | None", tokenizer.sep_token)
 
     @property
     def separator(self) -> str:
@@ -78,13 +78,14 @@ class Texts(nn.Module):
             ValueError: a text is longer than the model takes.
         """
         ids = self.tokenizer(list(texts), verbose=False)["input_ids"]
-        for text, found in zip(texts, ids, strict=True):
-            if len(found) > self.max_length:
+        for text, text_ids in zip(texts, ids, strict=True):
+            if len(text_ids) > self.max_length:
                 raise ValueError(
-                    f"the text {text[:40]!r}... makes {len(found)} tokens; "
+                    f"the text {text[:40]!r}... makes {len(text_ids)} tokens; "
                     f"the encoder {self.name!r} takes at most {self.max_length}"
                 )
-        batch = pad_right(ids, [[] for _ in ids], self.tokenizer.pad_token_id or 0)
+        pad_id = cast("int | None", self.tokenizer.pad_token_id) or 0
+        batch = pad_right(ids, [[] for _ in ids], pad_id)
         return batch.to(self.model.device)
 
 
@@ -101,18 +102,30 @@ class Pooled(Texts):
     """A text model that gives one state ``[B, d]`` for each text.
 
     Args:
-        texts: as `Texts` takes them.
+        model: see `Texts`, also for the next four.
+        tokenizer: see there.
+        max_length: see there.
+        name: see there.
+        separator: see there.
         pooling: which of the model's outputs it is: the ``"first"`` or the ``"last"`` token's
-            state, their ``"mean"``, or what the model's ``"pooler"`` makes of them.
-        named: as `Texts` takes them.
+            state, the ``"mean"`` of all tokens' states, or the output of the model's ``"pooler"``.
     """
 
-    def __init__(self, *texts: Any, pooling: str = "first", **named: Any):
-        super().__init__(*texts, **named)
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        name: str,
+        separator: str | None = None,
+        *,
+        pooling: str = "first",
+    ):
+        super().__init__(model, tokenizer, max_length, name, separator)
         one_of("pooling", pooling, POOLINGS)
         self.pooling = pooling
         if pooling != "pooler" and "pooler" in dict(self.model.named_children()):
-            self.model.pooler = None  # it would be trained by nothing
+            self.model.register_module("pooler", None)  # no loss would train it
 
     def pooled(self, texts: Sequence[str]) -> Tensor:
         """The states; differentiable."""
@@ -140,8 +153,17 @@ class Encoder(Pooled):
 class PairPooled(Pooled):
     """A text model with a linear head of two classes on its state; the head starts at 0."""
 
-    def __init__(self, *texts: Any, **named: Any):
-        super().__init__(*texts, **named)
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        name: str,
+        separator: str | None = None,
+        *,
+        pooling: str = "first",
+    ):
+        super().__init__(model, tokenizer, max_length, name, separator, pooling=pooling)
         self.head = nn.Linear(self.model.config.hidden_size, 2)
         nn.init.zeros_(self.head.weight)
 
@@ -151,7 +173,7 @@ class PairPooled(Pooled):
 
 
 def in_parts(rows: Callable[[Sequence[str]], Tensor], texts: Sequence[str]) -> Tensor:
-    """``rows`` of any number of texts, of which only so many go through a model at once."""
+    """``rows`` of any number of texts, of which at most `TEXTS_AT_ONCE` go through at once."""
     starts = range(0, len(texts), TEXTS_AT_ONCE)
     return torch.cat([rows(texts[at : at + TEXTS_AT_ONCE]) for at in starts])
 
@@ -164,12 +186,13 @@ def copied_body(language_model: LanguageModel, blocks: int | None) -> PreTrained
     """
     model = language_model.model
     encodes = model.config.is_encoder_decoder
-    body = copy.deepcopy(model.get_encoder() if encodes else model.base_model).float()
-    name, found = next((n, m) for n, m in body.named_modules() if isinstance(m, nn.ModuleList))
+    body = cast(PreTrainedModel, model.get_encoder() if encodes else model.base_model)
+    body = copy.deepcopy(body).float()
+    name, stack = next((n, m) for n, m in body.named_modules() if isinstance(m, nn.ModuleList))
     if blocks is not None:
-        if not 1 <= blocks <= len(found):
-            raise ValueError(f"encoder_blocks must be from 1 to {len(found)}, got {blocks}")
-        body.set_submodule(name, found[:blocks])
+        if not 1 <= blocks <= len(stack):
+            raise ValueError(f"encoder_blocks must be from 1 to {len(stack)}, got {blocks}")
+        body.set_submodule(name, stack[:blocks])
     body.config.use_cache = False
     return body
 

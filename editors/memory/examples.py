@@ -1,19 +1,19 @@
 """What SERAC is trained on: questions in and out of the scope of the requests of a step."""
 
-# B records, Q questions, P pairs of a question and a request, d width of an embedding
+# R requests of a step, Q questions, P pairs of a question and a request, d width of a state
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, islice
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.records import Probe, Record
+from datamodules.records import Probe, Record, Request, requests_of
 from editors.memory.training import SeracTraining
 from editors.schedule import drawn
 from models.embedding import mean_states
@@ -24,31 +24,38 @@ from models.language_model import LanguageModel
 class Examples:
     """The questions of one step, and which of the step's requests they are about.
 
+    Requests are numbered through the step's records, in order.
+
     Attributes:
-        probes: Q questions; those in scope of a request come first.
+        probes: Q questions; those in the scope of a request come first.
         record: the record that each belongs to.
-        inside: how many are in the scope of their record's request.
-        negatives: ``[P, 2]``, pairs of a question and a record whose request it is not about.
+        request: the request in whose scope each of the first ones is.
+        negatives: ``[P, 2]``, pairs of a question and a request that it is not about.
     """
 
     probes: tuple[Probe, ...]
     record: tuple[int, ...]
-    inside: int
+    request: tuple[int, ...]
     negatives: Tensor
 
     @property
-    def positives(self) -> Tensor:
-        """Pairs ``[inside, 2]`` of a question and the record whose request it is about."""
-        return _pairs([(at, self.record[at]) for at in range(self.inside)])
+    def inside(self) -> int:
+        """How many questions are in the scope of a request."""
+        return len(self.request)
 
-    def some_inside(self, count: int, generator: np.random.Generator) -> list[int]:
+    @property
+    def positives(self) -> Tensor:
+        """Pairs ``[inside, 2]`` of a question and the request that it is about."""
+        return _pairs(list(enumerate(self.request)))
+
+    def draw_inside(self, count: int, generator: np.random.Generator) -> list[int]:
         """At most ``count`` of each record's questions in scope, drawn."""
-        chosen, taken = [], Counter()
+        sample, counts = [], Counter()
         for at in generator.permutation(self.inside).tolist():
-            if taken[self.record[at]] < count:
-                taken[self.record[at]] += 1
-                chosen.append(at)
-        return chosen
+            if counts[self.record[at]] < count:
+                counts[self.record[at]] += 1
+                sample.append(at)
+        return sample
 
 
 def examples(
@@ -60,19 +67,38 @@ def examples(
     """Draw the questions of one step; a whole step has hard negatives, or has none."""
     inside, outside = [], []
     for index, record in enumerate(records):
-        found = record.of_kind(*settings.positive_kinds) or record.of_kind("reliability")
-        inside += [(index, p) for p in drawn(found, settings.positives, generator)]
+        positives = record.of_kind(*settings.positive_kinds) or record.of_kind("reliability")
+        inside += [(index, p) for p in drawn(positives, settings.positives, generator)]
         for kind in settings.negative_kinds:
-            found = drawn(record.of_kind(kind), settings.negatives, generator)
-            outside += [(index, p) for p in found]
+            negatives = drawn(record.of_kind(kind), settings.negatives, generator)
+            outside += [(index, p) for p in negatives]
     if generator.random() < settings.hard_share:
-        drawn_hard = enumerate(hard.draw(records, generator))
-        outside += [(index, p) for index, p in drawn_hard if p is not None]
+        hard_probes = enumerate(hard.draw(records, generator))
+        outside += [(index, p) for index, p in hard_probes if p is not None]
     record, probes = zip(*inside, *outside, strict=True)
-    pairs = [(at, record[at]) for at in range(len(inside), len(probes))]
+    starts = list(accumulate((len(r.requests) for r in records), initial=0))
+    request = tuple(starts[index] + _request_of(probe, records[index]) for index, probe in inside)
+    pairs = [
+        (at, number)
+        for at in range(len(inside), len(probes))
+        for number in range(starts[record[at]], starts[record[at] + 1])
+    ]
     if settings.all_negatives:
         pairs += _others(records, probes, record, len(inside))
-    return Examples(probes, record, len(inside), _pairs(pairs))
+    return Examples(probes, record, request, _pairs(pairs))
+
+
+def _request_of(probe: Probe, record: Record) -> int:
+    """Which of a record's requests a probe in scope is about.
+
+    The one that it puts word by word, or else the first whose subject it mentions, or the first.
+    """
+    text = probe.prompt.casefold()
+
+    def distance(request: Request) -> tuple[bool, bool]:
+        return request.prompt != probe.prompt, request.subject.casefold() not in text
+
+    return min(range(len(record.requests)), key=lambda n: distance(record.requests[n]))
 
 
 def _pairs(pairs: Sequence[tuple[int, int]]) -> Tensor:
@@ -80,31 +106,30 @@ def _pairs(pairs: Sequence[tuple[int, int]]) -> Tensor:
 
 
 def _others(
-    records: Sequence[Record], probes: Sequence[Probe], own: Sequence[int], inside: int
+    records: Sequence[Record], probes: Sequence[Probe], owner: Sequence[int], inside: int
 ) -> list[tuple[int, int]]:
     """Pairs of a question and another record's request whose subject it does not mention."""
-    subjects = [record.request.subject.casefold() for record in records]
+    requests = [(at, r.subject.casefold()) for at, rec in enumerate(records) for r in rec.requests]
     texts = [probe.prompt.casefold() for probe in probes]
     return [
-        (at, other)
+        (at, number)
         for at, text in enumerate(texts)
-        for other, subject in enumerate(subjects)
-        if other != own[at]
+        for number, (record, subject) in enumerate(requests)
+        if record != owner[at]
         and subject not in text
-        and (at >= inside or subject != subjects[own[at]])
+        and (at >= inside or subject not in records[owner[at]].subjects)
     ]
 
 
 class HardNegatives:
     """Requests of a pool that read like another one, but are about another subject.
 
-    Likeness is the cosine of the mean states of the unedited language model, whose mean over the
-    pool is taken off. It does not change while the classifier learns, so that a resumed training
-    draws the same.
+    Similarity is the cosine of the unedited language model's mean states, less their mean over the
+    pool. It does not change while the classifier learns, so that a resumed training draws the same.
 
     Args:
         language_model: the unedited model.
-        records: the training records; the first of them are the pool.
+        records: the training records; the first of their requests are the pool.
         settings: of the training.
 
     Raises:
@@ -114,7 +139,7 @@ class HardNegatives:
     def __init__(
         self, language_model: LanguageModel, records: Sequence[Record], settings: SeracTraining
     ):
-        pool = {record.request.prompt: record.request for record in records[: settings.pool]}
+        pool = {r.prompt: r for r in requests_of(records[: settings.pool])[: settings.pool]}
         self.requests = list(pool.values())
         self.subjects = [request.subject.casefold() for request in self.requests]
         self.texts = [request.prompt.casefold() for request in self.requests]
@@ -130,21 +155,27 @@ class HardNegatives:
         self.states = torch.nn.functional.normalize(states - self.mean, dim=1)  # [pool, d]
 
     def draw(self, records: Sequence[Record], generator: np.random.Generator) -> list[Probe | None]:
-        """One question for each record: of the most alike, one in proportion to e^(cos / t).
+        """One question for each record: of the most similar, one in proportion to e^(cos / t).
 
-        None for a record whose subject all of the pool mention.
+        A record of several requests has the largest of their cosines. None for a record of whose
+        subjects each request of the pool mentions one.
         """
-        prompts = [record.request.prompt for record in records]
+        prompts = [request.prompt for request in requests_of(records)]
         states = mean_states(self.language_model, prompts) - self.mean
-        cosines = torch.nn.functional.normalize(states, dim=1) @ self.states.T  # [B, pool]
-        return [self._one(*pair, generator) for pair in zip(records, cosines, strict=True)]
+        cosines = torch.nn.functional.normalize(states, dim=1) @ self.states.T  # [R, pool]
+        parts = cosines.split([len(record.requests) for record in records])
+        pairs = zip(records, parts, strict=True)
+        return [self._draw(record, part.amax(0), generator) for record, part in pairs]
 
-    def _one(self, record: Record, cosines: Tensor, generator: np.random.Generator) -> Probe | None:
-        own, settings = record.request.subject.casefold(), self.settings
+    def _draw(
+        self, record: Record, cosines: Tensor, generator: np.random.Generator
+    ) -> Probe | None:
+        settings = self.settings
         ranked = cosines.argsort(descending=True).tolist()
-        others = (at for at in ranked if self.subjects[at] != own and own not in self.texts[at])
-        found = list(islice(others, settings.hard_skipped + settings.hard_among))
-        near = found[settings.hard_skipped :] or found[-1:]
+        # a request mentions its own subject
+        others = (at for at in ranked if not any(s in self.texts[at] for s in record.subjects))
+        nearest = list(islice(others, settings.hard_skipped + settings.hard_among))
+        near = nearest[settings.hard_skipped :] or nearest[-1:]
         if not near:
             return None
         weights = (cosines[near] / settings.hard_temperature).double().softmax(0).numpy()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -77,11 +78,11 @@ class Pair(nn.Module):
         """Refuse edits that leave no room for a question.
 
         Raises:
-            ValueError: behind one of them its own prompt would be longer than the model takes.
+            ValueError: the text of an entry and its own prompt is longer than the model takes.
         """
         model = self.counterfactual
-        asked = [self.condition(entry, entry.prompt) for entry in entries]
-        lengths = model.lengths(asked, [entry.target for entry in entries])
+        conditions = [self.condition(entry, entry.prompt) for entry in entries]
+        lengths = model.lengths(conditions, [entry.target for entry in entries])
         for entry, length in zip(entries, lengths, strict=True):
             if length > model.max_length:
                 raise ValueError(
@@ -111,7 +112,8 @@ def scope_of(
     if encoder is None:
         body, tokenizer = copied_body(language_model, blocks), language_model.tokenizer
         most, name = language_model.max_length, language_model.name
-        separator = separator or tokenizer.sep_token or tokenizer.eos_token
+        ends = cast("list[str | None]", [tokenizer.sep_token, tokenizer.eos_token])
+        separator = separator or ends[0] or ends[1]
         if crosses:
             return CrossAttentionScope(
                 PairPooled(body, tokenizer, most, name, separator, pooling=pooling), key

@@ -95,11 +95,11 @@ class EmbeddingScope(Scope):
     def of_pairs(self, prompts: Sequence[str], entries: Sequence[Entry], pairs: Tensor) -> Tensor:
         """``log s`` ``[P]``; a text is embedded once, in however many pairs it is."""
         texts = [*prompts, *(self.text(entry, self.separator) for entry in entries)]
-        different = {text: at for at, text in enumerate(dict.fromkeys(texts))}
-        embedded = self.encoder.embed(list(different))[[different[text] for text in texts]]
+        place = {text: at for at, text in enumerate(dict.fromkeys(texts))}
+        embedded = self.encoder.embed(list(place))[[place[text] for text in texts]]
         queries, keys = embedded.split([len(prompts), len(entries)])
-        found = log_similarity(queries, keys, self.distance)
-        return found[pairs[:, 0], pairs[:, 1]]
+        log_s = log_similarity(queries, keys, self.distance)  # [Q, M]
+        return log_s[pairs[:, 0], pairs[:, 1]]
 
 
 class CrossAttentionScope(Scope):

@@ -1,4 +1,4 @@
-"""SERAC: edits stay as text; a classifier sends questions about them to a second model.
+"""SERAC: edits stay text; a classifier sends questions about them to a second model.
 
 Mitchell, Lin, Bosselut, Manning, Finn: "Memory-Based Model Editing at Scale", ICML 2022,
 https://arxiv.org/abs/2206.06520. Departures from the authors' code, with the reason:
@@ -7,13 +7,13 @@ https://arxiv.org/abs/2206.06520. Departures from the authors' code, with the re
 - the classifier never sees an answer: the key of an edit is its prompt, the query the bare
   question, in training as in use (theirs, for decoders, takes one word off the edit's text and
   leaves the answer in the query);
-- hard negatives are likened by the unedited model's states, which needs no further model, and
+- hard negatives are compared by the unedited model's states, which needs no further model, and
   are never about the request's own subject, so that the nearest need not be left out;
 - the default encoder is a copy of the language model's first blocks, the default counterfactual
   model a copy of the whole, so that nothing is to be fetched.
 """
 
-# B records, P pairs of question and request
+# P pairs of question and request
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from datamodules.loops import training_records
-from datamodules.records import Record, Request
+from datamodules.records import Record, Request, requests_of
 from editors.checkpoints import state_of
 from editors.editor import Group
 from editors.memory.examples import Examples, HardNegatives, examples
@@ -115,14 +115,15 @@ class Serac(TrainedEditor[RoutedEdit]):
     def compute(self, groups: Sequence[Group], after: Edit | None) -> RoutedEdit:
         """See `Editor.compute`: each edit remembers the requests of its group.
 
-        The order makes no difference, except that of requests with one prompt the last one counts.
+        Their order does not matter, except that of several with the same prompt the last counts.
 
         Raises:
             ValueError: a request is too long to stand in front of a question, or ``after`` is no
                 edit of this editor.
         """
-        ours = isinstance(after, RoutedEdit) and after.models is self.models
-        if after is not None and not ours:
+        if after is not None and not (
+            isinstance(after, RoutedEdit) and after.models is self.models
+        ):
             raise ValueError(f"after: {self.name} goes on from its own edits only")
         caches = tuple(_entries(group) for group in groups)
         entries = [entry for cache in caches for entry in cache]
@@ -139,57 +140,58 @@ class Serac(TrainedEditor[RoutedEdit]):
 
     @property
     def in_step(self) -> bool:
-        """No: questions in scope are another model's."""
+        """No: the counterfactual model answers the questions in scope."""
         return False
 
     def on_fit_start(self) -> None:
         """Make the pool of hard negatives."""
         records = training_records(self.trainer)
-        count = min(self.training_settings.pool, len(records))
+        count = min(self.training_settings.pool, len(records))  # a request in each, at least
         pool = [records[at] for at in range(count)]
         self.hard = HardNegatives(self.language_model, pool, self.training_settings)
 
     def training_step(self, records: Sequence[Record], batch_index: int) -> Tensor:
         """The classifier's loss, and the counterfactual model's given the right edit."""
+        assert self.hard is not None  # made when fitting starts
         settings = self.training_settings
         generator = self.draws(batch_index)
-        asked = examples(records, settings, self.hard, generator)
-        entries = [Entry(record.request.prompt, record.request.target) for record in records]
+        step = examples(records, settings, self.hard, generator)
+        entries = [Entry(request.prompt, request.target) for request in requests_of(records)]
         losses, values = [], {}
         if settings.train != "counterfactual":
-            loss, accuracy = self.classifier_loss(asked, entries)
+            loss, accuracy = self.classifier_loss(step, entries)
             values = {"train/classifier_loss": loss, "train/classifier_accuracy": accuracy}
             losses.append(loss)
         if settings.train != "classifier":
-            loss = self.counterfactual_loss(asked, entries, generator)
+            loss = self.counterfactual_loss(step, entries, generator)
             values["train/counterfactual_loss"] = loss
             losses.append(settings.counterfactual_weight * loss)
-        total = sum(losses)
+        total = torch.stack(losses).sum()
         values |= {"train/loss": total, "train/skipped_steps": self.skipped_steps}
         self.log_dict({name: value.detach().float() for name, value in values.items()})
         return total
 
-    def classifier_loss(self, asked: Examples, entries: Sequence[Entry]) -> tuple[Tensor, Tensor]:
-        """Balanced cross-entropy, and the mean of the shares (0 to 1) of both sides got right."""
-        prompts = [probe.prompt for probe in asked.probes]
-        pairs = torch.cat([asked.positives, asked.negatives])
-        found = self.models.scope.of_pairs(prompts, entries, pairs)
-        inside, outside = found.split([len(asked.positives), len(asked.negatives)])
+    def classifier_loss(self, step: Examples, entries: Sequence[Entry]) -> tuple[Tensor, Tensor]:
+        """Balanced cross-entropy, and the mean of the two sides' shares (0 to 1) of right pairs."""
+        prompts = [probe.prompt for probe in step.probes]
+        pairs = torch.cat([step.positives, step.negatives])
+        log_s = self.models.scope.of_pairs(prompts, entries, pairs)
+        inside, outside = log_s.split([len(step.positives), len(step.negatives)])
         loss = balanced_bce(inside, outside, self.training_settings.negative_weight)
         right = inside > math.log(THRESHOLD), outside <= math.log(THRESHOLD)
         return loss, torch.stack([side.float().mean() for side in right if len(side)]).mean()
 
     def counterfactual_loss(
-        self, asked: Examples, entries: Sequence[Entry], generator: np.random.Generator
+        self, step: Examples, entries: Sequence[Entry], generator: np.random.Generator
     ) -> Tensor:
         """Mean negative log-likelihood (nats per token) of answers behind the right edit."""
-        chosen = asked.some_inside(self.training_settings.conditioned, generator)
+        sample = step.draw_inside(self.training_settings.conditioned, generator)
         model = self.models.counterfactual.rendered(self.language_model.rendering)
         prompts = [
-            self.models.condition(entries[asked.record[at]], asked.probes[at].prompt)
-            for at in chosen
+            self.models.condition(entries[step.request[at]], step.probes[at].prompt)
+            for at in sample
         ]
-        batch = model.encode(prompts, [asked.probes[at].target for at in chosen])
+        batch = model.encode(prompts, [step.probes[at].target for at in sample])
         logits, targets, _ = model.target_logits(batch)
         return F.cross_entropy(logits, targets)
 
@@ -212,6 +214,6 @@ class Serac(TrainedEditor[RoutedEdit]):
 
 
 def _entries(requests: Sequence[Request]) -> tuple[Entry, ...]:
-    """What is remembered of an edit's requests: of those with one prompt the last."""
+    """The entries of an edit's requests; of several with the same prompt the last one stays."""
     last = {request.prompt: at for at, request in enumerate(requests)}
     return tuple(Entry(requests[at].prompt, requests[at].target) for at in sorted(last.values()))

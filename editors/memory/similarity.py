@@ -64,8 +64,8 @@ def balanced_bce(positive: Tensor, negative: Tensor, weight: float = 1.0) -> Ten
     """Mean of ``-log s`` over pairs in scope, plus mean of ``-log(1 - s)`` over pairs out of it.
 
     Takes ``log s`` ``[P]`` and ``[N]``; a side without pairs counts 0, and the second one counts
-    ``weight`` times. Where s is 1, so that the
-    second logarithm has no value, the precision of float32 stands for ``1 - s``.
+    ``weight`` times. Where s is 1, so that the second logarithm has no value, the precision of
+    float32 stands for ``1 - s``.
     """
     apart = -torch.expm1(negative)
     apart = apart + EPS * (apart == 0)

@@ -23,18 +23,18 @@ class SeracTraining(Schedule):
         counterfactual_lr: Step size of the counterfactual model.
         counterfactual_weight: Weight of the counterfactual model's loss.
         negative_weight: Weight of the pairs out of scope in the classifier's loss.
-        positive_kinds: Probe kinds that are in the scope of a record's request.
+        positive_kinds: Probe kinds that are in the scope of one of a record's requests.
         positives: How many such questions are drawn for a record at a step.
-        negative_kinds: Probe kinds that are out of its scope.
+        negative_kinds: Probe kinds that are out of the scope of all its requests.
         negatives: How many of each such kind are drawn for a record at a step.
-        all_negatives: Compare questions also with the other requests of the step.
+        all_negatives: Compare questions also with the requests of the step's other records.
         conditioned: How many of the questions in scope the counterfactual model learns from, for a
             record at a step.
-        pool: First so many training requests are candidates for hard negatives.
+        pool: How many training requests, from the first on, are candidates for hard negatives.
         hard_share: Share of the steps that have a hard negative for each record.
-        hard_skipped: So many of the most alike are left out.
-        hard_among: Of the next so many, one is drawn,
-        hard_temperature: in proportion to e to the power of cosine / temperature.
+        hard_skipped: How many of the most similar candidates are left out.
+        hard_among: How many of the next ones there are to draw from.
+        hard_temperature: They are drawn in proportion to e to the power of cosine / temperature.
 
     Raises:
         ValueError: a setting that is none of the above.

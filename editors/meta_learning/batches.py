@@ -15,8 +15,8 @@ FILLED = 0.65  # a part's shortest row is at least this share of its longest
 def parts_by_length(batch: Batch, whole: bool = False) -> list[tuple[Tensor, Batch]]:
     """The rows of each part (indices into ``batch``), and the part without the padding it shares.
 
-    Together the parts hold every row once, the longest first. ``whole``: there is one part only, as
-    where processes have to make equally many passes.
+    Together the parts hold every row once, the longest first. With ``whole`` there is one part
+    only: for processes that have to make equally many passes.
     """
     if whole:
         return [(torch.arange(len(batch.input_ids), device=batch.input_ids.device), batch)]

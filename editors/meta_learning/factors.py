@@ -4,7 +4,7 @@ The gradient of a loss for a weight ``[d_in, d_out]`` is ``sum_t key_t delta_t^T
 pass gives the factors of B requests if the loss is the sum over them of each one's token mean.
 """
 
-# B requests, T tokens, n kept rows, K most rows of one request
+# B requests, T tokens, n rows, K most rows of one request
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ def factors(
     """The factors of each layer for the requests in ``batch``, on the model edited by ``after``.
 
     ``after`` is one edit for all the requests, or one for each. Rows whose key or delta is all zero
-    (padding, and whatever the loss does not reach) are left out; with ``tokens="target"`` all rows
-    are that do not predict a target token, but for the prompt's rows in an encoder.
+    (padding, and tokens that the loss does not reach) are left out; with ``tokens="target"`` so are
+    all rows of a decoder that do not predict a target token.
     """
     parts = [
         (rows, _part(language_model, layers, part, _of(after, rows), tokens))
@@ -127,17 +127,18 @@ def _part(
 ) -> dict[str, Factors]:
     each = None if after is None or len(after) == 1 else range(len(after))
     edited = nullcontext() if after is None else after.hooks(language_model, each)
-    with edited, captured(language_model, layers, gradients=True) as seen:
+    with edited, captured(language_model, layers, gradients=True) as captures:
         counts = predicting(batch)
         logits = language_model.head(language_model.hidden(without_last(batch))[counts])
         losses = nll(logits, predicted(batch))
         loss = means(losses, counts.nonzero()[:, 0], len(counts)).sum()
-        deltas = torch.autograd.grad(loss, [seen[layer].output for layer in layers])
+        deltas = torch.autograd.grad(loss, [captures[layer].output for layer in layers])
     read = batch.read.attention_mask.bool()
-    wanted = counts if tokens == "target" else without_last(batch).attention_mask.bool()
+    decoded = counts if tokens == "target" else without_last(batch).attention_mask.bool()
+    masks = [read if language_model.in_encoder(layer) else decoded for layer in layers]
     return {
-        layer: _kept(seen[layer].keys, delta, read if language_model.in_encoder(layer) else wanted)
-        for layer, delta in zip(layers, deltas, strict=True)
+        layer: _reached_rows(captures[layer].keys, delta, mask)
+        for layer, delta, mask in zip(layers, deltas, masks, strict=True)
     }
 
 
@@ -147,7 +148,7 @@ def _of(after: WeightEdit | None, rows: Tensor) -> WeightEdit | None:
 
 
 def _merged(parts: Sequence[tuple[Tensor, Factors]], requests: int) -> Factors:
-    """The factors of all requests, given those of parts of them and who is in which part."""
+    """The factors of all requests, from those of parts of them with their requests' numbers."""
     request = torch.cat([rows[part.request] for rows, part in parts])
     order = request.argsort(stable=True)
     keys = torch.cat([part.keys for _, part in parts])
@@ -155,8 +156,9 @@ def _merged(parts: Sequence[tuple[Tensor, Factors]], requests: int) -> Factors:
     return Factors(keys[order], deltas[order], request[order], requests)
 
 
-def _kept(keys: Tensor, deltas: Tensor, wanted: Tensor) -> Factors:
+def _reached_rows(keys: Tensor, deltas: Tensor, mask: Tensor) -> Factors:
+    """The rows in the mask ``[B, T]`` whose key and delta are not all zero."""
     dtype = compute_dtype(keys.dtype)
     keys, deltas = keys.to(dtype), deltas.to(dtype)
-    kept = wanted & (keys != 0).any(-1) & (deltas != 0).any(-1)  # [B, T]
-    return Factors(keys[kept], deltas[kept], kept.nonzero()[:, 0], len(kept))
+    mask = mask & (keys != 0).any(-1) & (deltas != 0).any(-1)
+    return Factors(keys[mask], deltas[mask], mask.nonzero()[:, 0], len(mask))

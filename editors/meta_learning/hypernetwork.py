@@ -1,4 +1,4 @@
-"""What all hypernetworks share: how they are trained, and how they make edits.
+"""Shared by all hypernetworks: how they are trained, and how they make edits.
 
 A hypernetwork turns the factors of a request's gradient into weight updates. It is trained
 through the updates: the edited model is to give the new target after a paraphrase, and to answer
@@ -23,10 +23,10 @@ from datamodules.records import Record, Request, requests_of
 from editors.editor import Group
 from editors.meta_learning.decoupled import decoupled
 from editors.meta_learning.factors import Factors, factors
-from editors.meta_learning.objective import objective
-from editors.meta_learning.optimiser import configured
+from editors.meta_learning.objective import objective_of
+from editors.meta_learning.optimiser import optimiser
 from editors.meta_learning.outer_loss import outer_parts
-from editors.meta_learning.rounds import failing, spread
+from editors.meta_learning.rounds import failing, scattered
 from editors.meta_learning.training import HypernetworkTraining, questions
 from editors.meta_learning.transform import Transforms
 from editors.settings import named
@@ -38,7 +38,7 @@ from models.language_model import LanguageModel
 
 
 class Hypernetwork(TrainedEditor[WeightEdit]):
-    """An editor that is trained; a batch is a list of records.
+    """An editor whose networks turn factors into updates; a batch is a list of records.
 
     Args:
         language_model: the model to edit.
@@ -59,21 +59,21 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
     ):
         super().__init__(language_model, training)
         self.layers = _default_layers(language_model) if layers is None else named(layers)
-        self.objective = objective(training)
+        self.objective = objective_of(training)
         self.transforms: Transforms | None = None  # set by a method that has them
-        joins = max(training.joint_edits) > 1  # in training, so in validation too
-        self.joint_validation = Validation() if joins else None
+        joint = max(training.joint_edits) > 1  # in training, so in validation too
+        self.joint_validation = Validation() if joint else None
 
     @property
     def in_step(self) -> bool:
-        """Whether a request is edited once, whatever comes of it."""
+        """Whether there is one round only, so that no pass depends on answers."""
         return self.training_settings.rounds == 1
 
     # what a method is
 
     holds: ClassVar[bool] = False
-    """Whether a further round of a joint edit is for all its requests, not those that fail alone:
-    where rows without much of a gradient hold what is true already."""
+    """Whether a further round of a joint edit is made for all its requests, not only for those that
+    fail: in methods whose rows of small gradient hold the layer where it is."""
 
     @abstractmethod
     def updates(
@@ -96,7 +96,7 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
 
     @property
     def observed(self) -> bool:
-        """Whether there are statistics, where the method has some."""
+        """Whether the method's statistics, if it has any, have been collected."""
         return self.transforms is None or self.transforms.observed
 
     def edit_lrs(self) -> dict[str, nn.Parameter]:
@@ -129,12 +129,12 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
     def _again(
         self, requests: Sequence[Request], failed: Sequence[int], joint: bool, edit: WeightEdit
     ) -> WeightEdit:
-        """What a further round adds to an edit that has failed for some of its requests."""
-        some = [requests[number] for number in failed]
+        """The addition of a further round to an edit that failed for these of its requests."""
+        failures = [requests[number] for number in failed]
         if joint:
-            return self._round(requests if self.holds else some, True, edit)
-        again = self._round(some, False, edit.select(failed))
-        return spread(again, failed, len(requests))
+            return self._round(requests if self.holds else failures, True, edit)
+        again = self._round(failures, False, edit.select(failed))
+        return scattered(again, failed, len(requests))
 
     def factors(
         self, requests: Sequence[Request], after: WeightEdit | None = None
@@ -145,11 +145,13 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
         """
         parts = []
         for index in _chunks(range(len(requests)), self.training_settings.edits_per_batch):
-            some = [requests[n] for n in index]
-            batch = self.language_model.encode([r.prompt for r in some], [r.target for r in some])
-            own = after if after is None or len(after) == 1 else after.select(index)
+            part = [requests[n] for n in index]
+            batch = self.language_model.encode([r.prompt for r in part], [r.target for r in part])
+            edit = after if after is None or len(after) == 1 else after.select(index)
             tokens = self.training_settings.tokens
-            parts.append(factors(self.language_model, self.layers, batch, after=own, tokens=tokens))
+            parts.append(
+                factors(self.language_model, self.layers, batch, after=edit, tokens=tokens)
+            )
         return {
             layer: Factors.concatenated([part[layer] for part in parts]) for layer in self.layers
         }
@@ -169,7 +171,7 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
     # training
 
     def on_fit_start(self) -> None:
-        """Collect the statistics that are then frozen, unless a checkpoint brought them."""
+        """Collect frozen statistics, unless a checkpoint brought them."""
         if self.training_settings.statistics == "frozen" and not self.observed:
             records = training_records(self.trainer)
             count = min(self.training_settings.statistics_edits, len(records))
@@ -178,22 +180,22 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
 
     def collect(self, requests: Sequence[Request]) -> None:
         """Take the requests' rows into the statistics; in every process the same."""
-        for some in _chunks(requests, self.training_settings.edits_per_batch):
-            self.observe(self.factors(some), gather=False)
+        for part in _chunks(requests, self.training_settings.edits_per_batch):
+            self.observe(self.factors(part), gather=False)
 
     def training_step(self, records: Sequence[Record], batch_index: int) -> Tensor:
-        """The objective of edit loss and locality loss, of the edits that the records make."""
+        """The objective of the records' edits: of their edit loss and locality loss."""
         settings, model = self.training_settings, self.language_model
         joint = settings.joint(batch_index, len(records))
-        asked = questions(records, settings, self.draws(batch_index), joint)
+        step = questions(records, settings, self.draws(batch_index), joint)
         groups = [requests_of(records[at : at + joint]) for at in range(0, len(records), joint)]
         rows = self.factors(requests_of(records))
         if settings.statistics == "online":
             self.observe(rows, gather=True)
         edit = self._of_batch(groups, rows, together=joint > 1)
-        batch = model.encode([p.prompt for p in asked.probes], [p.target for p in asked.probes])
-        owner = [record // joint for record in asked.record]
-        parts = outer_parts(model, batch, owner, asked.outer, len(edit), settings)
+        batch = model.encode([p.prompt for p in step.probes], [p.target for p in step.probes])
+        owner = [record // joint for record in step.record]
+        parts = outer_parts(model, batch, owner, step.outer, len(edit), settings)
         edit_loss, locality_loss, loss = decoupled(edit, parts, self.objective)
         self._log_step(edit, loss, edit_loss, locality_loss)
         # a loss that is not finite is to give gradients that are not, in every process
@@ -208,8 +210,9 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
         starts = accumulate(map(len, groups), initial=0)
         edits = []
         for group, start in zip(groups, starts, strict=False):
-            own = {n: rows.between(start, start + len(group)) for n, rows in factors.items()}
-            edits.append(self.propose(group, own, joint=True))
+            stop = start + len(group)
+            part = {layer: rows.between(start, stop) for layer, rows in factors.items()}
+            edits.append(self.propose(group, part, joint=True))
         return WeightEdit.stack(edits)
 
     def _log_step(
@@ -218,7 +221,9 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
         values = {"train/loss": loss}
         values |= {"train/edit_loss": edit_loss, "train/locality_loss": locality_loss}
         values |= {f"train/{name}": value for name, value in self.objective.state().items()}
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        # Lightning sets the attribute on the trainer, but does not declare it
+        every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        if (self.global_step + 1) % every == 0:
             for name, rates in self.edit_lrs().items():
                 pairs = zip(self.layers, rates, strict=True)
                 values |= {f"train/{name}/{layer}": rate for layer, rate in pairs}
@@ -227,18 +232,18 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
         self.log_dict({name: value.detach().float() for name, value in values.items()})
 
     def optimizer_step(self, *args: Any, **keywords: Any) -> None:
-        """Step, then bring the objective's parameters back to where they may be."""
+        """Step, then bring the objective's parameters back into bounds."""
         super().optimizer_step(*args, **keywords)
         self.objective.after_step()
 
     def configure_optimizers(self) -> Any:
-        """The optimiser of the settings; see `configured`."""
+        """The optimiser of the settings; see `optimiser`."""
         settings = self.training_settings
         rates, multipliers = list(self.edit_lrs().values()), list(self.objective.parameters())
-        own = {id(parameter) for parameter in (*rates, *multipliers)}
-        nets = [p for p in self.parameters() if p.requires_grad and id(p) not in own]
+        others = {id(parameter) for parameter in (*rates, *multipliers)}
+        nets = [p for p in self.parameters() if p.requires_grad and id(p) not in others]
         total = self.trainer.estimated_stepping_batches if settings.decay else math.inf
-        return configured(nets, rates, multipliers, settings, total)
+        return optimiser(nets, rates, multipliers, settings, total)
 
     # validation
 
@@ -248,7 +253,7 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
             super().validation_step(records, batch_index)
 
     def judge(self, records: Sequence[Record]) -> None:
-        """Judge an independent edit for each record, and one of all if so trained."""
+        """Judge an edit for each record, and one of them all if training makes joint edits."""
         super().judge(records)
         if self.joint_validation is not None:
             edit = self.edit(requests_of(records))

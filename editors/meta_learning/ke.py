@@ -16,13 +16,13 @@ of 512, 768 and 512; its code normalises the gates of GPT-2's maps over the inpu
 (``softmax="inputs"``).
 """
 
-# B requests, n kept rows of all of them, d_in/d_out layer widths
+# B requests, n rows of all of them, d_in/d_out layer widths
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, final
+from typing import ClassVar, cast, final
 
 from torch import Tensor, nn
 
@@ -41,7 +41,7 @@ from models.language_model import LanguageModel
 from models.rendering import Rendering
 
 SOFTMAX = ("outputs", "inputs")
-REMEMBERED = 2**16  # answers of the unedited model that are kept
+REMEMBERED = 2**16  # most answers of the unedited model in memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Ke(Hypernetwork):
     """The update of a layer is ``s * (a_out a_in^T * G + b_out b_in^T)``, G the request's gradient.
 
     The scalar s, below ``max_scale``, and the gates come from the text ``answer >> target ||
-    prompt``, where the answer is what the model says so far.
+    prompt``, where the answer is the model's before the edit.
 
     Args:
         language_model: the model to edit.
@@ -97,13 +97,15 @@ class Ke(Hypernetwork):
         super().__init__(language_model, layers=layers, training=training)
         one_of("softmax", softmax, SOFTMAX)
         self.max_scale, self.softmax, self.answer_tokens = max_scale, softmax, answer_tokens
-        embeddings = language_model.model.get_input_embeddings().weight.detach()
+        table = cast(nn.Embedding, language_model.model.get_input_embeddings())
+        embeddings = table.weight.detach()
         embeddings = embeddings.to(compute_dtype(embeddings.dtype))
         self.conditioner = Conditioner(embeddings, lstm_width, condition_width)
         shapes = [language_model.shape(layer) for layer in self.layers]
+        if softmax == "outputs":
+            shapes = [(d_out, d_in) for d_in, d_out in shapes]
         self.gates = nn.ModuleList(
-            Gates(*(shape if softmax == "inputs" else shape[::-1]), condition_width, gate_width)
-            for shape in shapes
+            Gates(rows, columns, condition_width, gate_width) for rows, columns in shapes
         )
         self._answers: dict[str, str] = {}
 
@@ -142,26 +144,26 @@ class Ke(Hypernetwork):
             ValueError: it has more tokens than the language model takes.
         """
         try:
-            answers = self._answered([request.prompt for request in requests], after)
-            asked = zip(answers, requests, strict=True)
-            texts = [f"{answer} >> {r.target} || {r.prompt}" for answer, r in asked]
+            answers = self._first_lines([request.prompt for request in requests], after)
+            pairs = zip(answers, requests, strict=True)
+            texts = [f"{answer} >> {r.target} || {r.prompt}" for answer, r in pairs]
             return self.language_model.rendered(Rendering()).encode(texts, None).read
         except ValueError as error:
             raise ValueError(f"the text that ke reads of a request: {error}") from error
 
-    def _answered(self, prompts: Sequence[str], after: WeightEdit | None) -> list[str]:
-        """The first line of what the model says to each prompt; on the clean model, once."""
+    def _first_lines(self, prompts: Sequence[str], after: WeightEdit | None) -> list[str]:
+        """The first line of the model's answer to each prompt; the clean model's are kept."""
         tokens = self.answer_tokens
         if after is not None:
             rows = None if len(after) == 1 else range(len(prompts))
             edited = after.edited(self.language_model)
-            said = edited.generate(prompts, rows=rows, max_new_tokens=tokens)
-            return [first_line(text) for text in said]
+            texts = edited.generate(prompts, rows=rows, max_new_tokens=tokens)
+            return [first_line(text) for text in texts]
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._answers]
         if len(self._answers) + len(new) > REMEMBERED:
             self._answers.clear()
             new = list(dict.fromkeys(prompts))
         if new:
-            said = self.language_model.generate(new, max_new_tokens=tokens)
-            self._answers.update(zip(new, map(first_line, said), strict=True))
+            texts = self.language_model.generate(new, max_new_tokens=tokens)
+            self._answers.update(zip(new, map(first_line, texts), strict=True))
         return [self._answers[prompt] for prompt in prompts]

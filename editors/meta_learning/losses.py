@@ -1,4 +1,4 @@
-"""What a trained editor is judged by: likelihood of the target, distance to the unedited model.
+"""Losses of a trained editor: likelihood of the target, distance to the unedited model.
 
 Both functions take logits that are already picked, one row for each position that counts: neither
 shifts or masks.
@@ -19,8 +19,8 @@ def nll(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
     target and shares the rest equally among the other tokens.
     """
     classes = logits.shape[-1]
-    spread = smoothing * classes / (classes - 1)  # torch's shares it among all tokens
-    return F.cross_entropy(logits, targets, reduction="none", label_smoothing=spread)
+    uniform = smoothing * classes / (classes - 1)  # torch shares it among all tokens
+    return F.cross_entropy(logits, targets, reduction="none", label_smoothing=uniform)
 
 
 def kl(before: Tensor, after: Tensor) -> Tensor:

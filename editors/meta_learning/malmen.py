@@ -74,6 +74,7 @@ class Malmen(Hypernetwork):
     """
 
     BUNDLES: ClassVar[Mapping[str, type]] = {"training": MalmenTraining}
+    transforms: Transforms
 
     def __init__(
         self,
@@ -124,15 +125,14 @@ class Malmen(Hypernetwork):
         """``-(k . k~) g~`` of each row, ``[n, d_out]``: what is proposed, in units of eta."""
         split = (x.split(self.rows_per_pass) for x in (rows.keys, rows.deltas))
         parts = list(zip(*split, strict=True))
-        again = len(parts) > 1 and torch.is_grad_enabled()
-        kept = {"use_reentrant": False, "preserve_rng_state": False}
-        return torch.cat(
-            [
-                checkpoint(self._changes, layer, *part, **kept)
-                if again
-                else self._changes(layer, *part)
-                for part in parts
-            ]
+        if len(parts) == 1 or not torch.is_grad_enabled():
+            return torch.cat([self._changes(layer, *part) for part in parts])
+        return torch.cat([self._recomputed_changes(layer, *part) for part in parts])
+
+    def _recomputed_changes(self, layer: str, keys: Tensor, deltas: Tensor) -> Tensor:
+        """As `_changes`, whose graph is not kept but made again in the backward pass."""
+        return checkpoint(
+            self._changes, layer, keys, deltas, use_reentrant=False, preserve_rng_state=False
         )
 
     def _changes(self, layer: str, keys: Tensor, deltas: Tensor) -> Tensor:

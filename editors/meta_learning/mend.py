@@ -3,7 +3,7 @@
 Mitchell, Lin, Bosselut, Finn, Manning: "Fast Model Editing at Scale", ICLR 2022,
 https://arxiv.org/abs/2110.11309. Departures from the authors' code, with the reason:
 
-- the update is subtracted, as in the paper; their code adds it and has to learn the flip
+- the update is subtracted, as in the paper; their code adds it and has to learn the sign
   (``sign="official"``);
 - statistics are collected before training and frozen, so that the network's inputs stay put and
   all processes agree (``statistics="online"`` for theirs, which a checkpoint of theirs forgets);
@@ -11,7 +11,7 @@ https://arxiv.org/abs/2110.11309. Departures from the authors' code, with the re
 - a batch holds independent edits, each trained on a paraphrase and on probes of its own.
 """
 
-# B requests, n kept rows of all of them, K most rows of one, d_in/d_out layer widths
+# B requests, n rows of all of them, K most rows of one, d_in/d_out layer widths
 
 from __future__ import annotations
 
@@ -56,6 +56,8 @@ class Mend(Hypernetwork):
         shared: layers of the same shape share a network and statistics.
         training: see `Hypernetwork`.
     """
+
+    transforms: Transforms
 
     def __init__(
         self,

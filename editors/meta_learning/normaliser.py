@@ -35,13 +35,13 @@ class Normaliser(nn.Module):
 
     @torch.no_grad()
     def update(self, rows: Tensor, gather: bool = False) -> None:
-        """Take in ``rows``; ``gather``: also those that the other processes are given now."""
+        """Take in ``rows``; with ``gather`` also those of the other processes."""
         count = torch.tensor(len(rows), device=rows.device)
         mean = rows.mean(0) if len(rows) else torch.zeros_like(self.mean)
         chunk = torch.cat([count[None].to(rows.dtype), mean, (rows - mean).square().sum(0)])
-        for one in _from_all_processes(chunk) if gather else [chunk]:
-            width = len(self.mean)
-            self._merge(one[0].round().long(), one[1 : 1 + width], one[1 + width :])
+        width = len(self.mean)
+        for part in _from_all_processes(chunk) if gather else [chunk]:
+            self._merge(part[0].round().long(), part[1 : 1 + width], part[1 + width :])
 
     def _merge(self, count: Tensor, mean: Tensor, m2: Tensor) -> None:
         shift = mean - self.mean

@@ -1,4 +1,4 @@
-"""What a step makes small: a fixed sum of the two losses, or one under a bound on the other.
+"""The objective of a step: a fixed sum of the two losses, or one under a bound on the other.
 
 The bound is that of De Cao, Aziz, Titov: "Editing Factual Knowledge in Language Models", EMNLP
 2021, https://arxiv.org/abs/2104.08164, section 3.2: the edit loss, subject to a locality loss of at
@@ -20,15 +20,15 @@ SHRINKING = 0.8
 
 
 class Objective(nn.Module, ABC):
-    """The loss of a step, made of its edit loss and its locality loss; its parameters ascend."""
+    """The loss of a step, from its edit loss and locality loss; its own parameters ascend."""
 
     @abstractmethod
     def forward(self, edit_loss: Tensor, locality_loss: Tensor) -> Tensor:
-        """What the networks descend, and the objective's own parameters ascend."""
+        """The value that the networks descend and the objective's own parameters ascend."""
 
     @abstractmethod
     def after_step(self) -> None:
-        """Bring the parameters back to where they may be."""
+        """Bring the parameters back into bounds."""
 
     @abstractmethod
     def after_validation(self, success: Tensor) -> None:
@@ -36,7 +36,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """What is to be logged, by name."""
+        """The values to log, by name."""
 
 
 class Weighted(Objective):
@@ -96,7 +96,7 @@ class Constrained(Objective):
         return {"multiplier": self.multiplier, "margin": self.margin}
 
 
-def objective(settings: HypernetworkTraining) -> Objective:
+def objective_of(settings: HypernetworkTraining) -> Objective:
     """The objective that the settings ask for."""
     if settings.objective == "constrained":
         return Constrained(settings.margin, settings.margin_floor)

@@ -12,7 +12,7 @@ from torch import nn
 from editors.meta_learning.training import HypernetworkTraining
 
 
-def configured(
+def optimiser(
     networks: Sequence[nn.Parameter],
     edit_lrs: Sequence[nn.Parameter],
     multipliers: Sequence[nn.Parameter],

@@ -24,7 +24,7 @@ def outer_losses(
     language_model: LanguageModel,
     edit: WeightEdit,
     batch: Batch,
-    record: Sequence[int],
+    owner: Tensor | Sequence[int],
     outer: int,
     kl_positions: str = "all",
     smoothing: float = 0.0,
@@ -32,19 +32,19 @@ def outer_losses(
 ) -> tuple[Tensor, Tensor]:
     """Edit loss and locality loss (nats per token), each the mean over the edits.
 
-    Of a part of the questions it is the part of the two, given the ``weights`` of its questions.
+    Given the ``weights`` of a part of the questions, it is what that part adds to the two losses.
 
     Args:
         language_model: the unedited model.
         edit: B edits; the losses are differentiable for them.
         batch: R questions, the outer ones first, then the locality probes.
-        record: which edit each question meets.
+        owner: number of the edit that each question is asked of.
         outer: number of outer questions.
         kl_positions: see `HypernetworkTraining`.
         smoothing: of the edit loss's targets; see `HypernetworkTraining`.
         weights: ``[R]`` of the questions in the means; by default `shares` of these questions.
     """
-    record = torch.as_tensor(record, device=batch.input_ids.device)
+    owner = torch.as_tensor(owner, device=batch.input_ids.device)
     rows, values = [], []
     for part_rows, part in parts_by_length(batch, whole=language_model.sharded):
         first = int((part_rows < outer).sum())
@@ -55,24 +55,24 @@ def outer_losses(
                 language_model,
                 edit,
                 part.rows(order),
-                record[part_rows],
+                owner[part_rows],
                 first,
                 kl_positions == "all",
                 smoothing,
             )
         )
     losses = torch.cat(values)[torch.cat(rows).argsort()]  # [R]
-    weights = shares(record, outer, len(edit)) if weights is None else weights
+    weights = shares(owner, outer, len(edit)) if weights is None else weights
     losses = losses * weights.to(losses)
     return losses[:outer].sum(), losses[outer:].sum()
 
 
-def shares(record: Tensor, outer: int, edits: int) -> Tensor:
+def shares(owner: Tensor, outer: int, edits: int) -> Tensor:
     """Each question's weight ``[R]`` in the mean over the edits of the mean over their questions.
 
     The mean is over the outer questions, or over the locality probes, whichever a question is.
     """
-    sides = record[:outer], record[outer:]
+    sides = owner[:outer], owner[outer:]
     counts = [torch.bincount(side, minlength=edits)[side] for side in sides]
     return 1 / (edits * torch.cat(counts).double())
 
@@ -80,13 +80,13 @@ def shares(record: Tensor, outer: int, edits: int) -> Tensor:
 def outer_parts(
     language_model: LanguageModel,
     batch: Batch,
-    record: Sequence[int],
+    owner: Tensor | Sequence[int],
     outer: int,
     edits: int,
     settings: HypernetworkTraining,
 ) -> list[Part]:
     """`outer_losses` of ``edits`` edits in parts of at most ``questions_per_batch`` questions."""
-    owner = torch.as_tensor(record, device=batch.input_ids.device)
+    owner = torch.as_tensor(owner, device=batch.input_ids.device)
     weights = shares(owner, outer, edits)
 
     def part(rows: slice) -> Part:
@@ -110,7 +110,7 @@ def _question_losses(
     model: LanguageModel,
     edit: WeightEdit,
     batch: Batch,
-    record: Tensor,
+    owner: Tensor,
     outer: int,
     whole_texts: bool,
     smoothing: float,
@@ -118,19 +118,19 @@ def _question_losses(
     """Loss of each question ``[R]``: nll of the first ``outer``, KL from unedited of the others."""
     counts = local_counts = predicting(batch)
     tokens = without_last(batch)
-    if whole_texts and outer < len(record) and batch.source is None:
+    if whole_texts and outer < len(owner) and batch.source is None:
         tokens, local_counts = batch, batch.attention_mask.bool()
-    with edit.hooks(model, record):
+    with edit.hooks(model, owner):
         hidden = model.hidden(tokens)  # [R, T, d]
     row, position = counts[:outer].nonzero(as_tuple=True)
     targets = batch.labels[row, position + 1]
     losses = nll(model.head(hidden[row, position]), targets, smoothing)
     values = means(losses, row, outer)
-    if outer == len(record):
+    if outer == len(owner):
         return values
     row, position = local_counts[outer:].nonzero(as_tuple=True)
     with torch.no_grad():
         before = model.hidden(tokens.rows(slice(outer, None)))
         before = model.head(before[row, position])
     losses = kl(before, model.head(hidden[outer + row, position]))
-    return torch.cat([values, means(losses, row, len(record) - outer)])
+    return torch.cat([values, means(losses, row, len(owner) - outer)])

@@ -22,7 +22,7 @@ def failing(
     return [number for number, true in enumerate(right) if not true]
 
 
-def spread(edit: WeightEdit, index: Sequence[int], count: int) -> WeightEdit:
+def scattered(edit: WeightEdit, index: Sequence[int], count: int) -> WeightEdit:
     """``count`` edits, of which edit ``index[i]`` is edit i of ``edit`` and the others are none."""
     updates = {name: update.nothing(1) for name, update in edit.updates.items()}
     place = {at: number for number, at in enumerate(index)}

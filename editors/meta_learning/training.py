@@ -49,14 +49,13 @@ class HypernetworkTraining(Schedule):
             or ``"online"``, moving with every training step, as in the authors' code.
         statistics_edits: Number of those first requests.
         joint_edits: How many requests of a batch make one edit together; 1: each has its own.
-            Several sizes take turns, batch by batch. What is left of a batch at its end, or of an
-            epoch, makes a smaller one.
+            Several sizes take turns, batch by batch. The last edit of a batch may have fewer.
         questions_per_batch: Outer questions and locality probes that go through the language model
-            at once in training; the gradient is that of all of them, whatever this is.
+            at once in training; the gradient does not depend on it.
         edits_per_batch: Requests that go through the language model at once outside training.
-        rounds: How often a request is edited at most: again, on the edited model, as long as its
-            target is not the answer (or, where a method holds, that of one edited with it is not).
-            Training makes one round.
+        rounds: How often a request is edited at most. Each further round is made on the edited
+            model, for the requests whose target is not the answer yet (of a joint edit whose method
+            ``holds``, for all of them). Training makes one round.
 
     Raises:
         ValueError: a setting that is none of the above.
@@ -87,7 +86,10 @@ class HypernetworkTraining(Schedule):
     SHARES = (*Schedule.SHARES, "smoothing")
     AT_LEAST_ONE = (
         *Schedule.AT_LEAST_ONE,
-        *("statistics_edits", "questions_per_batch", "edits_per_batch", "rounds"),
+        "statistics_edits",
+        "questions_per_batch",
+        "edits_per_batch",
+        "rounds",
     )
 
     def __post_init__(self):
@@ -124,8 +126,8 @@ class HypernetworkTraining(Schedule):
 
 
 @dataclass(frozen=True)
-class Questions:
-    """What a step asks the edited model: first the outer questions, then the locality probes.
+class StepQuestions:
+    """The questions of one step to the edited model: outer questions, then locality probes.
 
     Attributes:
         probes: All of them.
@@ -143,8 +145,8 @@ def questions(
     settings: HypernetworkTraining,
     generator: np.random.Generator,
     joint: int = 1,
-) -> Questions:
-    """Draw the questions of one step, in which ``joint`` records after another are one edit's."""
+) -> StepQuestions:
+    """Draw the questions of one step, in which each ``joint`` successive records are one edit."""
     groups = (records[start : start + joint] for start in range(0, len(records), joint))
     records = [record for group in groups for record in undisturbed(group)]
     outer, locality = [], []
@@ -154,7 +156,7 @@ def questions(
             probes = drawn(record.of_kind(kind), settings.locality_probes, generator)
             locality += [(index, probe) for probe in probes]
     record, probes = zip(*outer, *locality, strict=True)
-    return Questions(probes, record, len(outer))
+    return StepQuestions(probes, record, len(outer))
 
 
 def _outer(record: Record, which: str, generator: np.random.Generator) -> list[Probe]:

@@ -13,7 +13,7 @@ behind the nonlinearity (``film="after"``).
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -127,22 +127,23 @@ class Transform(nn.Module):
 
     def collect(self, keys: Tensor, deltas: Tensor, gather: bool = False) -> None:
         """Take rows ``[n, d_in]``, ``[n, d_out]`` into the statistics; see `Normaliser.update`."""
-        if self.key_statistics is not None:
+        if self.key_statistics is not None and self.delta_statistics is not None:
             self.key_statistics.update(keys, gather)
             self.delta_statistics.update(deltas, gather)
 
     @property
     def observed(self) -> bool:
-        """Whether there are statistics, or none are needed."""
+        """Whether statistics have been collected, or none are needed."""
         return self.key_statistics is None or int(self.key_statistics.count) > 1
 
     def forward(self, keys: Tensor, deltas: Tensor, layer: int = 0) -> tuple[Tensor, Tensor]:
         """Pseudo keys ``[n, d_in]`` and deltas ``[n, d_out]`` of the group's ``layer``-th layer."""
-        if self.key_statistics is not None:
+        if self.key_statistics is not None and self.delta_statistics is not None:
             keys, deltas = self.key_statistics(keys), self.delta_statistics(deltas)
         if "both" in self.nets:
-            together = self.nets["both"](torch.cat([keys, deltas], -1), layer)
-            return tuple(together.split([keys.shape[-1], deltas.shape[-1]], -1))
+            both = self.nets["both"](torch.cat([keys, deltas], -1), layer)
+            keys, deltas = both.split([keys.shape[-1], deltas.shape[-1]], -1)
+            return keys, deltas
         if "key" in self.nets:
             keys = self.nets["key"](keys, layer)
         if "delta" in self.nets:
@@ -171,7 +172,7 @@ class Transforms(nn.ModuleDict):
 
     def of(self, layer: str) -> Transform:
         """The layer's transform."""
-        return self[self._place[layer][0]]
+        return cast(Transform, self[self._place[layer][0]])
 
     def forward(self, layer: str, keys: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor]:
         """Pseudo keys ``[n, d_in]`` and deltas ``[n, d_out]`` of rows of the layer."""
@@ -185,5 +186,5 @@ class Transforms(nn.ModuleDict):
 
     @property
     def observed(self) -> bool:
-        """Whether there are statistics wherever they are needed."""
+        """Whether statistics have been collected wherever they are needed."""
         return all(transform.observed for transform in self.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from datamodules.records import Record
+from datamodules.records import Record, requests_of
 from evaluation.locating.traces import Located
 from evaluation.locating.tracing import Tracing, trace
 from models.language_model import LanguageModel
@@ -24,5 +24,5 @@ def locate(language_model: LanguageModel, records: Sequence[Record], tracing: Tr
     fit, _ = fitting(records, language_model)
     facts = known(fit, language_model)
     logger.info("facts that the model knows: %d of %d", len(facts), len(fit))
-    traces = trace(language_model, [record.request for record in facts], tracing)
+    traces = trace(language_model, requests_of(facts), tracing)
     return Located(language_model.name, window, traces)

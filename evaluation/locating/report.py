@@ -39,7 +39,7 @@ def rows(effects: Mapping[str, Tensor], roles: Sequence[str] = ROLES) -> list[di
         effects: for each kind ``[F, L, roles]``, NaN where a fact has no token of a role.
         roles: their names.
     """
-    found = []
+    results = []
     for kind, values in ((kind, values.numpy()) for kind, values in effects.items()):
         flat = values.reshape(len(values), -1)
         draws = resampled_means(flat).reshape(-1, *values.shape[1:])
@@ -48,7 +48,7 @@ def rows(effects: Mapping[str, Tensor], roles: Sequence[str] = ROLES) -> list[di
             for block in range(values.shape[1]):
                 if counts[block, place]:
                     low, high = interval(draws[:, block, place])
-                    found.append(
+                    results.append(
                         {
                             "kind": kind,
                             "role": role,
@@ -59,26 +59,26 @@ def rows(effects: Mapping[str, Tensor], roles: Sequence[str] = ROLES) -> list[di
                             "facts": int(counts[block, place]),
                         }
                     )
-    return found
+    return results
 
 
 def write(
-    folder: Path, run: Mapping, found: Sequence[Mapping], traces: Sequence[Trace] = ()
+    folder: Path, run: Mapping, results: Sequence[Mapping], traces: Sequence[Trace] = ()
 ) -> None:
     """``locating.json``, ``.md``, ``.png`` and ``facts.jsonl``, each whole or not at all.
 
     Args:
         folder: where to.
         run: what was traced, and the recommended block; see `Located.run`.
-        found: `rows`.
+        results: `rows`.
         traces: each fact's own map, a line of JSON each.
     """
     lines = "".join(json.dumps(trace.line(), ensure_ascii=False) + "\n" for trace in traces)
     write_whole(folder / "facts.jsonl", lines)
-    text = json.dumps({**run, "rows": list(found)}, indent=1, ensure_ascii=False)
+    text = json.dumps({**run, "rows": list(results)}, indent=1, ensure_ascii=False)
     write_whole(folder / "locating.json", text + "\n")
-    write_whole(folder / "locating.md", markdown(run, found))
-    write_whole(folder / "locating.png", picture(run, found))
+    write_whole(folder / "locating.md", markdown(run, results))
+    write_whole(folder / "locating.png", picture(run, results))
 
 
 def caption(run: Mapping) -> str:
@@ -99,9 +99,9 @@ def advice(run: Mapping) -> str:
     )
 
 
-def markdown(run: Mapping, found: Sequence[Mapping]) -> str:
+def markdown(run: Mapping, results: Sequence[Mapping]) -> str:
     """One table for each kind, roles by blocks."""
-    frame = pd.DataFrame(found)
+    frame = pd.DataFrame(results)
     sections = [
         f"# {caption(run)}",
         advice(run),
@@ -112,13 +112,13 @@ def markdown(run: Mapping, found: Sequence[Mapping]) -> str:
         cells = part.assign(cell=part.apply(_cell, axis=1))
         table = cells.pivot(index="role", columns="block", values="cell")
         table = table.reindex(index=part["role"].unique())
-        sections += [f"## {_title(run, kind)}", table.to_markdown(disable_numparse=True)]
+        sections += [f"## {_title(run, str(kind))}", table.to_markdown(disable_numparse=True)]
     return "\n\n".join(sections) + "\n"
 
 
-def table(run: Mapping, found: Sequence[Mapping]) -> Table:
+def table(run: Mapping, results: Sequence[Mapping]) -> Table:
     """Roles by blocks for the terminal; of each kind and role the greatest effect is bold."""
-    blocks = sorted({row["block"] for row in found})
+    blocks = sorted({row["block"] for row in results})
     grid = Table(
         title=f"effect of restoring, percentage points · {caption(run)}",
         caption=advice(run),
@@ -131,10 +131,10 @@ def table(run: Mapping, found: Sequence[Mapping]) -> Table:
     grid.add_column("token")
     for block in blocks:
         grid.add_column(str(block), justify="right")
-    for kind in dict.fromkeys(row["kind"] for row in found):
-        own = [row for row in found if row["kind"] == kind]
-        for place, role in enumerate(dict.fromkeys(row["role"] for row in own)):
-            values = {row["block"]: row["effect"] for row in own if row["role"] == role}
+    for kind in dict.fromkeys(row["kind"] for row in results):
+        of_kind = [row for row in results if row["kind"] == kind]
+        for place, role in enumerate(dict.fromkeys(row["role"] for row in of_kind)):
+            values = {row["block"]: row["effect"] for row in of_kind if row["role"] == role}
             best = max(values.values())
             cells = [
                 Text(f"{100 * values[b]:z.1f}", style="bold" if values[b] == best else "")
@@ -144,16 +144,16 @@ def table(run: Mapping, found: Sequence[Mapping]) -> Table:
     return grid
 
 
-def picture(run: Mapping, found: Sequence[Mapping]) -> bytes:
+def picture(run: Mapping, results: Sequence[Mapping]) -> bytes:
     """A PNG: for each kind a heat map, roles by blocks; the recommended block is framed."""
-    kinds = list(dict.fromkeys(row["kind"] for row in found))
+    kinds = list(dict.fromkeys(row["kind"] for row in results))
     figure = Figure(figsize=(1.5 + 3.6 * len(kinds), 3.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(caption(run), fontsize=9)
     for at, (kind, axes) in enumerate(
         zip(kinds, figure.subplots(1, len(kinds), squeeze=False)[0], strict=True)
     ):
-        frame = pd.DataFrame([row for row in found if row["kind"] == kind])
+        frame = pd.DataFrame([row for row in results if row["kind"] == kind])
         grid = frame.pivot(index="role", columns="block", values="effect")
         grid = grid.reindex(index=frame["role"].unique())
         top = max(float(grid.to_numpy().max()), 1e-9)

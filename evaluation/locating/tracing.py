@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -71,7 +72,7 @@ class Tracing:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
 
     def width(self, blocks: int) -> int:
-        """The window's, in a model of so many blocks.
+        """The window's width in a model with that many blocks.
 
         Raises:
             ValueError: it is none, or more than there are blocks.
@@ -114,20 +115,20 @@ def trace(
         lengths = language_model.lengths(prompts, None)
         rows = sum(n - first for n, (first, _) in zip(lengths, subjects, strict=True))
         runs = rows * tracing.samples * language_model.blocks * len(tracing.kinds)
-        found: dict[int, Trace] = {}
+        traces: dict[int, Trace] = {}
         with tqdm(total=runs, desc="causal tracing", unit="run", disable=None) as progress:
-            # as many facts together as have so many runs with noise; of like length
+            # facts of like length go together, as many as one batch of noisy runs holds
             size = max(1, tracing.rows_per_batch // tracing.samples)
-            for some in micro_batches(lengths, size * max(lengths)):
+            for indices in micro_batches(lengths, size * max(lengths)):
                 group = _Group(
                     language_model,
-                    [requests[i] for i in some],
-                    [subjects[i] for i in some],
-                    [noise[i] for i in some],
+                    [requests[i] for i in indices],
+                    [subjects[i] for i in indices],
+                    [noise[i] for i in indices],
                     tracing,
                 )
-                found.update(zip(some, group.traces(progress.update), strict=True))
-    return [found[i] for i in range(len(requests))]
+                traces.update(zip(indices, group.traces(progress.update), strict=True))
+    return [traces[i] for i in range(len(requests))]
 
 
 def _noise(
@@ -138,13 +139,13 @@ def _noise(
 ) -> list[Tensor]:
     """What is added to the embeddings of each subject's n tokens, ``[samples, n, d]``."""
     ids = language_model.encode(prompts, None).input_ids
-    own = [row[a : b + 1] for row, (a, b) in zip(ids, subjects, strict=True)]
-    embedded = language_model.model.get_input_embeddings()(torch.cat(own))  # [sum n, d]
+    subject_ids = [row[a : b + 1] for row, (a, b) in zip(ids, subjects, strict=True)]
+    embedded = language_model.model.get_input_embeddings()(torch.cat(subject_ids))  # [sum n, d]
     scale = tracing.noise * float(embedded.double().std())
     generator = torch.Generator().manual_seed(tracing.seed)
     return [
-        torch.randn(tracing.samples, len(one), embedded.shape[1], generator=generator) * scale
-        for one in own
+        torch.randn(tracing.samples, len(subject), embedded.shape[1], generator=generator) * scale
+        for subject in subject_ids
     ]
 
 
@@ -163,20 +164,22 @@ class _Group:
         self.requests, self.subjects = requests, subjects
         prompts = [request.prompt for request in requests]
         self.lengths = language_model.lengths(prompts, None)
-        self.batch = language_model.encode(prompts, [request.target_true for request in requests])
+        self.batch = language_model.encode(
+            prompts, [cast(str, request.target_true) for request in requests]
+        )
         (facts, width), device = self.batch.input_ids.shape, language_model.device
         layers = {
             kind: [_layer(language_model, kind, block) for block in range(language_model.blocks)]
             for kind in dict.fromkeys([*tracing.kinds, "hidden"])
         }
         self.layers = layers
-        wanted = [name for kind in tracing.kinds for name in layers[kind]]
-        with recorded(language_model.modules_of(wanted)) as clean:
+        layers_traced = [name for kind in tracing.kinds for name in layers[kind]]
+        with recorded(language_model.modules_of(layers_traced)) as clean:
             self.clean = _chances(language_model, self.batch)  # [F]
         self.states = {n: unflattened(hidden_of(x), facts) for n, x in clean.items()}
         shift = torch.zeros(len(requests), tracing.samples, width, noise[0].shape[-1])
-        for one, (first, last), own in zip(shift, subjects, noise, strict=True):
-            one[:, first : last + 1] = own
+        for rows, (first, last), draws in zip(shift, subjects, noise, strict=True):
+            rows[:, first : last + 1] = draws
         self.shift = shift.flatten(0, 1).to(device)  # [F * samples, T, d]
         self.facts = torch.arange(len(requests), device=device)
         self.facts = self.facts.repeat_interleave(tracing.samples)  # [F * samples]
@@ -195,39 +198,40 @@ class _Group:
         runs, at = torch.tensor(places, device=self.facts.device).unbind(1)
         noisy = self.corrupted.view(-1, samples).mean(1)  # [F]
         shape = (len(self.requests), blocks, max(self.lengths))
-        found = {kind: noisy[:, None, None].repeat(1, *shape[1:]) for kind in self.tracing.kinds}
-        for kind, chances in found.items():
+        maps = {kind: noisy[:, None, None].repeat(1, *shape[1:]) for kind in self.tracing.kinds}
+        for kind, chances in maps.items():
             for block in range(blocks):
                 gained = torch.zeros(shape[0], shape[2], dtype=noisy.dtype, device=noisy.device)
-                for some in torch.arange(len(runs)).split(self.tracing.rows_per_batch):
-                    some = some.to(runs.device)
-                    chance = self._restored(kind, block, runs[some], at[some])
-                    gain = (chance - noisy[self.facts[runs[some]]]) / samples
-                    where = (self.facts[runs[some]], at[some])
+                for part in torch.arange(len(runs)).split(self.tracing.rows_per_batch):
+                    part = part.to(runs.device)
+                    chance = self._restored(kind, block, runs[part], at[part])
+                    gain = (chance - noisy[self.facts[runs[part]]]) / samples
+                    where = (self.facts[runs[part]], at[part])
                     gained.index_put_(where, gain, accumulate=True)
-                    done(len(some))
+                    done(len(part))
                 chances[:, block] += gained
-        return [self._trace(fact, noisy, found) for fact in range(len(self.requests))]
+        return [self._trace(fact, noisy, maps) for fact in range(len(self.requests))]
 
-    def _trace(self, fact: int, noisy: Tensor, found: dict[str, Tensor]) -> Trace:
+    def _trace(self, fact: int, noisy: Tensor, maps: dict[str, Tensor]) -> Trace:
         length = self.lengths[fact]
-        tokenizer = self.language_model.tokenizer
+        tokenizer, (first, last) = self.language_model.tokenizer, self.subjects[fact]
+        ids = self.batch.input_ids[fact, :length]
         return Trace(
             self.requests[fact],
-            [tokenizer.decode([token]) for token in self.batch.input_ids[fact, :length].tolist()],
-            tuple(self.subjects[fact]),
+            [cast(str, tokenizer.decode([token])) for token in ids.tolist()],
+            (first, last),
             float(self.clean[fact]),
             float(noisy[fact]),
-            {kind: chances[fact, :, :length].cpu() for kind, chances in found.items()},
+            {kind: chances[fact, :, :length].cpu() for kind, chances in maps.items()},
         )
 
     def _restored(self, kind: str, block: int, runs: Tensor, at: Tensor) -> Tensor:
         """The answers' probability ``[R]`` in runs with noise, each with a state restored."""
         model, facts = self.language_model, self.facts[runs]
         restored = self.tracing.restored(kind, block, model.blocks)
-        own = {name: self.states[name] for name in (self.layers[kind][b] for b in restored)}
+        states = {name: self.states[name] for name in (self.layers[kind][b] for b in restored)}
         begin, below = restored.start, None
-        put = {name: partial(_put, state, facts, at) for name, state in own.items()}
+        put = {name: partial(_put, state, facts, at) for name, state in states.items()}
         if kind == "hidden":  # what the block says is what the next one is given
             begin = block + 1
         if begin:

@@ -8,7 +8,7 @@ from pathlib import Path
 from datamodules.records import Record
 from editors.editor import Editor
 from editors.settings import at_least
-from evaluation.protocols.conflicts import checked_policy, settled
+from evaluation.protocols.conflicts import checked_policy, settle
 from evaluation.protocols.independent import Chunk, Independent
 
 SIZES = (1, 10, 100, 1_000)
@@ -25,10 +25,10 @@ class Batch(Independent):
         records: The same.
         folder: The same.
         sizes: The values of n; None: 1, 10, 100 and 1,000 as far as there are records.
-        groups: At most so many groups of each size; None: as many as there are.
+        groups: Largest number of groups of each size; None: as many as there are.
         conflicts: What is done with requests of one group that contradict each other; see
-            ``conflicts.settled``.
-        records_per_chunk: Groups of one record are taken so many at a time.
+            ``conflicts.settle``.
+        records_per_chunk: How many groups of one record are taken at a time.
         name: The protocol's, for result rows.
         **options: What else ``Protocol`` takes.
 
@@ -82,8 +82,8 @@ class Batch(Independent):
                 yield Chunk(self.records[start:end], 1)
             return
         for start in range(0, count * n, n):
-            kept, overruled = settled(self.records[start : start + n], self.conflicts)
-            yield Chunk(kept, n, overruled)
+            records, overruled = settle(self.records[start : start + n], self.conflicts)
+            yield Chunk(records, n, overruled)
 
 
 def _sizes(sizes: Sequence[int] | None, count: int) -> list[int]:

@@ -15,9 +15,7 @@ Overruled = tuple[Record, Record]
 """A record whose request is not made, and the later one that overrules it."""
 
 
-def settled(
-    records: Sequence[Record], policy: str = "last"
-) -> tuple[list[Record], list[Overruled]]:
+def settle(records: Sequence[Record], policy: str = "last") -> tuple[list[Record], list[Overruled]]:
     """The records that are edited together, and those that a later one of them overrules.
 
     A record that has several requests is made whole or not at all: it is overruled if one of them
@@ -32,22 +30,24 @@ def settled(
         ValueError: there are some, and the policy is to refuse them; or it is no policy.
     """
     policy = checked_policy(policy)
-    kept: list[Record] = []
+    remaining: list[Record] = []
     overruled: list[Overruled] = []
     last: dict[tuple[str, str], Record] = {}
     for record in reversed(records):
-        later = (last.get(key(request)) for request in record.requests)
-        final = next((one for one in later if one and contradictions(record, one)), None)
+        candidates = (last.get(key(request)) for request in record.requests)
+        final = next(
+            (other for other in candidates if other and contradictions(record, other)), None
+        )
         if final is not None:
             overruled.append((record, final))
             continue
-        kept.append(record)
+        remaining.append(record)
         for request in record.requests:
             last.setdefault(key(request), record)
     overruled.reverse()
     if overruled and policy == "refuse":
-        raise ValueError(f"conflicts=refuse: {described(overruled)}")
-    return kept[::-1], overruled
+        raise ValueError(f"conflicts=refuse: {describe(overruled)}")
+    return remaining[::-1], overruled
 
 
 def checked_policy(policy: str) -> str:
@@ -78,7 +78,7 @@ def contradictions(record: Record, later: Record) -> list[tuple[Request, Request
     ]
 
 
-def described(overruled: Sequence[Overruled], most: int = 3) -> str:
+def describe(overruled: Sequence[Overruled], most: int = 3) -> str:
     """How many requests contradict a later one of their step, and which."""
     shown = "; ".join(_both(*pair) for pair in overruled[:most])
     more = f"; and {len(overruled) - most:,} more" if len(overruled) > most else ""

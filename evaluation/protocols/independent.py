@@ -11,7 +11,7 @@ from datamodules.records import Record, Request, requests_of
 from editors.editor import Editor
 from edits.edit import Edit
 from evaluation.costs import Cost, Work, measured
-from evaluation.protocols.conflicts import Overruled, described
+from evaluation.protocols.conflicts import Overruled, describe
 from evaluation.protocols.protocol import Protocol
 from evaluation.report.lines import IMMEDIATE, UNEDITED
 from scoring.questions import Questions
@@ -55,7 +55,7 @@ class Independent(Protocol):
         self.parts, names = self.chunks(), [UNEDITED, *self.editors]
         for part in self.parts:
             if part.overruled and self.trainer.is_global_zero:
-                log.warning("batch of %s: %s", f"{part.n:,}", described(part.overruled))
+                log.warning("batch of %s: %s", f"{part.n:,}", describe(part.overruled))
         numbers = range(len(self.parts))
         return [c for c in numbers if not all(self.folder.has(name, c) for name in names)]
 
@@ -64,7 +64,7 @@ class Independent(Protocol):
         return all(self.folder.has(editor, c) for c in range(len(self.parts)))
 
     def share(self, units: list[int], rank: int, devices: int) -> list[int]:
-        """The chunks are dealt out like cards: of two devices each gets every second one."""
+        """Of two devices each gets every second chunk, and so on."""
         return units[rank::devices]
 
     def do(self, unit: int) -> None:

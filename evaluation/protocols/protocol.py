@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
+from datamodules.batches import as_dataset
 from datamodules.records import GENERATED, KINDS, Record, Request, fingerprint
 from editors.editor import Editor
 from editors.settings import one_of
@@ -32,13 +33,15 @@ from models.rendering import Rendering
 from scoring.questions import Questions
 from scoring.scorers import SCORERS, Answer
 
+LinAlgError = torch.linalg.LinAlgError  # pyright: ignore[reportPrivateImportUsage] documented so
+
 
 @dataclass(frozen=True)
 class Attempt:
-    """An edit, or why an editor could not make it; and what that cost."""
+    """An edit, or None and the reason why an editor could not make it; and what that cost."""
 
     edit: Edit | None
-    reason: str | None
+    reason: str
     cost: Cost
 
 
@@ -47,7 +50,7 @@ class Protocol(L.LightningModule, ABC):
 
     The unedited model is asked once for all editors. What an editor refuses by a ``ValueError``, or
     its solver by a ``LinAlgError``, is counted and named in the results, and no answers are made up
-    for it. Finished units of work are kept in ``folder``; a later run there goes on behind them and
+    for it. Finished units of work are kept in ``folder``; a later run there goes on after them and
     ends with the same results as one that never stopped.
 
     Args:
@@ -94,7 +97,7 @@ class Protocol(L.LightningModule, ABC):
         first = next(iter(editors.values())).language_model
         self.language_model = first.rendered(Rendering())
         self.rendering, self.scorer = rendering or Rendering(), scorer
-        self.questioned  # noqa: B018 refuses a rendering that the tokenizer does not have
+        assert self.questioned  # a rendering that the tokenizer does not have is refused here
         # Lightning moves what is registered to the device.
         self.trained = nn.ModuleList(e for e in editors.values() if isinstance(e, nn.Module))
         self.records = records
@@ -130,13 +133,13 @@ class Protocol(L.LightningModule, ABC):
     def setup(self, stage: str) -> None:
         """Claim the folder and see what is left to do; Lightning waits for all devices after it."""
         self.folder.claim(self.identity(), write=self.trainer.is_global_zero)
-        self.left = self.units()
+        self.unfinished = self.units()
         self.busy = [name for name in self.editors if not self.finished(name)]
 
     def test_dataloader(self) -> DataLoader:
         """This device's share of the units, one a step; one empty step if it has none."""
-        share = self.share(self.left, self.global_rank, self.trainer.world_size)
-        steps = [[unit] for unit in share] or [[]]
+        share = self.share(self.unfinished, self.global_rank, self.trainer.world_size)
+        steps = as_dataset([[unit] for unit in share] or [[]])
         # Lightning would share them out once more, were it not for a sampler of this type.
         sampler = DistributedSampler(steps, num_replicas=1, rank=0, shuffle=False)
         return DataLoader(steps, batch_size=None, sampler=sampler)
@@ -210,8 +213,8 @@ class Protocol(L.LightningModule, ABC):
         """An edit, or the reason for which there is none."""
         with measured(self.device) as cost:
             try:
-                edit, reason = make(), None
-            except (ValueError, torch.linalg.LinAlgError) as error:
+                edit, reason = make(), ""
+            except (ValueError, LinAlgError) as error:
                 edit, reason = None, first_line(str(error))
         return Attempt(edit, reason, cost)
 
@@ -221,9 +224,9 @@ class Protocol(L.LightningModule, ABC):
         ``end`` and ``render`` say how the editor's requests were put to the model, ``asked`` how
         questions are; see `Rendering`.
         """
-        edited = Rendering()
+        of_edits = Rendering()
         if editor in self.editors:
-            edited = self.editors[editor].language_model.rendering
+            of_edits = self.editors[editor].language_model.rendering
         return {
             "editor": editor,
             "model": self.language_model.name,
@@ -233,8 +236,8 @@ class Protocol(L.LightningModule, ABC):
             "n": n,
             "step": step,
             "phase": phase,
-            "end": edited.end,
-            "render": edited.render,
+            "end": of_edits.end,
+            "render": of_edits.render,
             "asked": self.rendering.render,
         }
 

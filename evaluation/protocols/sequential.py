@@ -15,7 +15,7 @@ from edits.edit import NOTHING, Edit
 from edits.journal import journaled
 from evaluation.costs import Cost, Work, measured, total
 from evaluation.protocols.chain import Chain, Progress, checkpoints_of, intervals_of
-from evaluation.protocols.conflicts import described
+from evaluation.protocols.conflicts import describe
 from evaluation.protocols.protocol import Protocol
 from evaluation.report import health
 from evaluation.report.lines import IMMEDIATE, RETENTION, UNEDITED
@@ -51,7 +51,7 @@ class Sequential(Protocol):
         journal: Whether weight edits remember each step, so that they can be cut back to it, for
             the memory of all increments.
         conflicts: What is done with requests of one step that contradict each other; see
-            ``conflicts.settled``.
+            ``conflicts.settle``.
         **options: What else ``Protocol`` takes.
 
     Raises:
@@ -105,9 +105,9 @@ class Sequential(Protocol):
 
     def units(self) -> list[tuple[str, int]]:
         """Editors and the numbers of checkpoints that they have not come to."""
-        overruled = [pair for interval in self.intervals for _, lost in interval for pair in lost]
+        overruled = [pair for interval in self.intervals for _, pairs in interval for pair in pairs]
         if overruled and self.trainer.is_global_zero:
-            log.warning("sequence: %s", described(overruled))
+            log.warning("sequence: %s", describe(overruled))
         if not self.texts and self.trainer.is_global_zero:
             log.info("no text whose perplexity would tell a broken model; text=FILE names some")
         numbers = range(len(self.checkpoints))
@@ -119,7 +119,7 @@ class Sequential(Protocol):
         return all(self.folder.has(editor, c) for c in range(len(self.checkpoints)))
 
     def share(self, units: list, rank: int, devices: int) -> list[tuple[str, int]]:
-        """All the work of an editor goes to one device; editors are dealt out like cards."""
+        """One device does all the work of an editor; of two each gets every second editor."""
         names = list(dict.fromkeys(name for name, _ in units))[rank::devices]
         return [unit for unit in units if unit[0] in names]
 
@@ -148,7 +148,7 @@ class Sequential(Protocol):
 
     def _records(self, number: int) -> list[Record]:
         """What is edited from the checkpoint before to this one."""
-        return [record for kept, _ in self.intervals[number] for record in kept]
+        return [record for records, _ in self.intervals[number] for record in records]
 
     def _before(self, records: Sequence[Record]) -> list[Answer]:
         return [answer for record in records for answer in self.answers[record.id]]
@@ -169,9 +169,9 @@ class Sequential(Protocol):
         self.chains[name] = chain
         progress = Progress()
         immediate = self.run(name, n, self.step, IMMEDIATE)
-        for kept, overruled in self.intervals[number]:
+        for records, overruled in self.intervals[number]:
             progress.overruled += overruled
-            self._make(chain, kept, progress, immediate)
+            self._make(chain, records, progress, immediate)
         state = {}
         if chain.edit is not None:
             self._ask(chain, chain.records, progress, self.run(name, n, self.step, RETENTION))
@@ -217,6 +217,7 @@ class Sequential(Protocol):
     def _ask(
         self, chain: Chain, records: Sequence[Record], progress: Progress, run: Mapping
     ) -> None:
+        assert chain.edit is not None, "questions come behind an edit"
         questions = self.questions(records)
         with measured(self.device) as cost:
             after = questions.ask(chain.edit.edited(self.questioned))
@@ -241,14 +242,14 @@ class Sequential(Protocol):
     def _resumed(self, name: str, number: int) -> Chain:
         """The chain as it was at the last checkpoint."""
         chain = Chain(name)
-        lost = {
+        failed = {
             record
             for cost in self.folder.costs(name)[:number]
             for failure in cost["failures"]
             for record in failure["records"]
         }
         for interval in self.intervals[:number]:
-            chain.records += [r for kept, _ in interval for r in kept if r.id not in lost]
+            chain.records += [r for records, _ in interval for r in records if r.id not in failed]
         if chain.records:
             chain.edit = self.editors[name].load(self._path(name, number - 1))
         return chain

@@ -30,8 +30,8 @@ def final(rows: Sequence[Mapping], split: str, scorer: str | None = None) -> dic
     """
     scorer = scorer or common_scorer(rows)
     ordered = sorted(rows, key=lambda row: row["n"])
-    shown = (row for row in ordered if row["scorer"] == scorer)
-    return {f"{split}/{row['editor']}/{row['probe']}": row["mean"] for row in shown}
+    scored = (row for row in ordered if row["scorer"] == scorer)
+    return {f"{split}/{row['editor']}/{row['probe']}": row["mean"] for row in scored}
 
 
 def scalars(
@@ -76,10 +76,10 @@ def figure(rows: Sequence[Mapping], scorer: str | None = None) -> Figure:
     for axes, (probe, name) in zip(
         drawn.subplots(lines, COLUMNS, squeeze=False).flat, panels, strict=False
     ):
-        own = [row for row in rows if (row["probe"], row["scorer"]) == (probe, name)]
+        panel_rows = [row for row in rows if (row["probe"], row["scorer"]) == (probe, name)]
         for number, editor in enumerate(editors):
             colour = "0.55" if editor == UNEDITED else f"C{number}"
-            _draw(axes, [row for row in own if row["editor"] == editor], editor, colour)
+            _draw(axes, [row for row in panel_rows if row["editor"] == editor], editor, colour)
         _dress(axes, probe if name == scorer else name, [row["n"] for row in rows])
         _scale(axes, log=is_measure(name))
     for axes in list(drawn.axes)[len(panels) :]:
@@ -90,8 +90,8 @@ def figure(rows: Sequence[Mapping], scorer: str | None = None) -> Figure:
     drawn.legend(
         handles.values(), handles.keys(), loc="outside lower center", ncols=6, frameon=False
     )
-    shown = scorer.replace("_", " ")
-    drawn.suptitle(f"{caption(rows)}\n{shown} and harmonic score in percent", fontsize=10)
+    title = scorer.replace("_", " ")
+    drawn.suptitle(f"{caption(rows)}\n{title} and harmonic score in percent", fontsize=10)
     return drawn
 
 
@@ -99,10 +99,10 @@ def _draw(axes: Axes, rows: Sequence[Mapping], editor: str, colour: str) -> None
     """One editor's line, and a dashed one of what was asked at once if there is another phase."""
     phases = list(dict.fromkeys(row["phase"] for row in rows))
     for phase in phases:
-        own = sorted((row for row in rows if row["phase"] == phase), key=lambda row: row["n"])
-        factor = 1 if is_measure(own[0]["scorer"]) else 100
-        n = [row["n"] for row in own]
-        mean, low, high = ([factor * row[key] for row in own] for key in ("mean", "low", "high"))
+        points = sorted((row for row in rows if row["phase"] == phase), key=lambda row: row["n"])
+        factor = 1 if is_measure(points[0]["scorer"]) else 100
+        n = [row["n"] for row in points]
+        mean, low, high = ([factor * row[key] for row in points] for key in ("mean", "low", "high"))
         at_once = len(phases) > 1 and phase == IMMEDIATE
         label = f"{editor}, right after its edit" if at_once else editor
         axes.plot(

@@ -30,8 +30,8 @@ def of(model: EditedModel, texts: Sequence[str]) -> dict[str, dict[str, float]]:
     """
     size = model.edit.size(model.language_model)
     exact = {name: _exact(value) for name, value in size.items()}
-    asked = texts and model.edit.scores
-    return ({PERPLEXITY: perplexity(model, texts)} if asked else {}) | exact
+    measurable = texts and model.edit.scores
+    return ({PERPLEXITY: perplexity(model, texts)} if measurable else {}) | exact
 
 
 def perplexity(model: EditedModel, texts: Sequence[str]) -> dict[str, float]:

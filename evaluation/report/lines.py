@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -81,4 +82,5 @@ def _not_judged(probe: Probe, record: Record, before: Answer, changed: Changes) 
 
 def _decoded(answer: Answer, tokenizer: PreTrainedTokenizerBase) -> str | None:
     """What the model says in place of the right answer that counts; None if it was not scored."""
-    return tokenizer.decode(answer.best.predicted).strip() if answer.readings else None
+    best = answer.best
+    return None if best is None else cast(str, tokenizer.decode(list(best.predicted))).strip()

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from math import isnan
 from types import MappingProxyType
+from typing import cast
 
 import pandas as pd
 
@@ -75,14 +76,14 @@ def markdown(results: Sequence[Mapping], costs: Sequence[Mapping] = ()) -> str:
         return "No answers yet.\n"
     frame = pd.DataFrame(results)
     sections = [f"# {caption(results)}", "Means in percent with 95 % intervals over records."]
-    lines = ["editor", *(name for name in ("n", "phase") if frame[name].nunique() > 1)]
+    lines = ["editor", *(name for name in ("n", "phase") if len(frame[name].unique()) > 1)]
     for name, part in frame.groupby("scorer", sort=False):
         cells = part.assign(cell=part.apply(_cell, axis=1)).set_index([*lines, "probe"])["cell"]
-        table = cells.unstack("probe")
+        table = cast(pd.DataFrame, cells.unstack("probe"))
         order = part.drop_duplicates(lines).set_index(lines).index
         table = table.reindex(index=order, columns=part["probe"].unique()).fillna("-")
         text = table.reset_index().to_markdown(index=False, disable_numparse=True)
-        sections += [f"## {name}", MEANINGS.get(name, "A measure of the edit's size."), text]
+        sections += [f"## {name}", MEANINGS.get(str(name), "A measure of the edit's size."), text]
     if costs:
         table = pd.DataFrame(costs).set_index("editor").astype(object).map(_shown)
         text = table.to_markdown(disable_numparse=True)
@@ -107,9 +108,9 @@ def _renderings(results: Sequence[Mapping]) -> list[str]:
     """How texts were put to the models, where it is not the usual way."""
     edited = [row for row in results if row["editor"] != UNEDITED] or results
     values = {name: list(dict.fromkeys(row[name] for row in edited)) for name in DEFAULTS}
-    unusual = {name: own for name, own in values.items() if set(own) != {DEFAULTS[name]}}
-    shown = [f"{name}={'|'.join(own)}" for name, own in unusual.items()]
-    return [" ".join(shown)] if shown else []
+    unusual = {name: texts for name, texts in values.items() if set(texts) != {DEFAULTS[name]}}
+    settings = [f"{name}={'|'.join(texts)}" for name, texts in unusual.items()]
+    return [" ".join(settings)] if settings else []
 
 
 def _cell(row: Mapping) -> str:

@@ -73,10 +73,10 @@ def rows(lines: Iterable[Mapping]) -> list[dict]:
     results = []
     for run in (run for run in runs if runs[run].cells):
         parts = [runs[earlier] for earlier in _so_far(runs, run)]
-        own = [*_run_rows(_merged([part.cells for part in parts]))]
-        own += _not_judged(sum((part.judged for part in parts), Counter()))
-        own += _doubtful([line for part in parts for line in part.requests])
-        results += [{**dict(zip(RUN, run, strict=True)), **row} for row in own]
+        run_rows = [*_run_rows(_merged([part.cells for part in parts]))]
+        run_rows += _not_judged(sum((part.judged for part in parts), Counter()))
+        run_rows += _doubtful([line for part in parts for line in part.requests])
+        results += [{**dict(zip(RUN, run, strict=True)), **row} for row in run_rows]
     return results
 
 
@@ -143,24 +143,24 @@ def event_rows(costs: Sequence[Mapping]) -> list[dict]:
     for cost in costs:
         chunks[tuple(cost["run"][name] for name in RUN)].append(cost)
     results = []
-    for run, own in chunks.items():
-        met = [cost for earlier in _so_far(chunks, run) for cost in chunks[earlier]]
-        named = dict(zip(RUN, run, strict=True))
-        events = [*_events(met), *_measures(own[-1]["health"])]
-        results += [{**named, **row} for row in events]
+    for run, chunk_costs in chunks.items():
+        costs_so_far = [cost for earlier in _so_far(chunks, run) for cost in chunks[earlier]]
+        identity = dict(zip(RUN, run, strict=True))
+        events = [*_events(costs_so_far), *_measures(chunk_costs[-1]["health"])]
+        results += [{**identity, **row} for row in events]
     return results
 
 
 def _events(costs: Sequence[Mapping]) -> Iterator[dict]:
-    asked = sum(cost["requests"] + cost["overruled_requests"] for cost in costs)
+    requests = sum(cost["requests"] + cost["overruled_requests"] for cost in costs)
     failures = [failure for cost in costs for failure in cost["failures"]]
-    lost = sum(failure["requests"] for failure in failures)
-    if lost:
-        yield _count_row(NOT_MADE, lost, asked, _reasons(failures))
+    not_made = sum(failure["requests"] for failure in failures)
+    if not_made:
+        yield _count_row(NOT_MADE, not_made, requests, _reasons(failures))
     overruled = sum(cost["overruled_requests"] for cost in costs)
     if overruled:
         pairs = [f"{a} by {b}" for cost in costs for a, b in cost["overruled"]]
-        yield _count_row(OVERRULED, overruled, asked, "; ".join(pairs))
+        yield _count_row(OVERRULED, overruled, requests, "; ".join(pairs))
 
 
 def _measures(health: Mapping[str, Mapping]) -> Iterator[dict]:
@@ -172,12 +172,12 @@ def _measures(health: Mapping[str, Mapping]) -> Iterator[dict]:
 
 def _so_far(runs: Iterable[Run], run: Run) -> list[Run]:
     """The runs whose records a row of ``run`` is about: itself, and what a sequence did before."""
-    own = dict(zip(RUN, run, strict=True))
-    if own["protocol"] != "sequential" or own["phase"] != IMMEDIATE:
+    values = dict(zip(RUN, run, strict=True))
+    if values["protocol"] != "sequential" or values["phase"] != IMMEDIATE:
         return [run]
     at = RUN.index("n")
-    alike = [one for one in runs if (*one[:at], run[at], *one[at + 1 :]) == run]
-    return sorted((one for one in alike if one[at] <= run[at]), key=lambda one: one[at])
+    alike = [other for other in runs if (*other[:at], run[at], *other[at + 1 :]) == run]
+    return sorted((other for other in alike if other[at] <= run[at]), key=lambda other: other[at])
 
 
 def _merged(parts: Sequence[Cells]) -> Cells:
@@ -196,10 +196,10 @@ def _reasons(failures: Sequence[Mapping], most: int = 3) -> str:
     counts: Counter[str] = Counter()
     for failure in failures:
         counts[failure["reason"]] += failure["requests"]
-    shown = [f"{count:,} x {reason}" for reason, count in counts.most_common(most)]
+    parts = [f"{count:,} x {reason}" for reason, count in counts.most_common(most)]
     if len(counts) > most:
-        shown.append(f"{len(counts) - most:,} other reasons")
-    return "; ".join(shown)
+        parts.append(f"{len(counts) - most:,} other reasons")
+    return "; ".join(parts)
 
 
 def _run_rows(cells: Cells) -> Iterator[dict]:
@@ -209,20 +209,20 @@ def _run_rows(cells: Cells) -> Iterator[dict]:
     draws = _draws({key: cells[key].keys() for key in order}, means)
     counts = {key: sum(map(len, cells[key].values())) for key in order}
     for key in order:
-        yield _row(key, means[key].mean(), draws[key], (counts[key], len(means[key])))
+        yield _row(key, float(means[key].mean()), draws[key], (counts[key], len(means[key])))
     scored = [(kind, "probability_success") for kind in SCORED]
     if set(scored) <= set(order):
         score = harmonic_mean([means[key].mean() for key in scored])
         size = (sum(counts[key] for key in scored), max(len(means[key]) for key in scored))
-        yield _row((ALL, SCORE), score, harmonic_mean([draws[key] for key in scored]), size)
+        yield _row((ALL, SCORE), float(score), harmonic_mean([draws[key] for key in scored]), size)
 
 
 def _draws(records: Mapping, means: Mapping) -> dict[tuple[str, str], np.ndarray]:
     """Resampled means of each column; a draw takes whole records, with all that they have."""
     place = {record: at for at, record in enumerate(dict.fromkeys(chain(*records.values())))}
     values = np.full((len(place), len(means)), np.nan)
-    for column, (key, own) in enumerate(means.items()):
-        values[[place[record] for record in records[key]], column] = own
+    for column, (key, column_means) in enumerate(means.items()):
+        values[[place[record] for record in records[key]], column] = column_means
     return dict(zip(means, resampled_means(values).T, strict=True))
 
 

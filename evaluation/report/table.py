@@ -16,7 +16,7 @@ from evaluation.report.page import caption
 from evaluation.report.rows import ALL, EVENTS, NOT_MADE, common_scorer, is_measure
 
 MOST = 10
-"""Probe kinds beside each other: so many fit into 120 columns."""
+"""How many probe kinds fit beside each other into 120 columns."""
 
 Line = tuple[int, str, str]
 """n, editor and phase: what a line of the table is about."""
@@ -54,15 +54,15 @@ def table(
         known = ", ".join(dict.fromkeys(row["scorer"] for row in rows))
         raise ValueError(f"no row has the scorer {scorer!r}; there are: {known or 'no rows'}")
     lines = _lines([row for row in rows if row["scorer"] in (scorer, NOT_MADE)])
-    asked = [kind for kind in (*KINDS, ALL) if any(key[-1] == kind for key in cells)]
+    kinds = [kind for kind in (*KINDS, ALL) if any(key[-1] == kind for key in cells)]
     parts = [
-        [_column(kind, {line: _cell(cells.get((*line, kind))) for line in lines}) for kind in kinds]
-        for kinds in beside(asked)
+        [_column(kind, {line: _cell(cells.get((*line, kind))) for line in lines}) for kind in group]
+        for group in beside(kinds)
     ]
     seconds = {(row["n"], row["editor"]): row["seconds_per_edit"] for row in costs}
     if seconds:
-        shown = {line: _seconds(seconds.get(line[:2])) for line in lines}
-        parts[-1].append(Column("s per\nedit", shown))
+        times = {line: _seconds(seconds.get(line[:2])) for line in lines}
+        parts[-1].append(Column("s per\nedit", times))
     labels = {line: _label(line, rows) for line in lines}
     grids = [_of_columns(columns, labels) for columns in parts]
     grids[0].title = f"{scorer}, percent · {caption(rows)}"
@@ -118,10 +118,10 @@ def events(rows: Sequence[Mapping]) -> Table | None:
     if any("reason" in row for row in happened):
         grid.add_column("which and why", overflow="fold")
     for line in _lines(happened):
-        own = [cells.get((*line, name)) for name in names]
-        reasons = Text("\n".join(row["reason"] for row in own if row and "reason" in row))
-        shown = [_number(row) for row in own] + [reasons]
-        grid.add_row(_label(line, happened), *shown[: len(grid.columns) - 1])
+        row_cells = [cells.get((*line, name)) for name in names]
+        reasons = Text("\n".join(row["reason"] for row in row_cells if row and "reason" in row))
+        texts = [_number(row) for row in row_cells] + [reasons]
+        grid.add_row(_label(line, happened), *texts[: len(grid.columns) - 1])
     return grid
 
 

@@ -11,6 +11,7 @@ import lightning as L
 from rich.console import Console
 
 from datamodules.editing import EditingData
+from datamodules.pool import Pool
 from datamodules.records import Record
 from editors.editor import Editor
 from evaluation.protocols.protocol import Protocol
@@ -30,6 +31,7 @@ class Benchmark(Task):
         split: of the data.
         protocol: makes a protocol of editors, records and folder.
         trainer: tests it.
+        pool: what editors may look at beside their requests, if they have any such records.
         known_only: take only records whose true fact the unedited model knows.
         max_new_tokens: that the model has to have room for behind a prompt.
     """
@@ -41,6 +43,7 @@ class Benchmark(Task):
         split: str,
         protocol: Callable[..., Protocol],
         trainer: L.Trainer,
+        pool: Pool | None = None,
         known_only: bool = False,
         max_new_tokens: int = 16,
     ):
@@ -48,6 +51,7 @@ class Benchmark(Task):
         self.split = split
         self.protocol = protocol
         self.trainer = trainer
+        self.pool = pool
         self.known_only = known_only
         self.max_new_tokens = max_new_tokens
 
@@ -58,8 +62,14 @@ class Benchmark(Task):
         folder: Path,
         console: Console,
     ) -> None:
-        """As `Task.run`."""
+        """As `Task.run`.
+
+        Raises:
+            ValueError: the pool has a subject that is tested.
+        """
         records, name = self._records(language_model)
+        if self.pool is not None:
+            self.pool.disjoint_from(records, self.split)
         protocol = self.protocol(
             editors,
             records,
@@ -75,7 +85,7 @@ class Benchmark(Task):
     def _records(self, language_model: LanguageModel) -> tuple[Sequence[Record], str]:
         """What is edited and asked, and its name in results."""
         name, limit = self.data.name, self.data.limit_of(self.split)
-        # of known ones the first so many are taken, so all may have to be asked
+        # the limit counts records that are known, and any record may turn out to be
         records = self.data.ordered(self.split)[: None if self.known_only else limit]
         records, too_long = fitting(records, language_model, self.max_new_tokens)
         for record in too_long:
@@ -92,7 +102,7 @@ def _show(folder: Path, scorer: str | None, console: Console) -> None:
     rows, costs = (
         json.loads((folder / name).read_text()) for name in ("results.json", "efficiency.json")
     )
-    for shown in filter(None, (table(rows, costs, scorer), events(rows))):
-        console.print(shown)
+    for part in filter(None, (table(rows, costs, scorer), events(rows))):
+        console.print(part)
     if (folder / "curves.png").is_file():
         log.info("scores against the number of edits: %s", folder / "curves.png")

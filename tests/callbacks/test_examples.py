@@ -87,13 +87,13 @@ def test_edits_per_second_are_logged(events):
 def test_a_row_shows_the_answers_of_its_own_edit(language_model):
     learner = Learner(language_model)
     lines = markdown(learner, RECORDS[:2], max_new_tokens=4).splitlines()
-    edit = learner.edit_each([record.request for record in RECORDS[:2]])
+    edit = learner.edit_each([record.requests[0] for record in RECORDS[:2]])
     for at, (record, line) in enumerate(zip(RECORDS, lines[2:], strict=False)):
-        [before] = language_model.generate([record.request.prompt], max_new_tokens=4)
+        [before] = language_model.generate([record.requests[0].prompt], max_new_tokens=4)
         edited = edit.edited(language_model)
-        [after] = edited.generate([record.request.prompt], rows=[at], max_new_tokens=4)
+        [after] = edited.generate([record.requests[0].prompt], rows=[at], max_new_tokens=4)
         assert before != after
-        for text in (before, f"**{after.strip()}**".split(chr(10))[0], record.request.target):
+        for text in (before, f"**{after.strip()}**".split(chr(10))[0], record.requests[0].target):
             assert escaped(text.strip().split(chr(10))[0]) in line
     assert "Where is Lagos? **" in lines[2]
     assert "Tokyo is in " in lines[2]

@@ -51,9 +51,9 @@ def probes(record):
 
 def test_both_formats_of_one_fact_side_by_side(read):
     rome, easyedit = read([ROME, EASYEDIT]).records
-    assert rome.request == easyedit.request
-    assert (rome.request.target, rome.request.target_true) == ("Sweden", "Nigeria")
-    assert rome.request.prompt == "Lagos is a city in"
+    assert rome.requests[0] == easyedit.requests[0]
+    assert (rome.requests[0].target, rome.requests[0].target_true) == ("Sweden", "Nigeria")
+    assert rome.requests[0].prompt == "Lagos is a city in"
     assert (rome.id, easyedit.id) == ("few-0", "few-1")
     assert probes(rome) == [
         ("generalization", "Shayna does this. Lagos is in", "Sweden", "Nigeria"),
@@ -119,7 +119,7 @@ def test_published_files(shared, name, total, count):
         rewrite = row.get("requested_rewrite")
         new = rewrite["target_new"]["str"] if rewrite else row["target_new"]
         true = rewrite["target_true"]["str"] if rewrite else row["ground_truth"]
-        assert (record.request.target, record.request.target_true) == (new, true)
+        assert (record.requests[0].target, record.requests[0].target_true) == (new, true)
         contrasts = {(probe.target, probe.contrast) for probe in record.probes}
         assert contrasts == {(new, true), (true, new)}
 
@@ -130,10 +130,12 @@ def test_the_formats_agree_on_the_facts_they_share(shared):
     for name in ("counterfact_train.json", "counterfact_val.json"):
         rows = json.loads((folder / name).read_text())
         records = CounterFactData().read(folder / name).records
-        flat |= {row["case_id"]: record.request for row, record in zip(rows, records, strict=True)}
+        flat |= {
+            row["case_id"]: record.requests[0] for row, record in zip(rows, records, strict=True)
+        }
     rome = folder / "counterfact_rome_format.json"
     cases = [row["case_id"] for row in json.loads(rome.read_text())]
-    requests = [record.request for record in CounterFactData().read(rome).records]
+    requests = [record.requests[0] for record in CounterFactData().read(rome).records]
     assert all(flat[case] == request for case, request in zip(cases, requests, strict=True))
 
 

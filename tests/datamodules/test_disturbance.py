@@ -36,7 +36,7 @@ def test_only_locality_probes_of_other_records_are_disturbed():
         Probe("unrelated", "Lagos is in", "Nigeria"),
         Probe("one_hop", "Lagos is in", "Peru"),
     )
-    changed = changes([lagos.request])
+    changed = changes([lagos.requests[0]])
     assert disturbed(kept, paris, changed)
     assert not disturbed(asked, paris, changed)
     assert not disturbed(lagos.probes[0], lagos, changed)

@@ -61,7 +61,7 @@ def file(tmp_path):
 
 
 def subjects(records):
-    return {record.request.subject.lower() for record in records}
+    return {record.requests[0].subject.lower() for record in records}
 
 
 def ids(records):
@@ -378,6 +378,6 @@ def test_a_format_is_one_method(tmp_path):
     )
     reading = OneMethod().read(path)
     [record] = reading.records
-    assert (record.id, record.request.target) == ("own-0", "Sweden")
+    assert (record.id, record.requests[0].target) == ("own-0", "Sweden")
     assert [(one.index, one.field) for one in reading.left_out] == [(1, "ask")]
     assert OneMethod(test=str(path)).records("test") == [record]

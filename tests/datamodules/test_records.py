@@ -84,12 +84,6 @@ def test_a_record_asks_each_of_its_requests_then_its_probes():
     assert requests_of([record, Record("b", REQUESTS[:1])]) == [*REQUESTS, REQUESTS[0]]
 
 
-def test_the_one_request_is_only_there_if_there_is_one():
-    assert Record("a", REQUESTS[:1]).request == REQUESTS[0]
-    with pytest.raises(ValueError, match="record 'a' has 2 requests where one is expected"):
-        _ = Record("a", REQUESTS).request
-
-
 @pytest.mark.parametrize("requests", [(), REQUESTS[0], list(REQUESTS)])
 def test_a_record_has_a_tuple_of_requests(requests):
     with pytest.raises(RecordError, match="'requests': expected a tuple of requests, got"):

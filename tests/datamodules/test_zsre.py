@@ -38,7 +38,7 @@ def read(tmp_path):
 def test_a_full_record(read):
     [record] = read([FULL]).records
     assert record.id == "zsre_few-0"
-    request = record.request
+    request = record.requests[0]
     assert (request.prompt, request.subject) == (FULL["src"], "Lagos")
     assert (request.target, request.target_true) == ("Sweden", "Nigeria")
     assert [(p.kind, p.prompt, p.target, p.contrast) for p in record.probes] == [
@@ -50,13 +50,13 @@ def test_a_full_record(read):
 @pytest.mark.parametrize("alt", ["Nigeria", "nigeria", "The Federal Republic of Nigeria"])
 def test_a_target_that_is_true_has_nothing_to_be_set_against(read, alt):
     [record] = read([{**FULL, "alt": alt}]).records
-    assert (record.request.target, record.request.target_true) == (alt, None)
+    assert (record.requests[0].target, record.requests[0].target_true) == (alt, None)
     assert record.probes[0].contrast is None
 
 
 def test_no_answers_no_truth(read):
     [record] = read([{**FULL, "answers": []}]).records
-    assert (record.request.target, record.request.target_true) == ("Sweden", None)
+    assert (record.requests[0].target, record.requests[0].target_true) == ("Sweden", None)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_reduced_records_take_another_answer_to_a_question_in_the_same_words(rea
         reduced("Verdi", "composer", "What was {}'s occupation?"),
     ]
     for seed in range(5):
-        requests = [record.request for record in read(rows, seed=seed).records]
+        requests = [record.requests[0] for record in read(rows, seed=seed).records]
         assert [request.target_true for request in requests] == [row["alt"] for row in rows]
         assert [request.target for request in requests[:3]] in (
             ["Italy", "Nigeria", "Italy"],
@@ -99,18 +99,18 @@ def test_new_targets_depend_on_the_seed_only(read):
     rows = [reduced(f"City{i}", f"Country{i}") for i in range(20)]
     once, again, other = (read(rows, seed=seed).records for seed in (0, 0, 1))
     assert once == again != other
-    assert all(r.request.target.lower() != r.request.target_true.lower() for r in once)
+    assert all(r.requests[0].target.lower() != r.requests[0].target_true.lower() for r in once)
 
 
 def test_every_answer_to_the_same_question_counts_as_true(read):
     rows = [reduced("Turkey", land) for land in ("Asia", "Europe")] + [reduced("Kano", "Africa")]
     records = read(rows).records
-    assert [record.request.target for record in records[:2]] == ["Africa", "Africa"]
+    assert [record.requests[0].target for record in records[:2]] == ["Africa", "Africa"]
 
 
 def test_new_targets_alt_keeps_the_truth_as_target(read):
     [record] = read([reduced("Lagos", "Nigeria")], new_targets="alt").records
-    assert (record.request.target, record.request.target_true) == ("Nigeria", None)
+    assert (record.requests[0].target, record.requests[0].target_true) == ("Nigeria", None)
 
 
 def test_without_another_answer_a_reduced_record_is_left_out(read):
@@ -139,7 +139,7 @@ def test_published_files(shared, name, total, without_truth):
     assert len({record.id for record in reading.records}) == total - len(blank)
     missing = 0
     for record in reading.records:
-        row, request = rows[int(record.id.rpartition("-")[2])], record.request
+        row, request = rows[int(record.id.rpartition("-")[2])], record.requests[0]
         assert (request.prompt, request.subject) == (row["src"], row["subject"])
         assert [probe.prompt for probe in record.probes] == [row["rephrase"], row["loc"]]
         assert request.target != request.target_true
@@ -163,7 +163,7 @@ def test_data_module_passes_new_targets_and_seed_on(read, tmp_path):
     assert {record.id: record for record in data.records("test")} == expected
     assert data.name == "zsre"
     [first, *_] = ZsreData(test=path, new_targets="alt").records("test")
-    assert first.request.target_true is None
+    assert first.requests[0].target_true is None
 
 
 def test_the_published_files_are_the_default():

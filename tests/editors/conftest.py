@@ -49,7 +49,7 @@ def records():
 @pytest.fixture(scope="session")
 def requests(records):
     """The requests of the records."""
-    return [record.request for record in records]
+    return [record.requests[0] for record in records]
 
 
 class Data(L.LightningDataModule):

@@ -51,7 +51,7 @@ def made_records():
 
 
 RECORDS = made_records()
-REQUESTS = [record.request for record in RECORDS]
+REQUESTS = [record.requests[0] for record in RECORDS]
 COUNT = len(RECORDS)
 
 
@@ -189,7 +189,7 @@ def test_the_end_is_no_first_token_of_the_target(any_answering):
     """The distribution after the prompt is to hold the target's tokens, not the end."""
     lm = any_answering
     editor = FineTune(lm, objective="prompt_last", lr=1e-3, steps=1)
-    _, [[loss]] = editor.run(REQUESTS[:1], [0])
+    _, [[loss]] = editor.run([REQUESTS[:1]])
     (ids,) = lm.form.target_ids([REQUESTS[0].prompt], [REQUESTS[0].target])
     logits = lm.head(lm.hidden(lm.encode([REQUESTS[0].prompt], None))[0, 0])
     wanted = -logits.log_softmax(-1)[ids[:-1]].mean()

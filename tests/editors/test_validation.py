@@ -15,7 +15,7 @@ def pairs(records):
     """Records of two requests each, and one of three."""
     parts = (records[:2], records[2:4], records[4:])
     return [
-        Record("+".join(r.id for r in part), tuple(r.request for r in part), part[0].probes)
+        Record("+".join(r.id for r in part), tuple(r.requests[0] for r in part), part[0].probes)
         for part in parts
     ]
 

@@ -2,9 +2,10 @@ import json
 from dataclasses import replace
 
 import pytest
-from fake_editors import Adding, make_records, make_trainer, single
+from fake_editors import Adding, Nothing, make_records, make_trainer, single
 
 from datamodules.records import Probe, Record
+from edits import NOTHING
 from evaluation.protocols.batch import Batch
 from evaluation.report.lines import UNEDITED
 from scoring.questions import Questions
@@ -57,7 +58,7 @@ def test_a_group_is_edited_together_and_asked_by_the_one_edit(finished, language
     lines = iter(lines_of(finished, "adding", 4))
     for start in (0, 4):
         group = RECORDS[start : start + 4]
-        edit = Adding(language_model).edit([record.request for record in group])
+        edit = Adding(language_model).edit([record.requests[0] for record in group])
         questions = Questions(group, ("reliability",), 4)
         for answer in questions.ask(edit.edited(language_model)):
             line = next(lines)
@@ -122,7 +123,7 @@ def test_an_editor_that_takes_no_batch_at_all_is_named_and_the_others_go_on(
 
 def test_requests_that_contradict_each_other_are_settled_and_told(language_model, tmp_path, caplog):
     first, *others = RECORDS
-    later = replace(first, id="later", requests=(replace(first.request, target="Tokyo"),))
+    later = replace(first, id="later", requests=(replace(first.requests[0], target="Tokyo"),))
     records = [first, *others[:2], later]
     run(batch(language_model, tmp_path, records, sizes=[1, 4]))
     rows = rows_of(tmp_path)
@@ -137,7 +138,7 @@ def test_requests_that_contradict_each_other_are_settled_and_told(language_model
 
 def test_what_another_request_changes_is_asked_but_not_judged(language_model, tmp_path):
     first, second, *others = RECORDS
-    changed = Probe("unrelated", first.request.prompt, first.request.target_true)
+    changed = Probe("unrelated", first.requests[0].prompt, first.requests[0].target_true)
     records = [first, replace(second, probes=(changed,)), *others[:2]]
     run(batch(language_model, tmp_path, records, sizes=[1, 4]))
     for n, value in ((1, {0.0, 1.0}), (4, {None})):
@@ -152,15 +153,15 @@ def test_what_another_request_changes_is_asked_but_not_judged(language_model, tm
 
 def paired(one, other):
     """One record of two requests, the second of which names its subject twice."""
-    twice = f"{other.request.subject}, {other.request.prompt}"
-    requests = (one.request, replace(other.request, prompt=twice))
+    twice = f"{other.requests[0].subject}, {other.requests[0].prompt}"
+    requests = (one.requests[0], replace(other.requests[0], prompt=twice))
     return Record("pair", requests, (*one.probes, *other.probes))
 
 
 def test_all_requests_of_a_record_are_made_together_and_each_is_asked(language_model, tmp_path):
     records = [paired(*RECORDS[:2]), *RECORDS[2:4]]
     run(batch(language_model, tmp_path, records, sizes=[3]))
-    requests = [*records[0].requests, RECORDS[2].request, RECORDS[3].request]
+    requests = [*records[0].requests, RECORDS[2].requests[0], RECORDS[3].requests[0]]
     edit = Adding(language_model).edit(requests)
     questions = Questions(records, ("reliability",), 4)
     lines = lines_of(tmp_path, "adding", 3)
@@ -201,6 +202,57 @@ def test_what_is_refused_of_a_record_are_all_its_requests(language_model, tmp_pa
     )
     row = rows_of(tmp_path)["adding", 3, "all", "not_made"]
     assert (row["count"], row["records"], row["reason"]) == (4, 4, "4 x no Tokyo here")
+
+
+class Speech(type(NOTHING)):
+    """An edit that only generates."""
+
+    scores = False
+
+
+class Speaker(Nothing):
+    def compute(self, groups, after):
+        return Speech()
+
+
+def test_an_editor_that_only_generates_is_judged_and_shown_by_what_it_says(
+    language_model, tmp_path
+):
+    editors = {"adding": Adding(language_model), "speaker": Speaker(language_model)}
+    protocol = Batch(editors, RECORDS[:2], tmp_path, sizes=[2], **ASKED)
+    trainer = run(protocol)
+    rows = rows_of(tmp_path)
+    assert {key[3] for key in rows if key[0] == "speaker"} == {"generation_exact_match"}
+    assert ("adding", 2, "reliability", "exact_match") in rows
+    line = lines_of(tmp_path, "speaker", 2)[0]
+    assert line["generated"] == line["generated_before"]
+    assert [line[name] for name in ("answer", "nll", "contrast_nll", "exact_match")] == [None] * 4
+    assert line["before"] is not None
+    mean = rows["adding", 2, "reliability", "generation_exact_match"]["mean"]
+    assert trainer.logged_metrics["test/adding/reliability"] == pytest.approx(mean)
+
+
+def test_the_scorer_that_is_named_is_logged(language_model, tmp_path):
+    trainer = run(batch(language_model, tmp_path, RECORDS[:3], sizes=[3], scorer="token_accuracy"))
+    row = rows_of(tmp_path)["adding", 3, "one_hop", "token_accuracy"]
+    assert trainer.logged_metrics["test/adding/one_hop"] == pytest.approx(row["mean"])
+    with pytest.raises(ValueError, match="scorer is 'bleu', expected one of exact_match, token_"):
+        batch(language_model, tmp_path, scorer="bleu")
+
+
+def test_what_presumes_what_the_model_does_not_know_is_asked_but_not_judged(
+    language_model, tmp_path
+):
+    first, second = RECORDS[:2]
+    known = Probe("one_hop", "Lagos is in", "Japan", known=(("Tokyo is in", "Sweden"),))
+    run(batch(language_model, tmp_path, [replace(first, probes=(known,)), second], sizes=[1]))
+    for editor in (UNEDITED, "adding"):
+        line = lines_of(tmp_path, editor, 1)[1]
+        assert (line["prompt"], line["judged"]) == ("Lagos is in", "unknown")
+        assert line["nll"] is not None and line["exact_match"] is None
+        row = rows_of(tmp_path)[editor, 1, "all", "unknown"]
+        probes = 2 + len(second.questions)
+        assert (row["count"], row["records"]) == (1, probes)
 
 
 def test_sizes_go_as_far_as_the_records(language_model, tmp_path):

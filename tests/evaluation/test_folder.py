@@ -101,7 +101,7 @@ def test_an_editor_is_its_class_and_plain_settings(language_model):
 def test_an_editor_stays_itself_once_it_is_prepared(language_model):
     editor = Noise(language_model, strength=2.0)
     identity = editor.identity()
-    editor.edit_each([record.request for record in make_records(2)])
+    editor.edit_each([record.requests[0] for record in make_records(2)])
     assert editor.preparations
     assert editor.identity() == identity
 

@@ -16,7 +16,7 @@ TEXTS = [
     "Gothenburg is a city in Sweden.",
     "Paris is in France.",
 ]
-REQUESTS = [record.request for record in make_records(1)]
+REQUESTS = [record.requests[0] for record in make_records(1)]
 
 
 def edit_of(language_model, **changes):
@@ -69,6 +69,17 @@ def test_the_edited_model_is_the_one_that_is_asked(language_model):
 def test_a_diverged_model_has_a_perplexity_too(language_model):
     found = health.of(edit_of(language_model, value=float("nan")).edited(language_model), TEXTS)
     assert found["perplexity"]["mean"] == exp(health.LARGEST)
+
+
+def test_an_edit_that_scores_nothing_has_no_perplexity(language_model):
+    class Speech(type(NOTHING)):
+        scores = False
+
+        def size(self, language_model):
+            return {"entries": 3.0}
+
+    found = health.of(Speech().edited(language_model), TEXTS)
+    assert found == {"entries": {"mean": 3.0, "low": 3.0, "high": 3.0, "count": 1}}
 
 
 def test_texts_of_one_word_have_none(language_model):

@@ -38,7 +38,7 @@ def tuned(language_model, **rendering) -> FineTune:
 
 
 def test_an_edit_with_an_end_says_the_target_and_one_without_goes_on(chatting):
-    request = RECORDS[0].request
+    request = RECORDS[0].requests[0]
     said = {}
     for end in ("none", "eos"):
         edited = tuned(chatting, end=end).edit([request]).edited(chatting)

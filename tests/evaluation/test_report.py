@@ -66,6 +66,55 @@ def test_probes_that_were_not_judged_are_counted():
     assert "1 of 2" in page.markdown(results.rows(lines))
 
 
+def test_probes_that_presume_what_is_not_known_are_counted_among_all():
+    lines = [line("a", "unrelated", 1.0), line("a", "one_hop", 1.0), line("b", "unrelated", None)]
+    lines[2]["judged"] = "disturbed"
+    lines += [{**line("b", "one_hop", None), "judged": "unknown"}]
+    row = found(lines, "all", "unknown")
+    assert (row["mean"], row["count"], row["records"]) == (0.25, 1, 4)
+    assert found(lines, "all", "disturbed")["records"] == 2
+    assert "1 of 4" in page.markdown(results.rows(lines))
+
+
+def test_probes_of_one_question_count_once_and_the_best_of_them():
+    lines = [line("a", "one_hop", x) for x in (0.0, 1.0, 0.0)]
+    lines += [line("b", "one_hop", x) for x in (0.0, 0.0)]
+    for at in (0, 1, 3, 4):
+        lines[at]["any_of"] = "question"
+    row = found(lines, "one_hop", "exact_match")
+    assert (row["mean"], row["count"], row["records"]) == (0.25, 3, 2)
+
+
+def test_a_question_none_of_whose_wordings_is_judged_is_none():
+    lines = [{**line("a", "one_hop", None), "any_of": "question", "judged": "unknown"}]
+    lines += [line("b", "one_hop", 1.0)]
+    row = found(lines, "one_hop", "exact_match")
+    assert (row["mean"], row["count"], row["records"]) == (1.0, 1, 1)
+
+
+def test_what_is_shown_is_the_first_scorer_that_all_editors_have():
+    rows = results.rows([line("a", "one_hop", 1.0), line("a", "one_hop", 1.0, editor="rome")])
+    assert results.common_scorer(rows) == "exact_match"
+    spoken = {**line("a", "one_hop", None, editor="mello"), "generation_exact_match": 1.0}
+    only_text = results.rows([spoken])
+    also = {**line("a", "one_hop", 1.0), "generation_exact_match": 0.0}
+    rows = [*results.rows([also]), *only_text]
+    assert results.common_scorer(rows) == "generation_exact_match"
+    [shown] = table(rows).renderables
+    assert shown.title.startswith("generation_exact_match, percent")
+    assert "mello" in rendered(shown)
+    assert "mello" not in rendered(table(rows, scorer="exact_match"))
+    assert results.common_scorer([]) == "exact_match"
+
+
+def test_a_measure_of_an_edit_that_is_no_share_is_shown_as_it_is():
+    health = {"entries": {"mean": 1234.0, "low": 1234.0, "high": 1234.0, "count": 1}}
+    rows = results.rows([line("a", "one_hop", 1.0)])
+    rows += results.event_rows([{**cost(1), "health": health}])
+    assert "1234" in rendered(events(rows))
+    assert "1234 (1234 to 1234)" in page.markdown(rows)
+
+
 def test_requests_whose_edit_may_not_be_what_was_meant_are_counted_and_named():
     lines = [line(f"r{i}", "reliability", float(i < 7), editor="unedited") for i in range(9)]
     lines[8]["mentions"] = 2

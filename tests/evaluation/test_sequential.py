@@ -57,7 +57,7 @@ def chain(language_model, steps):
     """The edit after each step, made by hand."""
     edit, found = None, []
     for records in steps:
-        edit = Adding(language_model).edit([record.request for record in records], edit)
+        edit = Adding(language_model).edit([record.requests[0] for record in records], edit)
         found.append(edit)
     return found
 
@@ -109,7 +109,7 @@ def test_both_phases_of_an_n_are_about_the_same_records(finished):
 
 def test_what_requests_so_far_change_is_not_judged(language_model, tmp_path):
     first, second, third = RECORDS[:3]
-    changed = Probe("unrelated", third.request.prompt, third.request.target_true)
+    changed = Probe("unrelated", third.requests[0].prompt, third.requests[0].target_true)
     records = [first, replace(second, probes=(changed,)), third]
     run(sequence(language_model, tmp_path, records, length=3, step=1, checkpoints=[2]))
     found = {
@@ -247,7 +247,7 @@ def test_an_edit_without_the_steps_before_is_refused_where_they_are_kept(languag
 
 def test_requests_of_one_step_that_contradict_each_other(language_model, tmp_path, caplog):
     first, second = RECORDS[:2]
-    later = replace(first, id="later", requests=(replace(first.request, target="Tokyo"),))
+    later = replace(first, id="later", requests=(replace(first.requests[0], target="Tokyo"),))
     options = {"length": 3, "step": 2, "checkpoints": None}
     run(sequence(language_model, tmp_path / "a", [first, later, second], **options))
     rows = rows_of(tmp_path / "a")

@@ -100,7 +100,7 @@ def test_each_row_sees_its_own_edit(finished, language_model):
     lines = iter(lines_of(finished[0], "noise"))
     for record in RECORDS:
         questions = Questions([record], generate=("reliability", "unrelated"), max_new_tokens=4)
-        edit = Noise(language_model, strength=2.0).edit_each([record.request])
+        edit = Noise(language_model, strength=2.0).edit_each([record.requests[0]])
         after = questions.ask(edit.edited(language_model))
         before = questions.before(NOTHING.edited(language_model))
         for probe, new, old in zip(record.questions, after, before, strict=True):

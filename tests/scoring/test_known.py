@@ -4,8 +4,9 @@ import pytest
 
 from datamodules.records import Probe, Record, Request
 from files.cache import cache_folder
+from models import Scores
 from scoring import known as module
-from scoring.known import fitting, known
+from scoring.known import fitting, known, says
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +27,7 @@ class Sure:
 
     def score(self, prompts, targets, **options):
         self.prompts += prompts
-        scores = self.language_model.score(prompts, targets, **options)
+        scores = self.language_model.score(prompts, targets)
         said = self.language_model.encode(["x"], [self.said])
         predicted = said.labels[said.labels >= 0]
         scores.predicted[:] = [_like(predicted, target) for target in scores.targets]
@@ -65,7 +66,7 @@ EVERY_THIRD = [record(i, "Sweden" if i % 3 else "France") for i in range(12)]
 def test_a_limit_is_of_known_records_and_none_is_asked_behind_it(language_model):
     model = Sure(language_model, "France")
     assert known(EVERY_THIRD, model, limit=2) == [EVERY_THIRD[0], EVERY_THIRD[3]]
-    assert model.prompts == [r.request.prompt for r in EVERY_THIRD[:4]]
+    assert model.prompts == [r.requests[0].prompt for r in EVERY_THIRD[:4]]
     assert known(EVERY_THIRD, model, limit=1) == EVERY_THIRD[:1]
 
 
@@ -73,7 +74,7 @@ def test_what_was_asked_is_not_asked_again(language_model):
     first, second = Sure(language_model, "France"), Sure(language_model, "France")
     known(EVERY_THIRD, first, limit=2)
     assert known(EVERY_THIRD, second) == EVERY_THIRD[::3]
-    assert first.prompts + second.prompts == [r.request.prompt for r in EVERY_THIRD]
+    assert first.prompts + second.prompts == [r.requests[0].prompt for r in EVERY_THIRD]
     assert known(EVERY_THIRD, second, limit=3) == EVERY_THIRD[:9:3]
     assert len(second.prompts) == 8
 
@@ -127,7 +128,7 @@ def test_records_fit_if_every_question_does_with_its_answer_and_with_what_is_gen
 
 def test_a_record_is_known_if_the_truth_of_each_of_its_requests_is(language_model):
     def of(*answers):
-        requests = (record(at, true).request for at, true in enumerate(answers))
+        requests = (record(at, true).requests[0] for at, true in enumerate(answers))
         return Record("-".join(map(str, answers)), tuple(requests))
 
     records = [
@@ -141,3 +142,26 @@ def test_aliases_have_to_fit_too(tiny):
     long = Probe("one_hop", "Lagos is in", "Sweden", aliases=("Norway", "France and " * 30))
     records = [record(0, "France"), Record("1", record(1, None).requests, (long,))]
     assert fitting(records, language_model, 0) == ([records[0]], [records[1]])
+
+
+class Edited:
+    """Stands for an edited model: row -1 sees one that says France, edit 0 one that says Japan."""
+
+    def __init__(self, language_model):
+        self.models = {-1: Sure(language_model, "France"), 0: Sure(language_model, "Japan")}
+
+    def score(self, prompts, targets, *, rows):
+        rows = [-1] * len(prompts) if rows is None else rows
+        asked = zip(prompts, targets, rows, strict=True)
+        each = [self.models[row].score([prompt], [target]) for prompt, target, row in asked]
+        return Scores(*([x for one in each for x in getattr(one, n)] for n in NAMES))
+
+
+NAMES = ("log_probs", "predicted", "targets")
+
+
+def test_a_model_says_the_target_if_each_token_of_it_is_the_likeliest(language_model):
+    requests = [Request("Lagos is in", "Lagos", to) for to in ("France", "Japan", "France Japan")]
+    assert says(Sure(language_model, "France"), requests) == [True, False, False]
+    assert says(Edited(language_model), requests, rows=[0, 0, 0]) == [False, True, False]
+    assert says(Edited(language_model), requests, rows=[-1, 0, -1]) == [True, True, False]

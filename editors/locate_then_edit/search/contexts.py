@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -118,13 +119,12 @@ def _sampled(
     """Token ids ``[count, tokens]``, the start token included."""
     tokenizer = language_model.tokenizer
     start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    ids = torch.full((count, 1), start, device=language_model.device)
+    ids = torch.full((count, 1), cast(int, start), device=language_model.device)
     while ids.shape[1] < tokens:
         batch = Batch(ids, torch.ones_like(ids), torch.full_like(ids, -100))
         logits = language_model.head(language_model.hidden(batch)[:, -1])
         likeliest = logits.topk(min(5, logits.shape[-1]))
-        drawn = torch.multinomial(
-            likeliest.values.softmax(-1).float().cpu(), 1, generator=generator
-        ).to(ids.device)
-        ids = torch.cat([ids, likeliest.indices.gather(1, drawn)], dim=1)
+        shares = likeliest.values.softmax(-1).float().cpu()
+        place = torch.multinomial(shares, 1, generator=generator).to(ids.device)
+        ids = torch.cat([ids, likeliest.indices.gather(1, place)], dim=1)
     return ids

@@ -44,7 +44,7 @@ class Course:
         search: Search,
     ):
         self.language_model, self.search = language_model, search
-        self.rows = self.current = rows  # the latter: those of the edits that go on
+        self.rows = self.current = rows  # the latter: those of the active edits
         self.places, self.owner = places, owner
         edits, count, device = len(owner), int(owner.max()) + 1, owner.device
         self.lengths = {site: value.norm(dim=1) for site, value in initial.items()}
@@ -57,7 +57,7 @@ class Course:
         self.losses = torch.full(terms, torch.nan, dtype=torch.float64, device=device)
         self.finite = torch.ones(edits, dtype=torch.bool, device=device)
         self.factors = torch.ones(edits, device=device)  # of the likelihood
-        self.reference: Tensor | None = None  # what the model says without shifts, [B, V]
+        self.reference: Tensor | None = None  # log-probabilities without shifts, [B, V]
         self.step = 0
 
     def run(self) -> tuple[dict[str, Tensor], Tensor, Tensor]:
@@ -79,7 +79,7 @@ class Course:
         self._go_on(active)
         delta = {s: self._stacked(at, active)[self.place] for at, s in enumerate(self.lengths)}
         shifts = {self.places[site]: shift for site, shift in delta.items()}
-        nll, log_p, self.told = said(self.language_model, self.current, shifts)
+        nll, log_p, self.target_log_p = answers(self.language_model, self.current, shifts)
         if self.reference is None:
             self.reference = log_p.detach()
         index, search = self.index, self.search
@@ -105,14 +105,14 @@ class Course:
         mean = sums / torch.bincount(self.place, minlength=len(active))
         going = mean.isfinite() & (mean >= self.search.stop_loss)
         if self.search.kl_stop is not None:
-            settled = _settled(self.told, self.current)
+            settled = _settled(self.target_log_p, self.current)
             self.factors[self.index] = torch.where(settled, SETTLED, 1.0)
             moving = ~(settled & (self.kl.detach() <= self.search.kl_stop))
             going &= means(moving.float(), self.place, len(active)) > 0
         return ~going
 
     def _clamp(self, active: list[int]) -> None:
-        """Brings shifts that are too long back to the longest that may be."""
+        """Shortens shifts that are too long."""
         for at, longest in enumerate(self.longest):
             shifts, most = self._stacked(at, active), longest[active]
             length = shifts.norm(dim=1)
@@ -125,10 +125,10 @@ class Course:
         return torch.stack([self.shifts[number][at] for number in numbers])
 
 
-def said(
+def answers(
     language_model: LanguageModel, rows: Rows, delta: dict[str, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """With modules shifted by ``[b, d]``: the target's NLL and the log-probabilities to keep.
+    """With modules shifted by ``[b, d]``: the target's NLL, and log-probabilities.
 
     Returns:
         Mean over contexts of the mean over target tokens, nats ``[b]``; the distribution of the

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from torch import Tensor
 from datamodules.records import Request
 from editors.locate_then_edit.search.course import Course
 from editors.locate_then_edit.search.search import Search
-from editors.locate_then_edit.search.texts import started
+from editors.locate_then_edit.search.texts import first_pass
 from models.hooks import full_precision
 from models.language_model import LanguageModel
 from models.sites import place_of
@@ -38,7 +38,7 @@ CACHED_ROWS = 64  # more do not fit a processor core's cache, and take a fifth l
 
 @dataclass(frozen=True)
 class Latent:
-    """What the optimisation of B edits found.
+    """The result of the search for B edits.
 
     Attributes:
         inputs: each site's input at the subject's last token of the bare prompt, and its mean over
@@ -81,8 +81,8 @@ def optimise(
     Hooks that are on the model (an edit made before) count as part of it. ``rows_per_batch`` only
     bounds memory: as many edits as fit, at least one, are taken at a time, like lengths together.
 
-    Requests with the same number in ``shared`` have one ``delta``, found for the sum of their
-    losses; it is clamped by the mean length of their values, and done when the mean loss is low.
+    Requests with the same number in ``shared`` have one ``delta``, which descends on the sum of
+    their losses; it is clamped by the mean length of their values, and ends by their mean loss.
     """
     owners = range(len(requests)) if shared is None else shared
     if language_model.device.type == "cpu":
@@ -92,14 +92,14 @@ def optimise(
     with full_precision(language_model.device), torch.enable_grad():
         places = _places(language_model, requests, sites)
         for batch in batches:
-            some = [requests[i] for i in batch]
-            rows, seen = started(language_model, some, contexts, sites, list(places.values()))
+            part = [requests[i] for i in batch]
+            rows, pairs = first_pass(language_model, part, contexts, sites, list(places.values()))
             _, owner = torch.tensor([owners[i] for i in batch]).unique(return_inverse=True)
             owner = owner.to(language_model.device)
-            initial = {site: output[:, 0] for site, (_, output) in seen.items()}
+            initial = {site: output[:, 0] for site, (_, output) in pairs.items()}
             course = Course(language_model, rows, initial, places, owner, search)
             inputs, outputs = (
-                {site: _bare_and_mean(pair[i]) for site, pair in seen.items()} for i in (0, 1)
+                {site: _bare_and_mean(pair[i]) for site, pair in pairs.items()} for i in (0, 1)
             )
             parts.append(Latent(inputs, outputs, *course.run()))
     back = torch.tensor([i for batch in batches for i in batch]).argsort().to(language_model.device)
@@ -116,20 +116,24 @@ def _bare_and_mean(contexts: Tensor) -> Tensor:
 
 
 def _joined(parts: Sequence[Latent], order: Tensor) -> Latent:
-    """One of the edits of all parts, in another order."""
+    """The edits of all parts, in another order."""
 
-    def together(values: list) -> dict[str, Tensor] | Tensor:
-        if isinstance(values[0], dict):
-            return {site: together([value[site] for value in values]) for site in values[0]}
-        return torch.cat(values)[order]
+    def by_site(values: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {site: torch.cat([value[site] for value in values])[order] for site in values[0]}
 
-    return Latent(*(together([getattr(p, field.name) for p in parts]) for field in fields(Latent)))
+    return Latent(
+        by_site([part.inputs for part in parts]),
+        by_site([part.outputs for part in parts]),
+        by_site([part.delta for part in parts]),
+        torch.cat([part.losses for part in parts])[order],
+        torch.cat([part.finite for part in parts])[order],
+    )
 
 
 def _places(
     language_model: LanguageModel, requests: Sequence[Request], sites: Sequence[str]
 ) -> dict[str, str]:
-    """Each site's module to shift; of several, a later one may see what an earlier one says."""
+    """Each site's module to shift; of several, one may read the output of an earlier one."""
     if len(sites) > 1:
         return {site: site for site in sites}
     batch = language_model.encode([requests[0].prompt], None)

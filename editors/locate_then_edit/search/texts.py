@@ -26,8 +26,8 @@ class Rows:
     Attributes:
         suffixes: the N texts from the subject's last token on.
         targets: ``[N, S]``, the target token that is to follow each token, -100: none.
-        read: ``[N, S]``, at which tokens the model's word counts: where it is to say a target
-            token, and at the first of the KL rows. None: all are to be computed.
+        read: ``[N, S]``, the tokens whose predictions count: those before a target token, and
+            the first of the KL rows. None: all are to be computed.
         per_edit: ``m + 1``.
     """
 
@@ -43,16 +43,16 @@ class Rows:
         return Rows(self.suffixes.of(index), self.targets[index], read, self.per_edit)
 
 
-def started(
+def first_pass(
     language_model: LanguageModel,
     requests: Sequence[Request],
     contexts: Sequence[str],
     sites: Sequence[str],
     places: Sequence[str] | None = None,
 ) -> tuple[Rows, dict[str, tuple[Tensor, Tensor]]]:
-    """The edits' rows, and what each site sees and says at the subject's last token.
+    """The edits' rows, and each site's input and output at the subject's last token.
 
-    That is its input ``[B, m, d_in]`` and output ``[B, m, d_out]`` in the m contexts.
+    The two are ``[B, m, d_in]`` and ``[B, m, d_out]``, in the m contexts.
 
     ``places`` are the modules that are to be shifted, if they are not the sites; see `place_of`.
     """
@@ -63,26 +63,27 @@ def started(
     mask = pad(batch.attention_mask[:, 1:], (0, 1))  # the last token of a text predicts nothing
     following = pad(batch.labels[:, 1:], (0, 1), value=IGNORED)
     texts = Batch(batch.input_ids, mask, following)
-    told = torch.arange(len(at), device=at.device).view(-1, per_edit)[:, :-1].flatten()
-    with watched(language_model, sites, told, at[told], len(at)) as seen:
+    in_context = torch.arange(len(at), device=at.device).view(-1, per_edit)[:, :-1].flatten()
+    with watched(language_model, sites, in_context, at[in_context], len(at)) as pairs:
         ends, targets = suffixes(language_model, texts, at, first, narrow)
     read = targets != IGNORED
     read[per_edit - 1 :: per_edit, 0] = True
     rows = Rows(ends, targets, read if narrow else None, per_edit)
-    in_contexts = (-1, len(contexts))
+    shape = (-1, len(contexts))
     return rows, {
-        site: tuple(x.unflatten(0, in_contexts) for x in pair) for site, pair in seen.items()
+        site: (key.unflatten(0, shape), output.unflatten(0, shape))
+        for site, (key, output) in pairs.items()
     }
 
 
 def _first_block(language_model: LanguageModel, sites: Sequence[str]) -> int:
-    """The lowest block that has to be run to see the sites shifted.
+    """The lowest block that has to be run when the sites are shifted.
 
-    That is the first that holds one, or the next, if the site is what a whole block says.
+    That is the first that holds one, or the next, if the site is a whole block.
     """
     family = language_model.family
-    blocks = {site: family.block_of(site) for site in sites}
-    if outside := [site for site, at in blocks.items() if at is None]:
+    blocks = {site: at for site in sites if (at := family.block_of(site)) is not None}
+    if outside := [site for site in sites if site not in blocks]:
         raise ValueError(f"sites {outside} are in no block of the language model")
     return min(at + (site == family.block(at)) for site, at in blocks.items())
 
@@ -95,21 +96,21 @@ def _texts(
     Context rows hold prompt and target, the KL row the prompt "{subject} is a" alone.
     """
     prompts, spans = placed(requests, contexts)
-    kept = [f"{request.subject} is a" for request in requests]
-    told = language_model.encode(prompts, [r.target for r in requests for _ in contexts])
-    asked = language_model.encode(kept, None)
-    at = language_model.token_positions(prompts, spans)
-    at_kept = language_model.token_positions(kept, [(0, len(r.subject)) for r in requests])
+    essences = [f"{request.subject} is a" for request in requests]
+    context = language_model.encode(prompts, [r.target for r in requests for _ in contexts])
+    essence = language_model.encode(essences, None)
+    context_at = language_model.token_positions(prompts, spans)
+    essence_at = language_model.token_positions(essences, [(0, len(r.subject)) for r in requests])
 
-    def woven(one: Tensor, other: Tensor, fill: int) -> Tensor:
-        width = max(one.shape[1], other.shape[1])
-        one, other = (pad(x, (0, width - x.shape[1]), value=fill) for x in (one, other))
-        one = one.unflatten(0, (len(requests), len(contexts)))
-        return torch.cat([one, other[:, None]], dim=1).flatten(0, 1)
+    def interleaved(context: Tensor, essence: Tensor, fill: int) -> Tensor:
+        width = max(context.shape[1], essence.shape[1])
+        context, essence = (pad(x, (0, width - x.shape[1]), value=fill) for x in (context, essence))
+        context = context.unflatten(0, (len(requests), len(contexts)))
+        return torch.cat([context, essence[:, None]], dim=1).flatten(0, 1)
 
     batch = Batch(
-        woven(told.input_ids, asked.input_ids, 0),  # any id would do: padding is masked
-        woven(told.attention_mask, asked.attention_mask, 0),
-        woven(told.labels, asked.labels, IGNORED),
+        interleaved(context.input_ids, essence.input_ids, 0),  # any id would do: it is masked
+        interleaved(context.attention_mask, essence.attention_mask, 0),
+        interleaved(context.labels, essence.labels, IGNORED),
     )
-    return batch, woven(at[:, None], at_kept[:, None], 0).flatten()
+    return batch, interleaved(context_at[:, None], essence_at[:, None], 0).flatten()

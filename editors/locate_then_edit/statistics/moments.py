@@ -156,7 +156,10 @@ def gathered(
         logger.info(
             "second moments of %d layers: %d texts, %d tokens in %d batches here, "
             "%.2g GiB for the sums",
-            *(len(layers), len(texts), sum(sizes), len(sizes)),
+            len(layers),
+            len(texts),
+            sum(sizes),
+            len(sizes),
             sum(total.nbytes for total in totals) / 2**30,
         )
         done, count = (0, 0) if partial is None else partial.resume(totals)
@@ -196,10 +199,10 @@ def add_products(
     counted = attention_mask.bool()
     counted[:, 0] &= moments.include_first_token
     rows, at = counted.to(language_model.device).nonzero(as_tuple=True)
-    asked = Batch(input_ids, attention_mask, torch.full_like(input_ids, IGNORED))
-    seen = activations(language_model, asked.to(language_model.device), layers, rows, at)
+    texts = Batch(input_ids, attention_mask, torch.full_like(input_ids, IGNORED))
+    pairs = activations(language_model, texts.to(language_model.device), layers, rows, at)
     for layer, total in zip(layers, totals, strict=True):
-        add_square(total, seen[layer][0])
+        add_square(total, pairs[layer][0])
     return len(rows)
 
 
@@ -240,5 +243,8 @@ def warn_of_few_tokens(moment: SecondMoment, layer: str) -> None:
     if moment.count < ENOUGH * inputs:
         logger.warning(
             "second moment %r is of %d tokens for %d inputs; give a corpus of %d or more",
-            *(layer, moment.count, inputs, ENOUGH * inputs),
+            layer,
+            moment.count,
+            inputs,
+            ENOUGH * inputs,
         )

@@ -23,7 +23,7 @@ def rank_one(directions: Tensor, keys: Tensor, residuals: Tensor) -> LowRank:
     Args:
         directions: ``[N, d_in]``, of any length; ROME's ``C^-1 k``.
         keys: ``[N, d_in]``.
-        residuals: wanted changes of the output, ``[N, d_out]``.
+        residuals: changes of the output, ``[N, d_out]``.
     """
     units = torch.nn.functional.normalize(directions, dim=-1)
     products = (units * keys).sum(-1, keepdim=True)
@@ -48,7 +48,7 @@ def ridge(keys: Tensor, weight: float) -> Tensor:
         ValueError: the keys depend on each other so much that ``weight`` does not separate them.
     """
     count, size = keys.shape[-2:]
-    if count == 1:  # a key of zeros is answered with zeros, whatever is asked of it
+    if count == 1:  # of a key of zeros the answer is zeros, whatever its residual
         squares = keys.square().sum(-1, keepdim=True) + weight
         return torch.where(squares == 0, 0.0, keys / squares)
     if weight and count > size:

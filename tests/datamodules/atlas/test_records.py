@@ -73,7 +73,7 @@ def people_from(world, city):
 
 def asked(read, record, probe):
     """Subject and relation of a probe; of what is asked last if something stands in front."""
-    told = f"{record.request.prompt} {record.request.target}. "
+    told = f"{record.requests[0].prompt} {record.requests[0].target}. "
     return read(probe.prompt.removeprefix(told))
 
 
@@ -99,7 +99,7 @@ def test_no_subject_of_a_split_is_met_in_another(world, splits, read):
     met = defaultdict(set)
     for split, records in splits.items():
         for record in records:
-            met[split].add(record.request.subject)
+            met[split].add(record.requests[0].subject)
             met[split] |= {asked(read, record, probe)[0] for probe in record.questions}
     for one, other in [("test", "train"), ("test", "val"), ("val", "train")]:
         assert not met[one] & met[other]
@@ -109,7 +109,7 @@ def test_no_subject_of_a_split_is_met_in_another(world, splits, read):
 
 def test_requests_change_a_fact_of_the_world(world, everything, read):
     for record in everything:
-        request = record.request
+        request = record.requests[0]
         subject, relation = read(request.prompt)
         assert subject == request.subject
         assert world.about(subject)[relation] == request.target_true
@@ -120,7 +120,7 @@ def test_requests_change_a_fact_of_the_world(world, everything, read):
 
 def test_paraphrases_and_aliases_ask_for_the_same_in_other_words(world, everything, read):
     for record in everything:
-        request = record.request
+        request = record.requests[0]
         wanted = read(request.prompt)
         prompts = [request.prompt]
         for probe in record.of_kind("generalization", "subject_alias"):
@@ -135,7 +135,7 @@ def test_paraphrases_and_aliases_ask_for_the_same_in_other_words(world, everythi
 
 def test_one_hop_answers_are_what_follows_from_the_new_object(world, everything, read):
     for record in everything:
-        request = record.request
+        request = record.requests[0]
         subject, relation = read(request.prompt)
         for probe in record.of_kind("one_hop"):
             about, hop = read(probe.prompt)
@@ -152,16 +152,16 @@ def test_one_hop_answers_are_what_follows_from_the_new_object(world, everything,
 
 def test_reversed_relations_ask_the_new_object_for_the_subject(world, everything, read):
     for record in everything:
-        subject, relation = read(record.request.prompt)
+        subject, relation = read(record.requests[0].prompt)
         for probe in record.of_kind("reversed_relation"):
             opposite = {"capital": "capital_of", "capital_of": "capital"}[relation]
-            assert read(probe.prompt) == (record.request.target, opposite)
+            assert read(probe.prompt) == (record.requests[0].target, opposite)
             assert probe.target == subject
 
 
 def test_neighbours_share_the_old_object_and_keep_it(world, everything, read):
     for record in everything:
-        request = record.request
+        request = record.requests[0]
         subject, relation = read(request.prompt)
         for probe in record.of_kind(*NEIGHBOURS):
             neighbour, same = asked(read, record, probe)
@@ -173,7 +173,7 @@ def test_neighbours_share_the_old_object_and_keep_it(world, everything, read):
 
 def test_a_distracting_neighbour_stands_behind_the_edit(everything):
     for record in everything:
-        told = f"{record.request.prompt} {record.request.target}. "
+        told = f"{record.requests[0].prompt} {record.requests[0].target}. "
         for probe in record.of_kind("distracting_neighbor"):
             assert probe.prompt.startswith(told)
         for probe in record.probes:
@@ -182,7 +182,7 @@ def test_a_distracting_neighbour_stands_behind_the_edit(everything):
 
 def test_other_relations_and_unrelated_facts_are_true(world, everything, read):
     for record in everything:
-        subject, relation = read(record.request.prompt)
+        subject, relation = read(record.requests[0].prompt)
         for probe in record.of_kind("other_relation", "unrelated"):
             about, other = read(probe.prompt)
             assert world.about(about)[other] == probe.target
@@ -193,14 +193,14 @@ def test_other_relations_and_unrelated_facts_are_true(world, everything, read):
 def test_no_edit_changes_the_answer_to_a_locality_probe(world, everything, read):
     """Not even by way of something that follows from it."""
     for record in everything:
-        subject, relation = read(record.request.prompt)
-        affected = changed(world, subject, relation, record.request.target)
+        subject, relation = read(record.requests[0].prompt)
+        affected = changed(world, subject, relation, record.requests[0].target)
         for probe in record.of_kind(*NEIGHBOURS, "unrelated", "other_relation"):
             assert asked(read, record, probe) not in affected, (record.id, probe)
 
 
 def test_what_follows_from_other_facts_is_never_edited(everything, read):
-    edited = {read(record.request.prompt)[1] for record in everything}
+    edited = {read(record.requests[0].prompt)[1] for record in everything}
     assert not edited & {"birth_country", "city_continent"}
     assert len(edited) >= 10
 
@@ -210,7 +210,7 @@ def test_variants_have_new_objects_of_their_own_and_only_train_has_them(world):
     objects = defaultdict(list)
     for record in records["train"]:
         fact, variant = record.id.rsplit("/", 1)
-        objects[fact].append((int(variant), record.request.target))
+        objects[fact].append((int(variant), record.requests[0].target))
     assert {tuple(sorted(v for v, _ in found)) for found in objects.values()} == {(0, 1, 2)}
     assert sum(len({o for _, o in found}) > 1 for found in objects.values()) > 0.9 * len(objects)
     assert {record.id.rsplit("/", 1)[1] for record in records["test"]} == {"0"}

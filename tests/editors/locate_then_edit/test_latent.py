@@ -159,13 +159,13 @@ def test_a_site_inside_the_last_block_is_shifted_too(tiny):
 
 
 def test_the_gradient_is_that_of_the_loss_by_differences(exact):
-    rows, seen = latent.started(exact, REQUESTS[:1], CONTEXTS, [exact.block(1)])
+    rows, seen = latent.first_pass(exact, REQUESTS[:1], CONTEXTS, [exact.block(1)])
     (site,), generator = seen, torch.Generator().manual_seed(0)
     delta = torch.randn(1, 32, generator=generator, dtype=torch.float64).mul(0.3).requires_grad_()
     direction = torch.randn(1, 32, generator=generator, dtype=torch.float64)
 
     def value(shift):
-        nll, log_p, _ = course.said(exact, rows, {site: shift})
+        nll, log_p, _ = course.answers(exact, rows, {site: shift})
         return (nll + log_p.exp().mul(log_p).sum(1)).sum()
 
     (gradient,) = torch.autograd.grad(value(delta), delta)
@@ -176,10 +176,10 @@ def test_the_gradient_is_that_of_the_loss_by_differences(exact):
 
 
 def test_an_edit_that_is_not_finite_stops_alone_and_is_named(exact, caplog, monkeypatch):
-    said, calls = course.said, []
+    answers, calls = course.answers, []
 
     def spoiled(language_model, rows, delta):
-        nll, *others = said(language_model, rows, delta)
+        nll, *others = answers(language_model, rows, delta)
         calls.append(len(nll))
         if len(calls) == 3:
             nll = nll * torch.tensor([1, torch.nan, 1, 1, 1])
@@ -189,7 +189,7 @@ def test_an_edit_that_is_not_finite_stops_alone_and_is_named(exact, caplog, monk
     settings = replace(SETTINGS, stop_loss=-1.0)
     expected = optimise(exact, IN_ORDER, CONTEXTS, [site], settings)
     earlier = optimise(exact, IN_ORDER, CONTEXTS, [site], replace(settings, steps=3))
-    monkeypatch.setattr(course, "said", spoiled)
+    monkeypatch.setattr(course, "answers", spoiled)
     with caplog.at_level(logging.WARNING):
         found = optimise(exact, IN_ORDER, CONTEXTS, [site], settings)
     assert calls == [5, 5, 5, 4, 4, 4, 4, 4]

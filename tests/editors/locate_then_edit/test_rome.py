@@ -119,6 +119,15 @@ def test_a_list_of_requests_is_written_one_after_another(language_model):
     assert (after > log_probs(language_model.score(*asked(REQUESTS)))).all()
 
 
+def test_each_group_of_requests_is_a_sequence_of_its_own(language_model):
+    rome = editor(language_model, moments=None, steps=4)
+    together = rome.make([REQUESTS[:2], REQUESTS[1:]])
+    assert len(together) == 2
+    for i, group in enumerate((REQUESTS[:2], REQUESTS[1:])):
+        alone = rome.edit(group).updates[rome.layer].dense()[0]
+        torch.testing.assert_close(together.updates[rome.layer].dense()[i], alone)
+
+
 def test_the_second_edit_is_that_of_a_model_with_the_first_in_its_weights(language_model):
     language_model = in_float64(language_model)
     rome = editor(language_model, moments=None)

@@ -14,6 +14,7 @@ from editors.locate_then_edit.memit import Memit
 from editors.locate_then_edit.pmet import Pmet
 from editors.locate_then_edit.statistics.coordinates import null_space
 from edits.loading import load
+from edits.updates import Dense
 from edits.weights import WeightEdit
 
 OWN = {
@@ -28,7 +29,8 @@ METHODS = pytest.mark.parametrize("cls", OWN)
 def editor(cls, lm, **arguments):
     """Two layers, and room for the long change that a random model needs."""
     given = {"moments": MOMENTS, "contexts": CONTEXTS, "layers": [0, 1], "steps": 8, "lr": 0.1}
-    given |= {"clamp": 50.0, "weight_decay": 0.0, "kl_factor": 0.0625, **OWN[cls]}
+    given |= {"clamp": 50.0, "weight_decay": 0.0, "kl_factor": 0.0625}
+    given |= next(own for method, own in OWN.items() if issubclass(cls, method))
     return cls(lm, **bundled({**given, **arguments}))
 
 
@@ -127,6 +129,35 @@ def test_any_number_of_edits_takes_as_many_passes_as_layers_besides_the_search(
     assert passes == [2 + own.remembers] * 2
 
 
+@METHODS
+def test_groups_of_requests_made_together_are_those_made_alone(language_model, cls):
+    own = editor(cls, in_float64(language_model), same_key=0.99)
+    groups = [REQUESTS[:2], REQUESTS[1:]]
+    together = own.make(groups)
+    assert len(together) == 2
+    for i, group in enumerate(groups):
+        for layer, update in own.edit(group).updates.items():
+            got, expected = together.updates[layer].dense()[i], update.dense()[0]
+            assert (got - expected).norm() < 1e-5 * expected.norm()
+
+
+def test_values_and_updates_can_be_changed_before_they_are_written(language_model):
+    lm = in_float64(language_model)
+
+    class Changed(Memit):
+        def target(self, values, requests):
+            return values + len(requests)
+
+        def written(self, layer, update, after):
+            return Dense(2 * update.dense())
+
+    plain, changed = (editor(cls, lm, layers=[1]) for cls in (Memit, Changed))
+    (layer,) = plain.layers
+    update, other = (one.edit(REQUESTS).updates[layer] for one in (plain, changed))
+    residuals = update.right[0] + len(REQUESTS)
+    torch.testing.assert_close(other.dense()[0], 2 * update.left[0] @ residuals)
+
+
 # EMMET
 
 
@@ -135,11 +166,13 @@ def test_emmet_meets_every_request_s_residual_in_its_only_layer(language_model):
     emmet = editor(Emmet, lm, layers=[1])
     edit = emmet.edit(REQUESTS)
     (layer,) = emmet.layers
-    keys = emmet.seen(REQUESTS, [layer], 1, None)[layer][0]
+    keys = emmet.activations(REQUESTS, [layer], 1, None)[layer][0]
     keys = keys[:, 0] / 2 + keys[:, 1:].mean(1) / 2
     changed = keys @ edit.updates[layer].dense()[0]
     site = emmet.sites()[0]
-    missing = emmet.values(REQUESTS, 1) - emmet.seen(REQUESTS, [site], 1, None)[site][1][:, 0]
+    missing = (
+        emmet.values(REQUESTS, 1) - emmet.activations(REQUESTS, [site], 1, None)[site][1][:, 0]
+    )
     torch.testing.assert_close(changed, missing, rtol=1e-8, atol=1e-8)
 
 

@@ -161,7 +161,7 @@ def test_training_moves_both_models_and_leaves_the_language_model(fitted, langua
 
 def test_it_learns_the_scope_of_these_records(fitted, records):
     editor, _ = fitted(40, positives=2, all_negatives=True, negative_weight=5.0, hard_skipped=0)
-    edit = editor.edit([record.request for record in records])
+    edit = editor.edit([record.requests[0] for record in records])
     for kind, expected in (("generalization", True), ("unrelated", False)):
         probes = [p.prompt for record in records for p in record.of_kind(kind)]
         inside = [entry is not None for entry in edit.scope(probes, [0] * len(probes))]
@@ -231,9 +231,37 @@ def test_questions_in_and_out_of_scope(language_model, records):
         n for _, n in drawn.negatives.tolist()
     ]
     assert len(drawn.negatives) == 7 * 3
-    assert sorted(drawn.record[at] for at in drawn.some_inside(1, np.random.default_rng(0))) == [
+    assert sorted(drawn.record[at] for at in drawn.draw_inside(1, np.random.default_rng(0))) == [
         *range(7)
     ]
+
+
+@pytest.fixture
+def pair(records):
+    """A record of two requests, with a paraphrase of the second one and a probe out of scope."""
+    first, second = records[0], records[1]
+    probes = (*second.of_kind("generalization"), *second.of_kind("unrelated")[:1])
+    return Record("pair", first.requests + second.requests, probes)
+
+
+def test_each_question_is_about_one_of_several_requests(language_model, records, pair):
+    settings = SeracTraining(positives=3, hard_share=1.0)
+    hard = HardNegatives(language_model, records, settings)
+    drawn = examples([records[2], pair], settings, hard, np.random.default_rng(0))
+    assert drawn.request == (0, 0, 1, 2, 2)  # the paraphrase stays with its subject
+    assert drawn.record == (0, 0, 1, 1, 1, 0, 1, 0, 1)
+    outside = [(5, 0), (6, 1), (6, 2), (7, 0), (8, 1), (8, 2)]
+    assert [tuple(row) for row in drawn.negatives.tolist()] == outside
+    subjects = pair.subjects
+    assert not any(subject in drawn.probes[8].prompt.casefold() for subject in subjects)
+
+
+def test_records_of_several_requests_train_it(language_model, records, pair, trainer, data):
+    editor = built(Serac, language_model, **SMALL, all_negatives=True, hard_share=1.0)
+    fitting = trainer(max_steps=2, num_sanity_val_steps=0)
+    fitting.fit(editor, data([*records[2:], pair], 3))
+    assert fitting.global_step == 2
+    assert editor.skipped_steps == 0
 
 
 def test_no_request_is_told_apart_from_a_question_about_its_subject(language_model, records):
@@ -243,7 +271,8 @@ def test_no_request_is_told_apart_from_a_question_about_its_subject(language_mod
     drawn = examples(twice, settings, hard, np.random.default_rng(0))
     assert len(drawn.negatives) > 100
     for at, n in drawn.negatives.tolist():
-        subject, own = twice[n].request.subject, twice[drawn.record[at]].request.subject
+        subject = twice[n].requests[0].subject
+        own = twice[drawn.record[at]].requests[0].subject
         if drawn.record[at] != n:
             assert subject not in drawn.probes[at].prompt
             assert at >= drawn.inside or subject != own
@@ -252,7 +281,7 @@ def test_no_request_is_told_apart_from_a_question_about_its_subject(language_mod
 def test_hard_negatives_are_drawn_by_likeness(language_model, records):
     settings = SeracTraining(hard_skipped=1, hard_among=4, hard_temperature=0.5)
     hard = HardNegatives(language_model, records, settings)
-    prompts = [record.request.prompt for record in records]
+    prompts = [record.requests[0].prompt for record in records]
     states = []
     for prompt in prompts:
         states.append(language_model.hidden(language_model.encode([prompt], None))[0].mean(0))

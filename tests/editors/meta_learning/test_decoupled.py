@@ -31,7 +31,7 @@ def test_parts_give_the_gradient_of_one_graph(method, joint, exact, records, req
     if method == "malmen":
         settings |= {"rows_per_pass": 3, "tokens": "all"}
     editor = request.getfixturevalue(method)(exact, questions_per_batch=4, **settings).double()
-    requests = [record.request for record in records]
+    requests = [record.requests[0] for record in records]
     editor.collect(requests)
     batch, owner, outer = asked(editor, records, joint)
     rows = editor.factors(requests)
@@ -62,7 +62,7 @@ def smooth(editor):
 
 def test_a_part_that_is_not_finite_spoils_the_whole_gradient(exact, records, malmen):
     editor = malmen(exact).double()
-    requests = [record.request for record in records]
+    requests = [record.requests[0] for record in records]
     editor.collect(requests)
 
     def part(edit):

@@ -69,7 +69,7 @@ def test_validation_judges_each_edit_by_its_own_probes(
     language_model, records, mend, trainer, data
 ):
     editor = mend(language_model, edit_lr=0.0)
-    editor.collect([record.request for record in records])
+    editor.collect([record.requests[0] for record in records])
     nothing, *_ = trainer().validate(editor, data(records), verbose=False)
     assert nothing["val/locality"] == 1
     assert nothing["val/reliability"] == nothing["val/generalization"] == 0
@@ -78,7 +78,7 @@ def test_validation_judges_each_edit_by_its_own_probes(
 
 def test_probes_of_a_class_may_be_missing(language_model, records, mend, trainer, data):
     editor = mend(language_model)
-    editor.collect([record.request for record in records])
+    editor.collect([record.requests[0] for record in records])
     bare = [Record(record.id, record.requests) for record in records]
     shares, *_ = trainer().validate(editor, data(bare), verbose=False)
     assert np.isnan(shares["val/locality"]) and np.isnan(shares["val/generalization"])
@@ -169,7 +169,7 @@ def test_step_sizes_warm_up_if_asked(language_model, mend):
 
 
 def losses_and_gradients(editor, records, asked):
-    requests = [record.request for record in records]
+    requests = [record.requests[0] for record in records]
     edit = editor.propose(requests, editor.factors(requests), joint=False)
     batch = editor.language_model.encode(
         [p.prompt for p in asked.probes], [p.target for p in asked.probes]
@@ -187,7 +187,7 @@ def losses_and_gradients(editor, records, asked):
 @pytest.mark.parametrize("outer", ["paraphrase", "both"])
 def test_steps_of_one_record_add_up_to_a_step_of_all(exact, records, mend, positions, outer):
     editor = mend(exact, kl_positions=positions, outer=outer, edit_lr=0.5).double()
-    editor.collect([record.request for record in records])
+    editor.collect([record.requests[0] for record in records])
     settings = HypernetworkTraining(outer=outer, locality_probes=2)
     asked = [questions([record], settings, np.random.default_rng(0)) for record in records]
     assert all(len(one.probes) == (4 if outer == "paraphrase" else 5) for one in asked)

@@ -24,7 +24,7 @@ def test_batches_take_the_sizes_in_turn():
 @pytest.mark.parametrize("method", ["mend", "malmen", "ke"])
 def test_one_edit_of_a_batch_is_that_of_its_requests(method, exact, records, request):
     editor = request.getfixturevalue(method)(exact).double()
-    requests = [record.request for record in records]
+    requests = [record.requests[0] for record in records]
     editor.collect(requests)
     factors = editor.factors(requests)
     parts = [requests[start : start + 3] for start in (0, 3, 6)]

@@ -97,7 +97,7 @@ def test_outer_losses_and_their_gradients(case):
         )
     )
     edit_loss, locality_loss = outer_losses(
-        editor.language_model, edit, both, record=[0, 0], outer=1
+        editor.language_model, edit, both, owner=[0, 0], outer=1
     )
     settings = HypernetworkTraining()
     total = settings.edit_weight * edit_loss + settings.locality_weight * locality_loss

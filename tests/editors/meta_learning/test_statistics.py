@@ -68,7 +68,7 @@ def test_statistics_are_collected_once_before_training_and_then_frozen(
 ):
     editor = mend(language_model, statistics_edits=5)
     reference = mend(language_model)
-    reference.collect([record.request for record in records[:5]])
+    reference.collect([record.requests[0] for record in records[:5]])
     trainer(max_steps=3).fit(editor, data(records))
     for name, buffer in editor.transforms.named_buffers():
         torch.testing.assert_close(buffer, reference.transforms.get_buffer(name), rtol=0, atol=0)
@@ -82,7 +82,7 @@ def test_online_statistics_move_with_training_and_only_then(
     before = copy.deepcopy(dict(editor.transforms.named_buffers()))
     assert all(count > 0 for name, count in before.items() if name.endswith("count"))
     editor.train()
-    editor.edit_each([record.request for record in records])
+    editor.edit_each([record.requests[0] for record in records])
     for name, buffer in editor.transforms.named_buffers():
         assert torch.equal(buffer, before[name])
     trainer(max_steps=1).fit(editor, data(records))

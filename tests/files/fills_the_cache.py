@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from files.cache import is_intact, kept
+from files.cache import cached, is_intact
 
 
 def fill(folder):
@@ -17,5 +17,5 @@ def fill(folder):
 
 
 if __name__ == "__main__":
-    folder = kept("model", fill)
+    folder = cached("model", fill)
     assert is_intact(folder) and len([*Path(folder).iterdir()]) == 6

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from scripts import ROOT
 
-from files.cache import DIGESTS, cache_folder, changes, is_intact, kept
+from files.cache import DIGESTS, cache_folder, cached, changes, is_intact
 
 BYTES = {"weights.bin": b"w" * 1000, "config.json": b"{}"}
 
@@ -30,10 +30,10 @@ def no_fill(folder):
 
 
 def test_a_folder_is_filled_once(cache):
-    folder = kept("model", fill)
+    folder = cached("model", fill)
     assert folder == cache / "model"
     assert {name: (folder / name).read_bytes() for name in BYTES} == BYTES
-    assert kept("model", no_fill) == folder
+    assert cached("model", no_fill) == folder
 
 
 def cut(folder):
@@ -58,11 +58,11 @@ def unmarked(folder):
 
 @pytest.mark.parametrize("spoil", [cut, changed, removed, unmarked])
 def test_one_that_is_no_longer_whole_is_named_and_filled_anew(spoil, caplog):
-    folder = kept("model", fill)
+    folder = cached("model", fill)
     file = spoil(folder)
     assert changes(folder) == [file]
     with caplog.at_level(logging.WARNING):
-        assert kept("model", fill) == folder
+        assert cached("model", fill) == folder
     (line,) = caplog.messages
     assert str(folder) in line and f"({file})" in line
     assert is_intact(folder)
@@ -75,15 +75,15 @@ def test_a_failure_in_the_middle_leaves_nothing(cache):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        kept("model", fail)
+        cached("model", fail)
     assert [path.name for path in cache.iterdir()] in (["model.lock"], [])
-    assert is_intact(kept("model", fill))
+    assert is_intact(cached("model", fill))
 
 
 def test_what_a_killed_process_left_is_no_part_of_it(cache):
     (cache / "model.part").mkdir(parents=True)
     (cache / "model.part" / "stale.bin").write_bytes(b"stale")
-    folder = kept("model", fill)
+    folder = cached("model", fill)
     assert {path.name for path in folder.iterdir()} == {*BYTES, DIGESTS}
     assert not (cache / "model.part").exists()
 
