@@ -75,7 +75,7 @@ class Demonstrations:
         generator = random.Random(f"{self.seed} {request.prompt} {request.target}")
         types = self.types(len(near), generator)
         shown = [
-            demonstration(record.request, self.asked(record, kind, generator), layout, self.end)
+            demonstration(record.requests[0], self.asked(record, kind, generator), layout, self.end)
             for record, kind in zip(near, types, strict=True)
         ]
         return [*shown[::-1], demonstration(request, None, layout, self.end)]

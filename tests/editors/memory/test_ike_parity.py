@@ -79,8 +79,8 @@ def test_demonstrations_and_losses_are_theirs(name, test, case, records, long_mo
     ):
         shown = records[first + neighbour]
         probe = shown.of_kind(KINDS[kind])[choice] if kind else None
-        nearest.append(demonstration(shown.request, probe, IKE, "\n\n"))
-    request = records[test].request
+        nearest.append(demonstration(shown.requests[0], probe, IKE, "\n\n"))
+    request = records[test].requests[0]
     texts = (*nearest[::-1], demonstration(request, None, IKE, "\n\n"))
     assert list(texts) == wanted["demonstrations"]
 

@@ -154,7 +154,9 @@ def test_the_nearest_record_is_the_last_demonstration(language_model, pool, reco
     shown = FEW.before(requests[0], records[2:6], IKE)
     assert len(shown) == 5
     for text, record in zip(shown, [*records[2:6][::-1], records[0]], strict=True):
-        assert text.startswith(f"New Fact: {record.request.prompt} {record.request.target}\n")
+        assert text.startswith(
+            f"New Fact: {record.requests[0].prompt} {record.requests[0].target}\n"
+        )
     assert shown == FEW.before(requests[0], records[2:6], IKE)
     assert shown[:-1] != FEW.before(requests[1], records[2:6], IKE)[:-1]
 
@@ -183,7 +185,7 @@ def test_demonstrations_that_do_not_fit_are_dropped_and_counted(
 def test_demonstrations_are_never_about_the_subject_of_the_request(language_model, records):
     pool = Pool(Listed(records))
     editor = InContext(language_model, layout=IKE, demonstrations=FEW, pool=pool)
-    [[fact]] = editor.edit([records[3].request]).memories
+    [[fact]] = editor.edit([records[3].requests[0]]).memories
     assert not any(
         text.startswith("New Fact: Warsaw is in Sweden") for text in fact.demonstrations[:-1]
     )
@@ -194,12 +196,12 @@ def test_demonstrations_are_never_about_the_subject_of_the_request(language_mode
 
 def test_a_threshold_lets_the_stated_share_of_foreign_questions_pass(language_model, records):
     embed = OwnStates().embed
-    center = embed(language_model, [record.request.prompt for record in records]).mean(0)
+    center = embed(language_model, [record.requests[0].prompt for record in records]).mean(0)
 
     def queries(texts):
         return directions(embed(language_model, texts), center)
 
-    keys = queries([f"{r.request.prompt} {r.request.target}" for r in records])
+    keys = queries([f"{r.requests[0].prompt} {r.requests[0].target}" for r in records])
     values = [threshold_of(records, keys, queries, share) for share in (0.0, 0.25, 0.5, 1.0)]
     assert values == sorted(values, reverse=True)
     asked = [
@@ -208,7 +210,7 @@ def test_a_threshold_lets_the_stated_share_of_foreign_questions_pass(language_mo
     found = queries([probe.prompt for _, probe in asked]) @ keys.T
     for row, (own, probe) in enumerate(asked):
         for at, record in enumerate(records):
-            if at != own and record.request.subject in probe.prompt:
+            if at != own and record.requests[0].subject in probe.prompt:
                 found[row, at] = -1
     for share, value in zip((0.0, 0.25, 0.5), values[:3], strict=True):
         assert (found.max(1).values >= value).float().mean() <= share + 1e-6
