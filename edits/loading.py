@@ -8,6 +8,7 @@ from typing import Any
 
 from edits import storage
 from edits.codebook import Codebook
+from edits.context import ContextEdit
 from edits.edit import NOTHING, Edit
 from edits.journal import Journal
 from edits.neurons import NeuronEdit
@@ -18,7 +19,15 @@ from models.language_model import LanguageModel
 KINDS = MappingProxyType(
     {
         kind.kind: kind
-        for kind in (WeightEdit, Journal, RoutedEdit, Codebook, NeuronEdit, type(NOTHING))
+        for kind in (
+            WeightEdit,
+            Journal,
+            RoutedEdit,
+            ContextEdit,
+            Codebook,
+            NeuronEdit,
+            type(NOTHING),
+        )
     }
 )
 """By the name that the kind has in files."""

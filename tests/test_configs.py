@@ -34,6 +34,11 @@ OF_EDIT_TOO = (("trainer", "edit"), ("experiment", "atlas_batch"), ("experiment"
 OF_ONE_EDITOR = {"preset": ("edit", "train"), "training": ("train",)}
 """Groups with a folder for each model and a file for each editor, and the scripts that read it."""
 SENTENCES = [f"{what} is a city in {where}." for what in "ABCDEFGH" for where in "KLMNOPQ"]
+POOL = {
+    "_target_": "datamodules.pool.Pool",
+    "data": {"_target_": "datamodules.atlas.data.AtlasData"},
+    "limit": 12,
+}
 SENTENCES_CORPUS = {"_target_": "datamodules.text.TextCorpus", "source": SENTENCES}
 REQUESTS = [
     Request("Lagos is in", "Lagos", "Sweden", "Nigeria"),
@@ -208,8 +213,11 @@ def test_variants_of_rome_take_its_preset(name, composed):
 
 
 def built(config: Mapping, language_model: LanguageModel, **settings) -> Editor:
-    """The editor of a configuration, with a corpus of a few sentences if it takes one."""
+    """The editor of a configuration, with a few sentences or records if it takes such."""
     config = OmegaConf.merge(config, settings)
+    if "pool" in config:
+        with open_dict(config):
+            config.pool = POOL
     if config.get("moments") is not None:
         with open_dict(config):
             config.moments.update({"corpus": SENTENCES_CORPUS, "cache_folder": None})

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from datamodules.records import Probe, Record, Request, requests_of
-from editors.memory.encoder import in_parts
 from editors.memory.training import SeracTraining
 from editors.schedule import drawn
+from models.embedding import mean_states
 from models.language_model import LanguageModel
 
 
@@ -150,7 +150,7 @@ class HardNegatives:
             )
         self.language_model = language_model
         self.settings = settings
-        states = _states(language_model, [request.prompt for request in self.requests])
+        states = mean_states(language_model, [request.prompt for request in self.requests])
         self.mean = states.mean(0)
         self.states = torch.nn.functional.normalize(states - self.mean, dim=1)  # [pool, d]
 
@@ -161,7 +161,7 @@ class HardNegatives:
         subjects each request of the pool mentions one.
         """
         prompts = [request.prompt for request in requests_of(records)]
-        states = _states(self.language_model, prompts) - self.mean
+        states = mean_states(self.language_model, prompts) - self.mean
         cosines = torch.nn.functional.normalize(states, dim=1) @ self.states.T  # [R, pool]
         parts = cosines.split([len(record.requests) for record in records])
         pairs = zip(records, parts, strict=True)
@@ -181,16 +181,3 @@ class HardNegatives:
         weights = (cosines[near] / settings.hard_temperature).double().softmax(0).numpy()
         request = self.requests[near[generator.choice(len(near), p=weights)]]
         return Probe("unrelated", request.prompt, request.target)
-
-
-@torch.no_grad()
-def _states(language_model: LanguageModel, texts: Sequence[str]) -> Tensor:
-    """Mean states ``[B, d]`` of texts."""
-
-    def mean(part: Sequence[str]) -> Tensor:
-        batch = language_model.encode(part, None)
-        weights = batch.attention_mask[..., None].float()
-        states = language_model.hidden(batch).float()
-        return ((states * weights).sum(1) / weights.sum(1)).cpu()
-
-    return in_parts(mean, texts)
