@@ -31,8 +31,7 @@ from models.passes import Pass
 
 REPLACED = ("last", "prompt", "all")
 """Tokens at which values stand: the prompt's last one, those before it, or all there are."""
-_STEPS = ("prompts", "labels", "starts")
-_ENTRIES = ("born", "last")
+_LISTED = ("prompts", "labels", "starts", "born", "last")
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,9 +177,8 @@ class Codebook(Edit):
 
     def state(self) -> State:
         """The steps and entries of each table; queries, values and radii of all in one."""
-        names = _STEPS + _ENTRIES
         books = [
-            asdict(table.rule) | {name: list(getattr(table, name)) for name in names}
+            asdict(table.rule) | {name: list(getattr(table, name)) for name in _LISTED}
             for table in self.tables
         ]
         tensors = {
@@ -259,20 +257,20 @@ class _Visit:
 
     def look(self, name: str, given: Tensor, output: Said) -> Said | None:
         """The output with the rows' values in it."""
-        rows = len(self.books)
-        if self.entries is None:
+        rows, entries = len(self.books), self.entries
+        if entries is None:
             first = torch.arange(rows, device=given.device)
             queries = unflattened(given, rows)[first, self.place.asked]
-            self.entries = self.edit.lookup(queries, self.books)
+            entries = self.entries = self.edit.lookup(queries, self.books)
             where = self.place.replaced(self.edit.replaced)
         elif self.edit.replaced == "all":
             where = torch.ones(rows, 1, dtype=torch.bool, device=given.device)
         else:
             return None
-        inside = self.entries >= 0
+        inside = entries >= 0
         if not inside.any():
             return None
-        values = self.edit.values[self.entries.clamp(min=0)]
+        values = self.edit.values[entries.clamp(min=0)]
         return placed(output, values, where & inside[:, None])
 
 
