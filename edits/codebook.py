@@ -19,7 +19,7 @@ from edits.edit import Edit, Route, State
 from edits.storage import Source
 from models.families import UnsupportedModel
 from models.hooks import (
-    Said,
+    Output,
     full_precision,
     hidden_of,
     hooked,
@@ -255,7 +255,7 @@ class _Visit:
         self.edit, self.books, self.place = edit, books, place
         self.entries: Tensor | None = None
 
-    def look(self, name: str, given: Tensor, output: Said) -> Said | None:
+    def look(self, name: str, given: Tensor, output: Output) -> Output | None:
         """The output with the rows' values in it."""
         rows, entries = len(self.books), self.entries
         if entries is None:
@@ -274,7 +274,7 @@ class _Visit:
         return placed(output, values, where & inside[:, None])
 
 
-def placed(output: Said, values: Tensor, where: Tensor) -> Said:
+def placed(output: Output, values: Tensor, where: Tensor) -> Output:
     """The output of a layer with each row's value ``[B, d_out]`` ``where`` it is to stand.
 
     Differentiable in the values; what stands elsewhere is the layer's own, to the bit.

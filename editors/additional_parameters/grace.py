@@ -26,7 +26,7 @@ from editors.editor import Editor, Group
 from editors.settings import at_least, one_of, positive
 from edits.codebook import REPLACED, Codebook, Place, placed
 from edits.deferral import Growth, Rule, Table
-from models.hooks import Said, hooked
+from models.hooks import Output, hooked
 from models.language_model import LanguageModel
 from models.passes import Pass
 from models.sites import activations
@@ -236,7 +236,7 @@ class _Texts:
         """Mean negative log-likelihood (nats per token) of each target, a value in each row."""
         model = self.language_model
 
-        def put(name: str, given: Tensor, output: Said) -> Said:
+        def put(name: str, given: Tensor, output: Output) -> Output:
             return placed(output, values, where)
 
         with hooked({"": model.module(self.layer)}, put):
