@@ -34,7 +34,7 @@ def texts_of(records: Iterable[Record]) -> list[Text]:
 def queries(language_model: LanguageModel, given: str, texts: Sequence[Text]) -> list[Tensor]:
     """What layer ``given`` sees at each token of each text but the last, ``[T - 1, d]``."""
     parts: dict[int, Tensor] = {}
-    lengths = language_model.lengths(*map(list, zip(*texts, strict=True))) if texts else []
+    lengths = language_model.lengths([prompt for prompt, _ in texts], [said for _, said in texts])
     for chunk in micro_batches(lengths, TOKENS_AT_ONCE):
         batch = language_model.encode(*map(list, zip(*(texts[i] for i in chunk), strict=True)))
         mask = batch.attention_mask.bool()

@@ -129,6 +129,7 @@ class Nas(Spread):
 
     def target(self, values: Tensor, requests: Sequence[Request]) -> Tensor:
         """The block's outputs ``[B, d_out]`` with the feed-forward part's scaled to the anchor."""
+        assert self._norm is not None  # prepare() took it
         wanted, present, block = self._parts(values, requests)
         lengths = wanted.norm(dim=1, keepdim=True)
         scaled = wanted * (self._norm / lengths)
