@@ -74,7 +74,7 @@ def _config(cfg: DictConfig, name: str, language_model: LanguageModel) -> DictCo
 def _composed(name: str) -> DictConfig:
     """What the user has composed, with an editor's file and its preset."""
     overrides = [override for key, override in given() if key not in ("editor", "editors")]
-    script = HydraConfig.get().job.config_name
+    script = HydraConfig.get().job.name  # a kept configuration has no groups to choose from
     return compose(script, overrides=[*overrides, f"editor={name}"])
 
 

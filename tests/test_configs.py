@@ -76,6 +76,9 @@ def base_of(editor: str) -> str:
     for default in OmegaConf.load(CONFIGS / "editor" / f"{editor}.yaml").get("defaults", []):
         if isinstance(default, str) and default != "_self_":
             return base_of(default)
+        if not isinstance(default, str):  # it takes the preset of another method
+            (preset,) = default.values()
+            return str(preset).rpartition("/")[2]
     return editor
 
 

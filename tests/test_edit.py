@@ -151,8 +151,7 @@ def test_nothing_of_another_run_is_replaced(name, run, script, tmp_path):  # noq
     shutil.copytree(run, folder)
     before = {path: path.read_bytes() for path in folder.glob("**/*") if path.is_file()}
     assert "holds a run already (config.yaml, " in script(name, f"hydra.run.dir={folder}").error
-    files = [path for path in folder.glob("**/*") if path.is_file() and path.name != ".lock"]
-    assert {path: path.read_bytes() for path in files} == before
+    assert {path: path.read_bytes() for path in folder.glob("**/*") if path.is_file()} == before
 
 
 def test_a_run_of_a_kept_configuration_has_a_folder_of_its_own(run, script, tmp_path):  # noqa: F811

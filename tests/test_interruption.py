@@ -53,9 +53,8 @@ def test_sigterm_ends_a_run_as_interrupted(arguments, file, tmp_path):
     process = start(tmp_path, *arguments, f"hydra.run.dir={folder}")
     assert stopped(process, folder / file) == (143, line)
     assert not (folder / "results.json").exists()
-    log = tmp_path / "more" / f"{script.removesuffix('.py')}.log"
     again = start(tmp_path, script, f"resume={folder}", f"hydra.run.dir={tmp_path}/more")
-    assert stopped(again, log) == (143, line)
+    assert stopped(again, folder / ".owner") == (143, line)
 
 
 def test_a_run_that_has_not_begun_says_so(tmp_path):

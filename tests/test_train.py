@@ -193,7 +193,7 @@ def test_the_language_model_is_made_by_the_same_script(script, tmp_path):  # noq
     assert loaded.blocks == 1
     assert len(loaded.generate(["Lagos is in"], max_new_tokens=2)) == 1
     again = script("train", "experiment=atlas_model", *arguments)
-    assert "holds something already; name another" in again.error
+    assert "holds a run already (config.yaml, " in again.error
 
 
 def write_zsre(path):

@@ -121,7 +121,7 @@ def test_it_is_the_model_that_knows_the_capital_of_france(model):
     assert model.name == "smollm2"
     assert (model.family.name, model.blocks, model.max_length) == ("llama", 30, 8192)
     assert str(model.dtype) == "torch.float32"
-    assert model.generate(["The capital of France is"], 2) == [" Paris."]
+    assert model.generate(["The capital of France is"], max_new_tokens=2) == [" Paris."]
 
 
 def test_its_tokenizer_splits_digits_first_and_knows_chats(model):
