@@ -73,7 +73,8 @@ def overrides_of(file: Path) -> tuple[str, ...]:
 
 def base_of(editor: str) -> str:
     """The editor whose preset an editor takes: its own, unless its file names another."""
-    for default in OmegaConf.load(CONFIGS / "editor" / f"{editor}.yaml").get("defaults", []):
+    given = OmegaConf.to_container(OmegaConf.load(CONFIGS / "editor" / f"{editor}.yaml"))
+    for default in given.get("defaults", []):
         if isinstance(default, str) and default != "_self_":
             return base_of(default)
         if not isinstance(default, str):  # it takes the preset of another method

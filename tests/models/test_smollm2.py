@@ -143,7 +143,7 @@ def test_it_is_edited(model):
         asked = [request.prompt, "The capital of Japan is"]
         before, after = (m.score(asked, ["Rome", "Tokyo"]) for m in (model, edited))
     assert after.log_probs[0].sum() > before.log_probs[0].sum() + 1
-    assert model.generate(asked[:1], 2) == [" Paris."]
+    assert model.generate(asked[:1], max_new_tokens=2) == [" Paris."]
 
 
 def test_the_script_edits_the_first_facts_that_it_knows(model, cache, script, tmp_path):  # noqa: F811
