@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from edits.weights import WeightEdit
+
 LEAST_EIGENVALUE = 1e-6
 """Of a covariance that is inverted, as a share of the mean eigenvalue."""
 
@@ -109,3 +111,22 @@ class Sums:
 
 
 PARTS = "count", "total", "square"
+Statistics = Mapping[str, Sums]
+"""Sums by the name of what they are of."""
+
+
+def together(one: Statistics, other: Statistics) -> dict[str, Sums]:
+    """The sums of both, name by name."""
+    both = dict(one)
+    for name, sums in other.items():
+        both[name] = both[name].plus(sums) if name in both else sums
+    return both
+
+
+def sums_of(edit: WeightEdit | None) -> dict[str, Sums]:
+    """The statistics that a single edit carries."""
+    if edit is None:
+        return {}
+    state = {name: tensor[0] for name, tensor in edit.sums.items()}
+    names = dict.fromkeys(name.rpartition(".")[0] for name in state)
+    return {name: Sums.of_state(state, name) for name in names}

@@ -23,16 +23,19 @@ StableEdit's least eigenvalue is a share of the mean one, theirs 1e-6 whatever t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from datamodules.pool import Pool
 from datamodules.records import Request, requests_of
 from editors.editor import Group
 from editors.meta_learning.factors import Factors, factors
 from editors.meta_learning.least_squares import least_squares
-from editors.meta_learning.sums import Sums
+from editors.meta_learning.rounds import failing
+from editors.meta_learning.sums import Statistics, Sums, sums_of, together
 from editors.settings import at_least, named, one_of, positive
 from editors.weight_editor import WeightEditor
 from edits.updates import Dense, LowRank
@@ -58,7 +61,8 @@ class UltraEdit(WeightEditor):
         ridge: what the least squares weigh the update's size by; more than 0.
         turn: how many requests of an edit are written at once, the next ones on top of them; None:
             all.
-        rounds: how often an edit's requests are written, each time on top of the last.
+        rounds: how often requests are written at most, each time on top of the last, while not all
+            of them are true.
         history: whether an edit carries its keys and spares those of the edit before it.
         edits_per_batch: requests of one backward pass.
 
@@ -110,38 +114,58 @@ class UltraEdit(WeightEditor):
         warm: dict[str, Sums] = {}
         requests = requests_of(self.pool.records)
         for part in _chunks(requests, self.edits_per_batch):
-            warm = _together(warm, self.sums(self.rows(part)))
+            warm = together(warm, self.sums(self.rows(part)))
         self.warm = warm
 
     def turns(self, groups: Sequence[Group]) -> Iterable[Sequence[Group]]:
-        """The parts of the groups of `turn` requests, as often as there are rounds."""
+        """The parts of the groups of `turn` requests."""
         size = self.turn or len(groups[0])
         starts = range(0, len(groups[0]), size)
-        return [
-            [group[start : start + size] for group in groups]
-            for _ in range(self.rounds)
-            for start in starts
-        ]
+        return [[group[start : start + size] for group in groups] for start in starts]
 
     @torch.no_grad()
     def write(self, groups: Sequence[Group], after: WeightEdit | None) -> WeightEdit:
-        """See `WeightEditor.write`."""
+        """See `WeightEditor.write`; a group is written again until all of it is true."""
         rows = self.rows([request for group in groups for request in group])
+        seen = together(self.warm or {}, sums_of(after))
+        past = {} if after is None or not self.history else after.past_keys
         edits, size = [], len(groups[0])
-        for start in range(0, len(groups) * size, size):
+        for number, group in enumerate(groups):
+            start = number * size
             part = {layer: found.between(start, start + size) for layer, found in rows.items()}
-            edits.append(self.solve(part, after))
+            edits.append(self._again(group, self.solve(part, seen, past), seen, past))
         return WeightEdit.stack(edits)
 
-    def solve(self, rows: Mapping[str, Factors], after: WeightEdit | None) -> WeightEdit:
-        """One edit, without ``after``, of each layer's rows in the model that ``after`` edited."""
+    def _again(
+        self, group: Group, edit: WeightEdit, seen: Statistics, past: Mapping[str, Tensor]
+    ) -> WeightEdit:
+        """The edit of one group, with the rounds that it takes until all requests are true."""
+        for _ in range(self.rounds - 1):
+            if not failing(self.language_model, edit, group):
+                break
+            with edit.hooks(self.language_model):
+                rows = self.rows(group)
+            more = self.solve(rows, together(seen, sums_of(edit)), past)
+            edit = replace(edit.plus(more), past_keys=more.past_keys)
+        return edit
+
+    def solve(
+        self, rows: Mapping[str, Factors], seen: Statistics, past: Mapping[str, Tensor]
+    ) -> WeightEdit:
+        """One edit of the model that the rows were taken of.
+
+        Args:
+            rows: each layer's.
+            seen: the statistics before them.
+            past: each layer's keys ``[1, p, d_in]`` whose outputs are to stay.
+        """
         sums = self.sums(rows)
-        seen = _together(_together(self.warm or {}, sums), _sums_of(after))
-        updates = {layer: self._update(layer, part, seen, after) for layer, part in rows.items()}
+        seen = together(seen, sums)
+        updates = {layer: self._update(part, seen, past.get(layer)) for layer, part in rows.items()}
         state = {name: x for key, part in sums.items() for name, x in part.state(key).items()}
-        past = {layer: part.keys[None] for layer, part in rows.items()} if self.history else {}
+        keys = {layer: part.keys[None] for layer, part in rows.items()} if self.history else {}
         kept = {name: tensor[None] for name, tensor in state.items()}
-        return WeightEdit(updates, self.name, self.language_model.fingerprint, past, kept)
+        return WeightEdit(updates, self.name, self.language_model.fingerprint, keys, kept)
 
     def rows(self, requests: Sequence[Request]) -> dict[str, Factors]:
         """Each layer's rows of the requests, of the model as it is now."""
@@ -164,10 +188,10 @@ class UltraEdit(WeightEditor):
                     keys: Sums.of(chunk.keys, unbiased=unbiased),
                     deltas: Sums.of(chunk.deltas, products, unbiased),
                 }
-                sums = _together(sums, more)
+                sums = together(sums, more)
         return sums
 
-    def changes(self, rows: Factors, sums: Mapping[str, Sums]) -> Tensor:
+    def changes(self, rows: Factors, sums: Statistics) -> Tensor:
         """What the rows propose for the layer's output, ``[n, d_out]`` float64."""
         keys, deltas = (sums[name] for name in _names(rows))
         epsilon = torch.finfo(rows.keys.dtype).eps
@@ -176,14 +200,11 @@ class UltraEdit(WeightEditor):
         length = normed.square().sum(1, keepdim=True)
         return -self.lr * length * transform(rows.deltas, epsilon)
 
-    def _update(
-        self, layer: str, rows: Factors, seen: Mapping[str, Sums], after: WeightEdit | None
-    ) -> LowRank | Dense:
+    def _update(self, rows: Factors, seen: Statistics, past: Tensor | None) -> LowRank | Dense:
         keys, changes = rows.keys.double(), self.changes(rows, seen)
-        if self.history and after is not None and layer in after.past_keys:
-            spared = after.past_keys[layer][0].to(keys)
-            keys = torch.cat([spared, keys])
-            changes = torch.cat([changes.new_zeros(len(spared), changes.shape[1]), changes])
+        if past is not None:
+            keys = torch.cat([past[0].to(keys), keys])
+            changes = pad(changes, (0, 0, past.shape[1], 0))
         ridge = torch.tensor(self.ridge, dtype=torch.float64, device=keys.device)
         update = least_squares(keys[None], changes[None], ridge)
         return update.to(keys.device, rows.keys.dtype)
@@ -198,23 +219,6 @@ def _names(rows: Factors) -> tuple[str, str]:
     """What the statistics of a weight of this shape are called."""
     shape = f"{rows.keys.shape[1]}x{rows.deltas.shape[1]}"
     return f"{shape}.keys", f"{shape}.deltas"
-
-
-def _together(one: Mapping[str, Sums], other: Mapping[str, Sums]) -> dict[str, Sums]:
-    """The sums of both, name by name."""
-    both = dict(one)
-    for name, sums in other.items():
-        both[name] = both[name].plus(sums) if name in both else sums
-    return both
-
-
-def _sums_of(edit: WeightEdit | None) -> dict[str, Sums]:
-    """The statistics that a single edit carries."""
-    if edit is None:
-        return {}
-    state = {name: tensor[0] for name, tensor in edit.sums.items()}
-    names = dict.fromkeys(name.rpartition(".")[0] for name in state)
-    return {name: Sums.of_state(state, name) for name in names}
 
 
 def _batches(rows: Factors, size: int) -> list[Factors]:

@@ -60,6 +60,11 @@ def test_one_row_has_no_deviation():
 # the rule
 
 
+def rows_of(model, settings, requests):
+    rows = UltraEdit(model, **settings).rows(requests)
+    return len(rows[settings["layers"][0]].keys)
+
+
 def test_an_update_is_the_ridge_regression_on_what_rows_propose(editor, requests):
     edit, rows = editor.edit(requests), editor.rows(requests)
     for layer, part in rows.items():
@@ -121,7 +126,15 @@ def test_turns_and_rounds_are_edits_one_after_another(exact, requests):
     by_turns = UltraEdit(exact, **settings, turn=4).edit(requests)
     assert_same(by_turns, one.edit(requests[4:], one.edit(requests[:4])))
     twice = UltraEdit(exact, **settings, rounds=2).edit(requests)
-    assert_same(twice, one.edit(requests, one.edit(requests)))
+    assert_same(twice, one.edit(requests, one.edit(requests)))  # not all was true after one
+
+
+def test_a_second_round_does_not_spare_what_the_first_wrote(exact, requests):
+    settings = {"layers": [exact.layer("mlp_out", 0)], "tokens": "all", "lr": 0.01, "rounds": 2}
+    spared, free = (UltraEdit(exact, **settings, history=h).edit(requests) for h in (True, False))
+    assert_same(spared, free)
+    [layer] = settings["layers"]
+    assert spared.past_keys[layer].shape[1] == rows_of(exact, settings, requests)
 
 
 def test_rounds_make_requests_true(language_model, requests):

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from editors.meta_learning.factors import Factors, factors
+from editors.meta_learning.sums import sums_of
 from editors.meta_learning.ultraedit import UltraEdit
 from models import Batch, LanguageModel
 
@@ -91,7 +92,7 @@ def test_given_rows(case):
             # a chunk of theirs is a batch of ours, of two requests; which row is whose is no matter
             request = torch.tensor([0] + [1] * (len(keys) - 1))
             chunks.append({"given": Factors(keys, deltas, request, 2)})
-        edit = editor.solve(joined(chunks), after)
+        edit = editor.solve(joined(chunks), sums_of(after), {})
         after = edit if after is None else after.plus(edit)
         close(
             whole(edit.updates["given"]), tensors[f"expected/given/turn_{turn}/update"], tolerance
@@ -116,7 +117,7 @@ def test_turns_of_a_model(case):
             start = f"expected/turn_{turn}/{layer}"
             close(part.keys, tensors[f"{start}/keys"], tolerance)
             close(part.deltas, tensors[f"{start}/value_gradients"], tolerance)
-        edit = editor.solve(rows, after)
+        edit = editor.solve(rows, sums_of(after), {})
         for layer, update in edit.updates.items():
             theirs = tensors[f"expected/turn_{turn}/{layer}/update"]
             close(whole(update), theirs, tolerance)
