@@ -7,7 +7,7 @@ The increments are therefore kept, and an earlier edit is their sum anew, in the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import reduce
 from typing import Any, Self
 
@@ -37,7 +37,7 @@ class Journal(WeightEdit):
     @classmethod
     def of(cls, edit: WeightEdit) -> Journal:
         """A journal that begins with ``edit``, in one step."""
-        return cls(edit.updates, edit.editor, edit.model, edit.past_keys, (_plain(edit),), (1,))
+        return cls(**_fields(edit), increments=(_plain(edit),), ends=(1,))
 
     @property
     def steps(self) -> int:
@@ -64,9 +64,7 @@ class Journal(WeightEdit):
             )
         increments = self.increments[: self.ends[steps - 1]]
         whole = reduce(WeightEdit.plus, increments)
-        return Journal(
-            whole.updates, whole.editor, whole.model, whole.past_keys, increments, self.ends[:steps]
-        )
+        return Journal(**_fields(whole), increments=increments, ends=self.ends[:steps])
 
     def select(self, index: Tensor | Sequence[int] | int) -> Self:
         """The edits at ``index`` with their increments, as :meth:`WeightEdit.select`."""
@@ -100,14 +98,7 @@ class Journal(WeightEdit):
             parts = {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
             owner = replace(source.owner, editor=settings["editor"])
             increments.append(WeightEdit.of_state(settings, parts, replace(source, owner=owner)))
-        return cls(
-            whole.updates,
-            whole.editor,
-            whole.model,
-            whole.past_keys,
-            tuple(increments),
-            tuple(header["ends"]),
-        )
+        return cls(**_fields(whole), increments=tuple(increments), ends=tuple(header["ends"]))
 
 
 def journaled(edit: Edit, before: Edit | None) -> Edit:
@@ -131,4 +122,9 @@ def journaled(edit: Edit, before: Edit | None) -> Edit:
 
 def _plain(edit: WeightEdit) -> WeightEdit:
     """The edit without a journal of its own."""
-    return WeightEdit(edit.updates, edit.editor, edit.model, edit.past_keys)
+    return WeightEdit(**_fields(edit))
+
+
+def _fields(edit: WeightEdit) -> dict[str, Any]:
+    """What a weight edit is, without its steps."""
+    return {field.name: getattr(edit, field.name) for field in fields(WeightEdit)}

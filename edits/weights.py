@@ -23,6 +23,7 @@ from models.language_model import LanguageModel
 from models.passes import Around
 
 PAST_KEYS = "past_keys"
+SUMS = ".sums"
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +36,8 @@ class WeightEdit(Edit):
         model: fingerprint of the language model it was made for.
         past_keys: layer name to ``[N, p, d_in]``, inputs of updated layers that an editor which
             edits the edited model once more is to spare; empty for most editors.
+        sums: name to ``[N, ...]``, sums over what the edit was made of, which an editor that edits
+            the edited model once more goes on with; those of two edits add up.
 
     Raises:
         ValueError: there is no update, they differ in N, or past keys do not fit the updates.
@@ -45,11 +48,13 @@ class WeightEdit(Edit):
     editor: str
     model: str
     past_keys: Mapping[str, Tensor] = field(default_factory=dict)
+    sums: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self):
         if not self.updates:
             raise ValueError("a weight edit needs the update of at least one layer")
         counts = {name: len(update) for name, update in self.updates.items()}
+        counts |= {name: len(sums) for name, sums in self.sums.items()}
         if len(set(counts.values())) > 1:
             raise ValueError(f"updates must hold the same number of edits, got {counts}")
         for name, keys in self.past_keys.items():
@@ -70,6 +75,7 @@ class WeightEdit(Edit):
             self,
             updates={n: update.select(index) for n, update in self.updates.items()},
             past_keys={n: keys[index.to(keys.device)] for n, keys in self.past_keys.items()},
+            sums={n: sums[index.to(sums.device)] for n, sums in self.sums.items()},
         )
 
     @staticmethod
@@ -77,7 +83,8 @@ class WeightEdit(Edit):
         """All the edits in one value, in order, for rows to choose from.
 
         A layer that only some of them change is changed by zero in the others. Where they have
-        more past keys than others, the others get keys of zeros, which nothing has to be spared.
+        more past keys than others, the others get keys of zeros, which nothing has to be spared;
+        where they have sums that others lack, these get zeros.
 
         Raises:
             ValueError: there are none, or they belong to different models.
@@ -88,15 +95,17 @@ class WeightEdit(Edit):
             edits[0]._check_same_model(edit)
         names = dict.fromkeys(name for edit in edits for name in edit.updates)
         remembered = dict.fromkeys(name for edit in edits for name in edit.past_keys)
+        summed = dict.fromkeys(name for edit in edits for name in edit.sums)
         return WeightEdit(
             {name: _stack_layer(edits, name) for name in names},
             edits[0].editor,
             edits[0].model,
             {name: _stack_keys(edits, name) for name in remembered},
+            {name: _stack_sums(edits, name) for name in summed},
         )
 
     def plus(self, other: WeightEdit) -> Self:
-        """Both at once, edit by edit: edit n of the sum is edit n of each, with the keys of both.
+        """Both at once, edit by edit: edit n is edit n of each, with the keys and sums of both.
 
         Raises:
             ValueError: they belong to different models or differ in N.
@@ -110,14 +119,18 @@ class WeightEdit(Edit):
         keys = dict(self.past_keys)
         for name, more in other.past_keys.items():
             keys[name] = torch.cat([keys[name], more.to(keys[name])], 1) if name in keys else more
+        sums = dict(self.sums)
+        for name, more in other.sums.items():
+            sums[name] = sums[name] + more.to(sums[name]) if name in sums else more
         editor = self.editor if self.editor == other.editor else f"{self.editor}+{other.editor}"
-        return replace(self, updates=updates, editor=editor, past_keys=keys)
+        return replace(self, updates=updates, editor=editor, past_keys=keys, sums=sums)
 
     def to(self, device: torch.device) -> Self:
         """The same edits there."""
         updates = {n: u.to(device, u.dtype) for n, u in self.updates.items()}
         keys = {n: keys.to(device) for n, keys in self.past_keys.items()}
-        return replace(self, updates=updates, past_keys=keys)
+        sums = {n: sums.to(device) for n, sums in self.sums.items()}
+        return replace(self, updates=updates, past_keys=keys, sums=sums)
 
     @contextmanager
     def hooks(
@@ -180,6 +193,7 @@ class WeightEdit(Edit):
         """The kind of each layer's update, and all tensors."""
         kinds = {name: update.kind for name, update in self.updates.items()}
         tensors = {f"{name}.{PAST_KEYS}": keys for name, keys in self.past_keys.items()}
+        tensors |= {f"{name}{SUMS}": sums for name, sums in self.sums.items()}
         for name, update in self.updates.items():
             parts = {f"{name}.{part}": tensor for part, tensor in vars(update).items()}
             tensors |= {part: tensor for part, tensor in parts.items() if tensor is not None}
@@ -203,7 +217,8 @@ class WeightEdit(Edit):
             updates[name] = UPDATES[kind](**parts)
         names_of_keys = {name: f"{name}.{PAST_KEYS}" for name in updates}
         keys = {name: tensors[key] for name, key in names_of_keys.items() if key in tensors}
-        return cls(updates, source.owner.editor, source.owner.model, keys)
+        sums = {n.removesuffix(SUMS): t for n, t in tensors.items() if n.endswith(SUMS)}
+        return cls(updates, source.owner.editor, source.owner.model, keys, sums)
 
     def merge(self, language_model: LanguageModel, folder: str | Path) -> None:
         """Write the edited model as a Hugging Face folder, whole or not at all.
@@ -284,3 +299,10 @@ def _stack_keys(edits: Sequence[WeightEdit], name: str) -> Tensor:
     ]
     most = max(keys.shape[1] for keys in parts)
     return torch.cat([pad(keys, (0, 0, 0, most - keys.shape[1])) for keys in parts])
+
+
+def _stack_sums(edits: Sequence[WeightEdit], name: str) -> Tensor:
+    """One name's sums of all the edits, zeros where one has none."""
+    like = next(edit.sums[name] for edit in edits if name in edit.sums)
+    shape = like.shape[1:]
+    return torch.cat([edit.sums.get(name, like.new_zeros(len(edit), *shape)) for edit in edits])

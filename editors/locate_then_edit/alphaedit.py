@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from editors.locate_then_edit.limits import Limit
 from editors.locate_then_edit.search.contexts import Contexts
 from editors.locate_then_edit.search.search import Search
 from editors.locate_then_edit.spread import CONTEXTS, SEARCH, Spread
@@ -42,6 +43,7 @@ class AlphaEdit(Spread):
             the model's squared keys, so that no value suits all models.
         ridge: weight of the update's size; 1 in the paper, 10 in its code.
         same_key: see `Spread`.
+        limit: see there.
         rows_per_batch: see there.
 
     Raises:
@@ -61,6 +63,7 @@ class AlphaEdit(Spread):
         threshold: float = 0.02,
         ridge: float = 10.0,
         same_key: float | None = None,
+        limit: Limit | None = None,
         rows_per_batch: int = 256,
     ):
         super().__init__(
@@ -70,6 +73,7 @@ class AlphaEdit(Spread):
             search=search,
             contexts=contexts,
             same_key=same_key,
+            limit=limit,
             rows_per_batch=rows_per_batch,
         )
         positive(threshold=threshold, ridge=ridge)

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from editors.locate_then_edit.limits import Limit
 from editors.locate_then_edit.search.contexts import Contexts
 from editors.locate_then_edit.search.search import Search
 from editors.locate_then_edit.spread import CONTEXTS, SEARCH, Spread
@@ -41,6 +42,7 @@ class Emmet(Spread):
         contexts: see there.
         epsilon: 0 is the method; more makes it MEMIT with this weight, for two and more facts.
         same_key: see `Spread`.
+        limit: see there.
         rows_per_batch: see there.
 
     Raises:
@@ -59,6 +61,7 @@ class Emmet(Spread):
         contexts: Contexts = CONTEXTS,
         epsilon: float = 0.0,
         same_key: float | None = None,
+        limit: Limit | None = None,
         rows_per_batch: int = 256,
     ):
         super().__init__(
@@ -68,6 +71,7 @@ class Emmet(Spread):
             search=search,
             contexts=contexts,
             same_key=same_key,
+            limit=limit,
             rows_per_batch=rows_per_batch,
         )
         at_least(0, epsilon=epsilon)

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from editors.locate_then_edit.limits import Limit
 from editors.locate_then_edit.search.contexts import Contexts
 from editors.locate_then_edit.search.search import Search
 from editors.locate_then_edit.spread import CONTEXTS, SEARCH, Spread
@@ -40,6 +41,7 @@ class Memit(Spread):
         covariance_weight: of the second moments; so many facts the old associations weigh.
         history: whether an edit after another one spares the keys of the first as well.
         same_key: see `Spread`.
+        limit: see there.
         rows_per_batch: see there.
 
     Raises:
@@ -57,6 +59,7 @@ class Memit(Spread):
         covariance_weight: float = 15000.0,
         history: bool = False,
         same_key: float | None = None,
+        limit: Limit | None = None,
         rows_per_batch: int = 256,
     ):
         super().__init__(
@@ -66,6 +69,7 @@ class Memit(Spread):
             search=search,
             contexts=contexts,
             same_key=same_key,
+            limit=limit,
             rows_per_batch=rows_per_batch,
         )
         positive(covariance_weight=covariance_weight)

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from editors.locate_then_edit.limits import Limit
 from editors.locate_then_edit.search.contexts import Contexts
 from editors.locate_then_edit.search.search import Search
 from editors.locate_then_edit.spread import CONTEXTS, Spread
@@ -40,6 +41,7 @@ class Pmet(Spread):
         contexts: see there.
         covariance_weight: of the second moments; so many facts the old associations weigh.
         same_key: see `Spread`.
+        limit: see there.
         rows_per_batch: see there.
 
     Raises:
@@ -56,6 +58,7 @@ class Pmet(Spread):
         contexts: Contexts = CONTEXTS,
         covariance_weight: float = 6000.0,
         same_key: float | None = None,
+        limit: Limit | None = None,
         rows_per_batch: int = 256,
     ):
         super().__init__(
@@ -65,6 +68,7 @@ class Pmet(Spread):
             search=search,
             contexts=contexts,
             same_key=same_key,
+            limit=limit,
             rows_per_batch=rows_per_batch,
         )
         positive(covariance_weight=covariance_weight)

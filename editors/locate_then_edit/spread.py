@@ -27,13 +27,14 @@ from datamodules.records import Request
 from editors.editor import Group
 from editors.locate_then_edit.closed_form import ClosedForm, default_blocks, warn_of_doubtful
 from editors.locate_then_edit.keys import alike, cosines, halved, subject_keys
+from editors.locate_then_edit.limits import Limit
 from editors.locate_then_edit.search.contexts import Contexts
 from editors.locate_then_edit.search.latent import optimise
 from editors.locate_then_edit.search.search import Search
 from editors.locate_then_edit.statistics.moments import Moments
 from edits.updates import Dense, LowRank
 from edits.weights import WeightEdit
-from models.hooks import full_precision
+from models.hooks import full_precision, widened
 from models.language_model import LanguageModel
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ class Spread(ClosedForm):
             that are like a new one are not spared, since its value starts from the model as edited
             by then; None: each has its own, and where keys are nearly equal least squares gives a
             mean of them.
+        limit: which part of each layer's update is written; None: all of it. What a layer lacks is
+            left to the layers above.
         rows_per_batch: bounds the memory taken; results do not depend on it.
 
     Raises:
@@ -79,6 +82,7 @@ class Spread(ClosedForm):
         search: Search = SEARCH,
         contexts: Contexts = CONTEXTS,
         same_key: float | None = None,
+        limit: Limit | None = None,
         rows_per_batch: int = 256,
     ):
         if moments is None:
@@ -96,6 +100,7 @@ class Spread(ClosedForm):
             rows_per_batch=rows_per_batch,
         )
         self.same_key = same_key
+        self.limit = limit
 
     # what methods differ in
 
@@ -128,10 +133,6 @@ class Spread(ClosedForm):
         """The values ``[B, d_out]`` to write, given those of the search; by default the same."""
         return values
 
-    def written(self, layer: str, update: LowRank, after: WeightEdit | None) -> LowRank | Dense:
-        """The part of a layer's update to keep, on top of ``after``; by default all of it."""
-        return update
-
     # what they share
 
     @torch.no_grad()
@@ -147,7 +148,7 @@ class Spread(ClosedForm):
         edit: WeightEdit | None = None
         for layer in self.layers:
             solution = self._solution(requests, values, edits, edit, past)
-            update = self.written(layer, solution, after).packed()
+            update = self._written(layer, solution, after).packed()
             updates[layer] = update.to(model.device, values.dtype)
             edit = WeightEdit(dict(updates), self.name, model.fingerprint)
         assert edit is not None  # there is a layer at least
@@ -207,6 +208,16 @@ class Spread(ClosedForm):
             solved = self.solve(coordinates.into(torch.cat([spared, keys], dim=1)))
             solved = coordinates.back(solved[:, spared.shape[1] :])
         return LowRank(solved.mT, residuals)
+
+    def _written(self, layer: str, update: LowRank, after: WeightEdit | None) -> LowRank | Dense:
+        """The part of a layer's update that is written on top of ``after``."""
+        if self.limit is None:
+            return update
+        weight = widened(self.language_model.weight(layer)).to(update.left)
+        before = torch.zeros_like(weight)
+        if after is not None and layer in after.updates:
+            before = after.updates[layer].dense()[0].to(weight)
+        return self.limit.written(update, weight, before)
 
     def _past(self, after: WeightEdit | None) -> Mapping[str, Tensor]:
         """The keys of the edit made before, if this method spares any."""

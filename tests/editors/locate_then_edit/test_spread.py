@@ -10,6 +10,7 @@ from samples import AT_THE_END, CONTEXTS, MOMENTS, REQUESTS, bundled, in_float64
 from datamodules.records import Request
 from editors.locate_then_edit.alphaedit import AlphaEdit
 from editors.locate_then_edit.emmet import Emmet
+from editors.locate_then_edit.limits import Limit
 from editors.locate_then_edit.memit import Memit
 from editors.locate_then_edit.pmet import Pmet
 from editors.locate_then_edit.statistics.coordinates import null_space
@@ -148,10 +149,14 @@ def test_values_and_updates_can_be_changed_before_they_are_written(language_mode
         def target(self, values, requests):
             return values + len(requests)
 
-        def written(self, layer, update, after):
+    class Doubled(Limit):
+        def written(self, update, weight, before):
+            assert not before.any()
+            assert torch.equal(weight, lm.weight(layer))
             return Dense(2 * update.dense())
 
-    plain, changed = (editor(cls, lm, layers=[1]) for cls in (Memit, Changed))
+    plain = editor(Memit, lm, layers=[1])
+    changed = editor(Changed, lm, layers=[1], limit=Doubled())
     (layer,) = plain.layers
     update, other = (one.edit(REQUESTS).updates[layer] for one in (plain, changed))
     residuals = update.right[0] + len(REQUESTS)
