@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from datamodules import survey
 from datamodules.editing import FileData
+from datamodules.legible import same
 from datamodules.reading import Fields
 from datamodules.records import Probe, Record, RecordError, Request
 
@@ -23,7 +25,8 @@ class CounterFactData(FileData):
 
     The format is told by each record's fields. Probes: paraphrases as ``generalization`` (contrast:
     the true object), neighbours as ``neighborhood`` (target: the true object, which they share with
-    the subject; contrast: the new one).
+    the subject; contrast: the new one); in ROME's, where a record has such fields, what `survey`
+    says of portability and locality.
 
     Not used: ``attribute_prompts`` (other subjects of which the NEW object is true: ROME draws
     reference texts by them, but scores no answer to them, and an edit that says the new object
@@ -57,7 +60,15 @@ def _rome(id: str, fields: Fields) -> Record:
         Probe("neighborhood", prompt, true, new) for prompt in fields.texts("neighborhood_prompts")
     ]
     request = Request(template.replace("{}", subject), subject, new, true)
-    return Record(id, (request,), (*paraphrases, *neighbours))
+    portability = [
+        *survey.subject_template(fields, request, template),
+        *survey.one_hop(fields, request),
+    ]
+    return Record(
+        id,
+        (request,),
+        (*paraphrases, *portability, *neighbours, *survey.locality(fields, request, true)),
+    )
 
 
 def _easyedit(id: str, fields: Fields) -> Record:
@@ -82,5 +93,5 @@ def _easyedit(id: str, fields: Fields) -> Record:
 
 
 def _differ(new: str, true: str, field: str) -> None:
-    if new.casefold() == true.casefold():
+    if same(new, true):
         raise RecordError(field, f"{new!r} is the true object already")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 from typing import Literal
+
+from datamodules.legible import fault, invisible, quoted, same
 
 Group = Literal["request", "generalization", "portability", "locality", "depth"]
 COLOURS: Mapping[str, str] = MappingProxyType(
@@ -104,7 +106,10 @@ class Request:
     Targets have no leading blank; whoever joins prompt and target puts one between them.
 
     Raises:
-        RecordError: empty prompt, subject or target, or the subject is not in the prompt.
+        RecordError: empty prompt, subject or target, or one that cannot be put to a model
+            (`legible.fault`); the subject is not in the prompt; a target or subject with invisible
+            characters, which nobody will say; a target that differs from what was true in nothing
+            that can be seen.
     """
 
     prompt: str
@@ -119,7 +124,18 @@ class Request:
             if value != value.strip():
                 raise RecordError(name, f"has blanks at an end: {value!r}")
         if not self._mentions(re.IGNORECASE):
-            raise RecordError("subject", f"{self.subject!r} is not in the prompt {self.prompt!r}")
+            reason = f"{quoted(self.subject)} is not in the prompt {quoted(self.prompt)}"
+            raise RecordError("subject", reason)
+        self._check_target()
+
+    def _check_target(self) -> None:
+        for name in ("subject", "target"):
+            if invisible(getattr(self, name)):
+                raise RecordError(name, f"holds invisible characters: {quoted(getattr(self, name))}")
+        true = self.target_true
+        if true is not None and _only_form_differs(self.target, true):
+            forms = f"{quoted(self.target)}, {quoted(true)}"
+            raise RecordError("target", f"differs from the true one in Unicode form only: {forms}")
 
     @cached_property
     def span(self) -> tuple[int, int]:
@@ -144,6 +160,11 @@ class Request:
         return list(re.finditer(re.escape(self.subject), self.prompt, flags))
 
 
+def _only_form_differs(one: str, other: str) -> bool:
+    ascii = one.isascii() and other.isascii()
+    return not ascii and one.casefold() != other.casefold() and same(one, other)
+
+
 def _is_whole(mention: re.Match) -> bool:
     """Whether no letter or digit touches the mention."""
     before, behind = mention.string[: mention.start()][-1:], mention.string[mention.end() :][:1]
@@ -166,9 +187,13 @@ class Probe:
             judged.
         any_of: probes of a record under one such name are one question in several wordings: it is
             answered if one of them is. Empty: the probe stands by itself.
+        all_of: probes of a record and kind under one such name are one question in several parts:
+            it is answered if all of them are.
+        hops: how many facts the answer takes; 0 where the source does not say.
 
     Raises:
-        RecordError: a kind that is none, or a field that holds no text where one is needed.
+        RecordError: a kind that is none, a field that holds no text where one is needed, or one
+            that cannot be put to a model (`legible.fault`); both ``any_of`` and ``all_of``.
     """
 
     kind: str
@@ -178,8 +203,13 @@ class Probe:
     aliases: tuple[str, ...] = ()
     known: tuple[tuple[str, str], ...] = ()
     any_of: str = ""
+    # neither changes what is asked: left out of what `fingerprint` sees
+    all_of: str = field(default="", repr=False)
+    hops: int = field(default=0, repr=False)
 
     def __post_init__(self):
+        if self.any_of and self.all_of:
+            raise RecordError("all_of", "a question is answered by any of its probes or by all")
         if self.kind not in KINDS:
             raise RecordError("kind", f"{self.kind!r} is none of {', '.join(KINDS)}")
         for name in ("prompt", "target"):
@@ -254,3 +284,6 @@ def fingerprint(records: Iterable[Record]) -> str:
 def _checked_text(name: str, value: object) -> None:
     if not isinstance(value, str) or not value.strip():
         raise RecordError(name, f"expected text, got {value!r}")
+    reason = fault(value)
+    if reason:
+        raise RecordError(name, reason)
