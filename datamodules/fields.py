@@ -47,6 +47,7 @@ class Fields:
     prompt and target puts exactly one between them. Inside a text nothing changes.
 
     Attributes:
+        place: where the object stands in another one; empty for the outermost.
         trace: what was read, and remarks; one for an object and all that is in it.
     """
 
@@ -54,7 +55,7 @@ class Fields:
         if not isinstance(raw, dict):
             raise RecordError(path or "record", f"expected an object, got {shown(raw)}")
         self._raw = raw
-        self._path = path
+        self.place = path
         self.trace = trace or Trace()
 
     def __contains__(self, name: str) -> bool:
@@ -140,7 +141,7 @@ class Fields:
         return self._raw[name]
 
     def _reads(self, name: str) -> None:
-        if not self._path:
+        if not self.place:
             self.trace.read.add(name)
 
     def _text(self, value: object, place: str) -> str:
@@ -151,7 +152,7 @@ class Fields:
         return text
 
     def _name(self, name: str) -> str:
-        return f"{self._path}.{name}" if self._path else name
+        return f"{self.place}.{name}" if self.place else name
 
 
 def _text(value: object, name: str) -> str:

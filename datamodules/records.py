@@ -131,7 +131,9 @@ class Request:
     def _check_target(self) -> None:
         for name in ("subject", "target"):
             if invisible(getattr(self, name)):
-                raise RecordError(name, f"holds invisible characters: {quoted(getattr(self, name))}")
+                raise RecordError(
+                    name, f"holds invisible characters: {quoted(getattr(self, name))}"
+                )
         true = self.target_true
         if true is not None and _only_form_differs(self.target, true):
             forms = f"{quoted(self.target)}, {quoted(true)}"

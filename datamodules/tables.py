@@ -36,7 +36,7 @@ def read_table(path: Path) -> list[object]:
 
 
 def _separated(path: Path, separator: str) -> list[object]:
-    """By the standard library: what ``datasets`` has for it shifts cells where a row is too long."""
+    """By the standard library: ``datasets`` shifts the cells where a row has too many."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.reader(file, delimiter=separator, strict=True)
         names = next(rows, [])

@@ -14,7 +14,6 @@ from datamodules.fields import Trace
 from datamodules.legible import folded
 from datamodules.records import KINDS, Probe, Record
 
-
 PUNCTUATION = re.compile(r"[^\w\s]")
 NAMED = "one_hop question names the new target"
 LAST = "one_hop answer is the new target"
@@ -52,7 +51,7 @@ def trap(probe: Probe, record: Record) -> str | None:
     if probe.kind == "one_hop":
         if any(names(probe.prompt, target) for target in targets):
             return NAMED
-        return LAST if any(folded(probe.target) == folded(t) for t in targets) else None
+        return LAST if [folded(probe.target)] == [folded(target) for target in targets] else None
     if probe.kind == "reversed_relation":
         return None if any(names(probe.prompt, target) for target in targets) else LACKING
     return None

@@ -145,7 +145,9 @@ def test_the_formats_agree_on_the_facts_they_share(shared):
 @pytest.mark.parametrize("data", [CounterFactData, ZsreData])
 def test_another_format_is_refused(shared, data):
     path = shared / "data" / "counterfact" / "known_1000.json"
-    lacking = "target_new, ground_truth, rephrase_prompt" if data is CounterFactData else "rephrase, alt"
+    lacking = (
+        "target_new, ground_truth, rephrase_prompt" if data is CounterFactData else "rephrase, alt"
+    )
     with pytest.raises(ValueError, match=f"none of its 1,209 records can be used: .*{lacking}"):
         data().read(path)
 
