@@ -35,12 +35,14 @@ class Kind:
             answer is whatever the unedited model says.
         heading: of its column in a table; narrow, so that ten of them fit beside each other.
         generated: whether it is answered by free generation too, unless a run says otherwise.
+        tokens: how many are generated at least.
     """
 
     name: str
     group: Group
     heading: str
     generated: bool = False
+    tokens: int = 0
 
     @property
     def colour(self) -> str:
@@ -71,8 +73,10 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             Kind("other_task", "locality", "other\ntask"),
             Kind("negated", "depth", "negated"),
             Kind("yes_no", "depth", "yes\nor no"),
+            Kind("yes_no_control", "depth", "yes/no\ncontrol"),
             Kind("choice", "depth", "choice"),
-            Kind("leak", "depth", "leak", generated=True),
+            Kind("choice_control", "depth", "choice\ncontrol"),
+            Kind("leak", "depth", "leak", generated=True, tokens=80),
         )
     }
 )
@@ -86,6 +90,7 @@ def kinds_of(*groups: Group) -> tuple[str, ...]:
 
 PROBE_KINDS = tuple(KINDS)
 PORTABILITY = kinds_of("portability")
+DEPTH = kinds_of("depth")
 LOCALITY = kinds_of("locality")
 GENERATED = tuple(kind.name for kind in KINDS.values() if kind.generated)
 
@@ -189,13 +194,15 @@ class Probe:
             judged.
         any_of: probes of a record under one such name are one question in several wordings: it is
             answered if one of them is. Empty: the probe stands by itself.
-        all_of: probes of a record and kind under one such name are one question in several parts:
-            it is answered if all of them are.
+        all_of: the same of probes that are answered only together, as a question to be answered
+            with yes and its control, to be answered with no. They presume the same.
+        distractors: wrong answers beside ``contrast``, each of which has to be less likely.
+        references: texts that are right about what the prompt asks to talk about.
         hops: how many facts the answer takes; 0 where the source does not say.
 
     Raises:
-        RecordError: a kind that is none, a field that holds no text where one is needed, or one
-            that cannot be put to a model (`legible.fault`); both ``any_of`` and ``all_of``.
+        RecordError: a kind that is none, a field that holds no text where one is needed, or a probe
+            with both ``any_of`` and ``all_of``.
     """
 
     kind: str
@@ -205,18 +212,22 @@ class Probe:
     aliases: tuple[str, ...] = ()
     known: tuple[tuple[str, str], ...] = ()
     any_of: str = ""
-    # neither changes what is asked: left out of what `fingerprint` sees
-    all_of: str = field(default="", repr=False)
-    hops: int = field(default=0, repr=False)
+    all_of: str = ""
+    distractors: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    hops: int = field(
+        default=0, repr=False
+    )  # of the question, not of what is asked: no fingerprint
 
     def __post_init__(self):
-        if self.any_of and self.all_of:
-            raise RecordError("all_of", "a question is answered by any of its probes or by all")
         if self.kind not in KINDS:
             raise RecordError("kind", f"{self.kind!r} is none of {', '.join(KINDS)}")
+        if self.any_of and self.all_of:
+            raise RecordError("all_of", f"{self.all_of!r} beside any_of={self.any_of!r}: not both")
         for name in ("prompt", "target"):
             _checked_text(name, getattr(self, name))
-        for name, texts in (("aliases", self.aliases), *(("known", pair) for pair in self.known)):
+        several = ((name, getattr(self, name)) for name in ("aliases", "distractors", "references"))
+        for name, texts in (*several, *(("known", pair) for pair in self.known)):
             if isinstance(texts, str):
                 raise RecordError(name, f"expected several texts, got {texts!r}")
             for text in texts:
@@ -228,6 +239,11 @@ class Probe:
     def answers(self) -> tuple[str, ...]:
         """All right answers: the target, then the aliases."""
         return (self.target, *self.aliases)
+
+    @property
+    def wrong(self) -> tuple[str, ...]:
+        """All wrong answers: the contrast, if there is one, then the distractors."""
+        return (*(() if self.contrast is None else (self.contrast,)), *self.distractors)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from datamodules.fields import Trace
 from datamodules.legible import folded
 from datamodules.records import KINDS, Probe, Record
 
+SHORT = 4
+"""Characters of an answer, the blank before it included, that words begin with by chance."""
 PUNCTUATION = re.compile(r"[^\w\s]")
 NAMED = "one_hop question names the new target"
 LAST = "one_hop answer is the new target"
@@ -60,11 +62,12 @@ def trap(probe: Probe, record: Record) -> str | None:
 def names(question: str, answer: str) -> bool:
     """Whether a question has an answer in it, without regard to case and punctuation.
 
-    It may go on ("a famous violinist" names the violin), but begins where a word does; a number
-    stands by itself.
+    It may go on ("a famous violinist" names the violin), but begins where a word does; a number or
+    a short one ("US") stands by itself.
     """
     words, answer = _words(question), _words(answer).rstrip()
-    return bool(answer.strip()) and (f"{answer} " if answer[-1].isdigit() else answer) in words
+    alone = len(answer) <= SHORT or answer[-1].isdigit()
+    return bool(answer) and (f"{answer} " if alone else answer) in words
 
 
 def _words(text: str) -> str:
