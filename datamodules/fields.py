@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -71,6 +71,19 @@ class Fields:
         self._reads(name)
         return not blank and value != [] and value != {}
 
+    def renamed(self, columns: Mapping[str, str]) -> Fields:
+        """The same fields, those of ``columns`` under the names that are its keys.
+
+        Raises:
+            RecordError: the object lacks one of its values.
+        """
+        self.require(*columns.values())
+        others = {name: value for name, value in self._raw.items() if name not in columns.values()}
+        fields = Fields({**others, **{n: self._raw[c] for n, c in columns.items()}}, self.place)
+        fields.trace = self.trace
+        fields.trace.read.update(columns.values())
+        return fields
+
     def require(self, *names: str) -> None:
         """Raises RecordError, naming all of ``names`` that the object lacks."""
         missing = [name for name in names if name not in self._raw]
@@ -125,6 +138,30 @@ class Fields:
             raise RecordError(place, f"expected a list of objects, got {shown(values)}")
         for index, value in enumerate(values):
             yield Fields(value, f"{place}[{index}]", self.trace)
+
+    def pairs(self, name: str, *parts: str) -> Iterator[Fields]:
+        """As `each`; a single object stands for a list of it, or, with lists in it, for several.
+
+        Args:
+            name: of the field.
+            parts: of the object; where each holds a list, the n-th entries belong together.
+        """
+        if not isinstance(self._raw.get(name), dict):
+            yield from self.each(name)
+            return
+        outer = self.inner(name)
+        outer.require(*parts)
+        values = [outer._raw[part] for part in parts]
+        if not isinstance(values[0], list):
+            yield outer
+            return
+        lengths = [len(value) if isinstance(value, list) else 1 for value in values]
+        if len(set(lengths)) > 1:
+            sizes = ", ".join(f"{n} {part}" for part, n in zip(parts, lengths, strict=True))
+            raise RecordError(outer.place, f"expected as many of each, got {sizes}")
+        for index, row in enumerate(zip(*values, strict=True)):
+            inner = dict(zip(parts, row, strict=True))
+            yield Fields(inner, f"{outer.place}[{index}]", self.trace)
 
     def usable(self, name: str, build: Callable[[Fields], Built]) -> Iterator[Built]:
         """What ``build`` makes of `each` object; one that raises RecordError is a remark."""

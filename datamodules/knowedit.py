@@ -80,8 +80,9 @@ def criteria(fields: Fields, request: Request) -> list[Probe]:
         RecordError: one of them is no object, or has a criterion that is none.
     """
     probes = []
-    for group in GROUPS:
-        for name in fields.inner(group) if fields.has(group) else ():
+    for group in filter(fields.has, GROUPS):
+        named = fields.inner(group)
+        for name in filter(named.has, named):
             if name not in CRITERIA:
                 raise RecordError(f"{group}.{name}", f"expected one of {', '.join(CRITERIA)}")
             probes += fields.usable(

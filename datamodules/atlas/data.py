@@ -33,8 +33,10 @@ class AtlasData(EditingData):
         """Writes the records of all splits; the same ones every time."""
         world = World()
         return {
-            split: RecordWriter(world, split, SEED, self.depth and split != "train").records(
-                variants
+            split: RecordWriter(world, split, SEED, depth).records(variants)
+            for split, variants, depth in (
+                ("train", self.variants, False),
+                ("val", 1, self.depth),
+                ("test", 1, self.depth),
             )
-            for split, variants in (("train", self.variants), ("val", 1), ("test", 1))
         }
