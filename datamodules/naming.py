@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 SMALL = frozenset(
     "a an the this that these those what which who whom whose when where why how in on at of by "
-    "for from to with into and or as is are was were be been does do did has have had can could will "
-    "would should located born made named called known originally currently created written first "
+    "for from to with into and or as is are was were be been does do did has have had can could "
+    "will would should located born made named called known originally currently created written first "
     "released produced developed published founded died lived plays works belongs "
     "name tell complete question q if it its he she they i we you there here".split()
 )
@@ -47,13 +47,9 @@ def _capitals(prompt: str) -> list[str]:
     """Words with capitals that belong together, without those that only open a sentence."""
     names = []
     for match in NAME.finditer(prompt):
-        words = match[0].split()
-        while (
-            words
-            and words[0].casefold() in SMALL
-            and (at == 0 or prompt[:at].rstrip()[-1:] in ".:?")
-        ):
-            words, at = words[1:], at + len(words[0]) + 1
+        words, before = match[0].split(), prompt[: match.start()].rstrip()
+        while words and words[0].casefold() in SMALL and (not before or before[-1] in ".:?"):
+            words = words[1:]
         while words and re.fullmatch(LINK, words[0]):
             words = words[1:]
         names.append(" ".join(words).removesuffix("'s").removesuffix("’s").rstrip(".'’-"))

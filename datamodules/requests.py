@@ -23,6 +23,7 @@ NEEDED = ("prompt", "target_new")
 WORDINGS = ("rephrase_prompt", "rephrase_prompts", "rephrase")
 GROUPS = ("portability", "portability_inputs", "locality", "locality_inputs")
 NAMES = {
+    **{name: name for name, kind in KINDS.items() if kind.group not in ("request", "depth")},
     **knowedit.CRITERIA,
     "distracting": "distracting_neighbor",
     "neighbor": "neighborhood",
@@ -30,7 +31,7 @@ NAMES = {
     "inverse_relation": "reversed_relation",
     "reversion": "reversed_relation",
 }
-"""What users call some kinds, beside the names that `KINDS` has."""
+"""Kinds of questions by the names that users give them."""
 NEAR = ("neighborhood", "distracting_neighbor")
 """Kinds whose right answer is set against the new target."""
 
@@ -42,8 +43,8 @@ class RequestsData(FileData):
     A missing subject is guessed where it is sure (see `naming`), which is a remark; else the record
     is left out. Probes: other wordings as ``generalization``; ``locality_prompt`` as
     ``neighborhood`` where its answer is the old object, else as ``unrelated``;
-    ``portability_prompt`` as ``one_hop``; named questions as what their name says, one of `KINDS`
-    or `NAMES`. Columns that are called otherwise are named by ``columns``.
+    ``portability_prompt`` as ``one_hop``; named questions as what their name says, one of
+    `NAMES`. Columns that are called otherwise are named by ``columns``.
 
     Args:
         *files: as FileData takes them.
@@ -105,12 +106,11 @@ def _named(fields: Fields, request: Request) -> Iterator[Probe]:
     for group in filter(fields.has, GROUPS):
         named = fields.inner(group)
         for name in filter(named.has, named):
-            kind = NAMES.get(name, name)
-            if kind not in KINDS or kind == "reliability":
-                kinds = ", ".join((*list(KINDS)[1:], *NAMES))
+            if name not in NAMES:
+                kinds = ", ".join(NAMES)
                 raise RecordError(f"{group}.{name}", f"is no kind of question; expected {kinds}")
             for question in named.pairs(name, "prompt", "ground_truth"):
-                yield _question(kind, question, request)
+                yield _question(NAMES[name], question, request)
 
 
 def _question(kind: str, question: Fields, request: Request) -> Probe:
