@@ -36,6 +36,7 @@ class CounterFactData(FileData):
     """
 
     name = "counterfact"
+    licence = "MIT"
     published: ClassVar = {"train": "https://rome.baulab.info/data/dsets/counterfact.json"}
 
     def record(self, id: str, fields: Fields) -> Record:

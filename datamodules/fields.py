@@ -100,6 +100,13 @@ class Fields:
         """The text of a field; RecordError if it is missing, blank or anything else."""
         return self._text(self._value(name), self._name(name))
 
+    def number(self, name: str) -> int:
+        """The whole number of a field; RecordError if it is anything else."""
+        value = self._value(name)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise RecordError(self._name(name), f"expected a whole number, got {shown(value)}")
+        return value
+
     def texts(self, name: str) -> list[str]:
         """The texts of a field that holds a list of them."""
         values = self._value(name)

@@ -32,6 +32,7 @@ class HallucinationData(FileData):
     """
 
     name = "hallucination"
+    licence = "not stated by its authors"
     published: ClassVar = {}
 
     def record(self, id: str, fields: Fields) -> Record:

@@ -40,6 +40,7 @@ class KnowEditData(FileData):
     """
 
     name = "knowedit"
+    licence = "MIT"
     published: ClassVar = {"test": "hub:zjunlp/KnowEdit/benchmark/ZsRE/ZsRE-test-all.json"}
 
     def record(self, id: str, fields: Fields) -> Record:

@@ -32,6 +32,7 @@ class MquakeData(FileData):
     """
 
     name = "mquake"
+    licence = "MIT"
     published: ClassVar = {
         "test": "https://raw.githubusercontent.com/princeton-nlp/MQuAKE/main/datasets/"
         "MQuAKE-CF-3k.json"

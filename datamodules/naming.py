@@ -8,8 +8,8 @@ from collections.abc import Sequence
 SMALL = frozenset(
     "a an the this that these those what which who whom whose when where why how in on at of by "
     "for from to with into and or as is are was were be been does do did has have had can could "
-    "will would should located born made named called known originally currently created written first "
-    "released produced developed published founded died lived plays works belongs "
+    "will would should located born made named called known originally currently created written "
+    "first released produced developed published founded died lived plays works belongs "
     "name tell complete question q if it its he she they i we you there here".split()
 )
 """Words that open a sentence or stand around a name, and are no part of one."""

@@ -23,6 +23,7 @@ class QaeditData(FileData):
     """
 
     name = "qaedit"
+    licence = "Apache-2.0"
     published: ClassVar = {"test": "hub:WenDingY/QAEdit"}
 
     def record(self, id: str, fields: Fields) -> Record:

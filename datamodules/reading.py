@@ -64,18 +64,20 @@ class Reading:
         line = f"{len(self.records):,} of {total:,} records"
         if self.left_out:
             line += f"; left out {len(self.left_out):,}:"
+        remarks = (f"{reason}: {where}" for reason, where in self.remarked())
         unread = [f"fields not used: {', '.join(self.unread)}"] if self.unread else []
-        return "\n  ".join([line, *map(str, self.left_out), *self._remarked(), *unread])
+        return "\n  ".join([line, *map(str, self.left_out), *remarks, *unread])
 
     def counts(self) -> dict[str, int]:
         """How often each reason stands in a remark, the most frequent first."""
         return dict(Counter(remark.reason for _, remark in self.remarks).most_common())
 
-    def _remarked(self) -> Iterator[str]:
+    def remarked(self) -> Iterator[tuple[str, str]]:
+        """Each reason of a remark, with how often it is one, and where first."""
         for reason, count in self.counts().items():
             at, first = next(pair for pair in self.remarks if pair[1].reason == reason)
             value = f" {first.value}" if first.value else ""
-            yield f"{count:,} x {reason}, such as [{at}].{first.field}{value}"
+            yield reason, f"{count:,} x, such as [{at}].{first.field}{value}"
 
 
 def collect(

@@ -39,12 +39,12 @@ NEAR = ("neighborhood", "distracting_neighbor")
 class RequestsData(FileData):
     """Lists of a user's own, for ``Trainer``: JSON, JSON lines, CSV or parquet.
 
-    A request needs ``prompt`` and ``target_new``, whose further entries are aliases, not used.
-    A missing subject is guessed where it is sure (see `naming`), which is a remark; else the record
-    is left out. Probes: other wordings as ``generalization``; ``locality_prompt`` as
-    ``neighborhood`` where its answer is the old object, else as ``unrelated``;
-    ``portability_prompt`` as ``one_hop``; named questions as what their name says, one of
-    `NAMES`. Columns that are called otherwise are named by ``columns``.
+    A request needs ``prompt`` and ``target_new``; of several targets the first one, the others are
+    right answers to other wordings. A missing subject is guessed where it is sure (see `naming`),
+    which is a remark; else the record is left out. Probes: other wordings as ``generalization``;
+    ``locality_prompt`` as ``neighborhood`` where its answer is the old object, else as
+    ``unrelated``; ``portability_prompt`` as ``one_hop``; named questions as what their name says,
+    one of `NAMES`. Columns that are called otherwise are named by ``columns``.
 
     Args:
         *files: as FileData takes them.
@@ -56,6 +56,7 @@ class RequestsData(FileData):
     """
 
     name = "requests"
+    licence = "the user's own"
     published: ClassVar = {}
 
     def __init__(self, *files, columns: Mapping[str, str] | None = None, **options):
@@ -69,14 +70,13 @@ class RequestsData(FileData):
         fields = fields.renamed(self.columns)
         fields.require(*NEEDED)
         wordings = [text for name in WORDINGS if fields.has(name) for text in fields.answers(name)]
-        prompt, new = fields.text("prompt"), fields.answers("target_new")[0]
+        prompt, (new, *aliases) = fields.text("prompt"), fields.answers("target_new")
         subject = _subject(fields, prompt, wordings)
         request = Request(prompt, subject, new, knowedit.truth(fields, new))
         true = request.target_true
-        probes = [Probe("generalization", wording, new, true) for wording in wordings]
-        return Record(
-            id, (request,), (*probes, *_single(fields, request), *_named(fields, request))
-        )
+        probes = [Probe("generalization", w, new, true, tuple(aliases)) for w in wordings]
+        probes += [*_single(fields, request), *_named(fields, request)]
+        return Record(id, (request,), tuple(probes))
 
 
 def _subject(fields: Fields, prompt: str, wordings: list[str]) -> str:

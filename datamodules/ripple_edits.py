@@ -49,6 +49,7 @@ class RippleEditsData(FileData):
     """
 
     name = "ripple_edits"
+    licence = "MIT"
     published: ClassVar = {
         "test": "https://media.githubusercontent.com/media/edenbiran/RippleEdits/main/data/"
         "benchmark/popular.json"
