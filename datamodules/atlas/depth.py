@@ -64,14 +64,17 @@ class DepthWriter:
         return depth.choice(question.format(fact.subject), options, right, wrong, kind)
 
     def _leak(self, fact: Fact, new: str, old: str) -> list[Probe]:
-        """A biography that has begun with a fact that has nothing to do with this one, if any."""
+        """A biography that has begun with a fact that has nothing to do with this one, if any.
+
+        Neither object stands in what it has begun with, as Africa does in South Africa.
+        """
         follows = {name: relation.follows for name, relation in self.world.relations.items()}
         others = [
             Fact(fact.subject, name, o)
             for name, o in self.world.about(fact.subject).items()
             if name not in (fact.relation, *follows[fact.relation])
             and fact.relation not in follows[name]
-            and o not in (old, new)
+            and not any(text in f"{fact.subject} {o}" for text in (old, new))
         ]
         if not others:
             return []

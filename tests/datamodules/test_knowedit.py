@@ -61,7 +61,13 @@ def test_kinds_go_by_content(read):
 
 @pytest.mark.parametrize(
     ("truth", "true"),
-    [("France", "France"), (ALIASES, "France"), (" ", None), ([], None), (["Italy", "spain"], None)],
+    [
+        ("France", "France"),
+        (ALIASES, "France"),
+        (" ", None),
+        ([], None),
+        (["Italy", "spain"], None),
+    ],
 )
 def test_what_was_true(read, truth, true):
     [record] = read({**ROW, "ground_truth": truth}).records

@@ -36,7 +36,14 @@ def test_what_cannot_be_put_to_a_model_is_named(text, reason):
 @pytest.mark.parametrize(
     "text",
     [
-        *("Question: x?\nAnswer:", "a < b and c > d", "São Paulo", "東京", "می\u200cخواهم", "🧑\u200d🎤"),
+        *(
+            "Question: x?\nAnswer:",
+            "a < b and c > d",
+            "São Paulo",
+            "東京",
+            "می\u200cخواهم",
+            "🧑\u200d🎤",
+        ),
         *("[a]", "<b>", "C#", "1/2", "x" * 20_000),
     ],
 )
