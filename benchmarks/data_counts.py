@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-
-import pandas as pd
 
 from datamodules.counterfact import CounterFactData
 from datamodules.editing import FileData
@@ -48,41 +46,52 @@ def readings(folder: Path) -> Iterator[tuple[str, str, Reading]]:
             yield str(path.relative_to(folder)), format.name, format().read(path)
 
 
-def counts(file: str, format: str, reading: Reading) -> dict[str, object]:
-    """The row of a file in the table."""
-    kinds = Counter(probe.kind for record in reading.records for probe in record.probes)
-    return {
-        "file": file,
-        "data": format,
+def counts(file: str, format: str, reading: Reading) -> dict[str, str]:
+    """The row of a file in the table; nothing stands where there is nothing."""
+    numbers = {
         "records": len(reading.records),
         "left out": len(reading.left_out),
         "requests": sum(len(record.requests) for record in reading.records),
-        **{kind: kinds[kind] for kind in KINDS if kinds[kind]},
+        **Counter(probe.kind for record in reading.records for probe in record.probes),
     }
+    return {"file": f"`{file}`", "data": format} | {k: f"{n:,}" for k, n in numbers.items() if n}
+
+
+def table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Rows as Markdown, with the columns that some of them have."""
+    order = ("file", "data", "records", "left out", "requests", *KINDS)
+    columns = [name for name in order if any(name in row for row in rows)]
+    rule = ["---" if name in ("file", "data") else "---:" for name in columns]
+    cells = [columns, rule, *([row.get(name, "") for name in columns] for row in rows)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
 def remarks(file: str, reading: Reading) -> Iterator[str]:
     """A line for each record that was left out, and for each reason of a remark."""
     for left_out in reading.left_out:
-        yield f"- `{left_out}`"
+        yield f"- `{file}` [{left_out.index}].{left_out.field}: {left_out.reason}"
     for reason, count in reading.counts().items():
         yield f"- `{file}`: {count:,} x {reason}"
-    if reading.unread:
-        yield f"- `{file}`: fields not used: {', '.join(f'`{name}`' for name in reading.unread)}"
+
+
+def unread(found: Sequence[tuple[str, str, Reading]]) -> Iterator[str]:
+    """For each format the fields that no record needs."""
+    names: dict[str, dict[str, None]] = {}
+    for _, format, reading in found:
+        names.setdefault(format, {}).update(dict.fromkeys(reading.unread))
+    for format, fields in names.items():
+        yield f"- `data={format}`: fields not used: {', '.join(f'`{name}`' for name in fields)}"
 
 
 def main(folder: Path) -> None:
     found = list(readings(folder))
     if not found:
         raise SystemExit(f"no file of {', '.join(pattern for pattern, _ in FORMATS)} in {folder}")
-    table = pd.DataFrame([counts(*each) for each in found])
-    first = list(table.columns[:5])
-    table = table[[*first, *(kind for kind in KINDS if kind in table)]].astype(object)
-    print(table.where(table.notna(), "").to_markdown(index=False, floatfmt=",.0f"))
-    print()
+    print(table([counts(*each) for each in found]), end="\n\n")
     for file, _, reading in found:
         for line in remarks(file, reading):
             print(line)
+    print(*unread(found), sep="\n")
     if (folder / TASKS).is_file():
         print(f"- `{TASKS}`: {len(Piqa(str(folder / TASKS)).probes()):,} questions of `other_task`")
 

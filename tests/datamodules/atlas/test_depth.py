@@ -19,7 +19,7 @@ def splits():
 
 @pytest.fixture(scope="module")
 def questions(splits):
-    """The depth probes of some records by kind, those of one question together, with their record."""
+    """Depth probes of some records: kind, record, and those of one question together."""
     groups = {}
     for record in random.Random(0).sample(splits["test"], 200):
         for number, probe in enumerate(record.of_kind(*DEPTH)):
