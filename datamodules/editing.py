@@ -15,8 +15,10 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from datamodules.batches import as_dataset
 from datamodules.order import Order, ResumableLoader
+from datamodules.other_task import OtherTask
 from datamodules.reading import Fields, Reading, collect, fetch, read_rows
 from datamodules.records import Record
+from datamodules.traps import checked
 
 SPLITS = ("train", "val", "test")
 
@@ -37,10 +39,13 @@ class EditingData(L.LightningDataModule, ABC):
         limit: records of val and of test to use, at most; None for all.
         train_limit: records of train to use, at most; None for all.
         seed: of the order, the shuffling and whatever a source draws.
+        other_task: whose questions the records of val and test have beside their own.
     """
 
     name: str = "records"
     """The data set's name in result rows."""
+    licence: str = "not known"
+    """That of the data, for reports."""
 
     def __init__(
         self,
@@ -49,13 +54,16 @@ class EditingData(L.LightningDataModule, ABC):
         limit: int | None = None,
         train_limit: int | None = None,
         seed: int = 0,
+        other_task: OtherTask | None = None,
     ):
         super().__init__()
         self.batch_size = _positive("batch_size", batch_size)
         self.limit = None if limit is None else _positive("limit", limit)
         self.train_limit = None if train_limit is None else _positive("train_limit", train_limit)
         self.seed = seed
+        self.other_task = other_task
         self.dropped: dict[str, int] = {}
+        self.left_out: dict[str, str] = {}  # what of a file could not be read, and why
         self._splits: dict[str, list[Record]] | None = None
 
     @abstractmethod
@@ -84,6 +92,8 @@ class EditingData(L.LightningDataModule, ABC):
             raise ValueError(f"{self.name}: split {split!r} is empty: {self.why_empty(split)}")
         if split != "train":
             random.Random(f"{self.seed}-{split}").shuffle(records)
+            if self.other_task is not None:
+                return self.other_task.beside(records)
         return records
 
     def splits(self) -> dict[str, list[Record]]:
@@ -173,6 +183,7 @@ class FileData(EditingData):
         test: file of the test split.
         val_share: share of train's subjects, in 0..1.
         test_share: share of train's subjects, in 0..1.
+        drop_named_target: leave out one-hop questions that name the new target; see `traps`.
         **options: as EditingData takes them.
     """
 
@@ -187,6 +198,7 @@ class FileData(EditingData):
         *,
         val_share: float = 0.1,
         test_share: float = 0.1,
+        drop_named_target: bool = True,
         **options,
     ):
         super().__init__(**options)
@@ -198,6 +210,7 @@ class FileData(EditingData):
         files = {"train": train, "val": val, "test": test}
         self.files = {split: file for split, file in files.items() if file} or self.published
         self.shares = {"val": val_share, "test": test_share}
+        self.drop_named_target = drop_named_target
 
     def begin(self, rows: Sequence[object]) -> None:
         """Sees all values of a file before the first record of it is built; by default nothing."""
@@ -220,7 +233,12 @@ class FileData(EditingData):
         path = fetch(source)
         rows = read_rows(path)
         self.begin(rows)
-        return collect(path, rows, lambda at, fields: self.record(f"{path.stem}-{at}", fields))
+
+        def build(at: int, fields: Fields) -> Record:
+            record = self.record(f"{path.stem}-{at}", fields)
+            return checked(record, fields.trace, self.drop_named_target)
+
+        return collect(path, rows, build, self.name)
 
     def load(self) -> dict[str, list[Record]]:
         """Reads the files, and splits ``train`` for the splits that have none."""
@@ -233,6 +251,10 @@ class FileData(EditingData):
     def _read(self, source: str) -> list[Record]:
         reading = self.read(source)
         rank_zero_info(f"{self.name}: {source}: {reading.summary()}")
+        name = Path(source).stem
+        self.left_out |= {f"{name}: {reason}": where for reason, where in reading.remarked()}
+        for left in reading.left_out:
+            self.left_out[f"{Path(left.file).stem}-{left.index}"] = f"{left.field}: {left.reason}"
         return reading.records
 
     def why_empty(self, split: str) -> str:

@@ -150,6 +150,18 @@ def probability_difference(probe: Probe, after: Answer, before: Answer) -> float
     return exp(-after.nll) - exp(-after.contrast.nll)
 
 
+def likelihood_success(probe: Probe, after: Answer, before: Answer) -> float | None:
+    """1 if the target as a whole is more likely than the contrast, on another task, else 0.
+
+    ``[log p(target) > log p(contrast)]``, where `probability_success` compares them per token: the
+    two ways in which choices between texts are scored, the first favours the shorter one.
+    """
+    if probe.kind != "other_task" or not after.readings or after.contrast is None:
+        return None
+    right, wrong = after.readings[0], after.contrast
+    return float(right.nll * len(right.targets) < wrong.nll * len(wrong.targets))
+
+
 def generation_exact_match(probe: Probe, after: Answer, before: Answer) -> float:
     """1 if the freely generated text starts with the target as whole words, else 0.
 
@@ -172,6 +184,7 @@ SCORERS: Mapping[str, Scorer] = MappingProxyType(
             Scorer(probability_success),
             Scorer(probability_difference),
             Scorer(generation_exact_match, needs="text"),
+            Scorer(likelihood_success),
         )
     }
 )
