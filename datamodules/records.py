@@ -33,12 +33,14 @@ class Kind:
             answer is whatever the unedited model says.
         heading: of its column in a table; narrow, so that ten of them fit beside each other.
         generated: whether it is answered by free generation too, unless a run says otherwise.
+        tokens: how many are generated at least.
     """
 
     name: str
     group: Group
     heading: str
     generated: bool = False
+    tokens: int = 0
 
     @property
     def colour(self) -> str:
@@ -70,7 +72,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             Kind("negated", "depth", "negated"),
             Kind("yes_no", "depth", "yes\nor no"),
             Kind("choice", "depth", "choice"),
-            Kind("leak", "depth", "leak", generated=True),
+            Kind("leak", "depth", "leak", generated=True, tokens=80),
         )
     }
 )
@@ -84,6 +86,7 @@ def kinds_of(*groups: Group) -> tuple[str, ...]:
 
 PROBE_KINDS = tuple(KINDS)
 PORTABILITY = kinds_of("portability")
+DEPTH = kinds_of("depth")
 LOCALITY = kinds_of("locality")
 GENERATED = tuple(kind.name for kind in KINDS.values() if kind.generated)
 
@@ -166,9 +169,14 @@ class Probe:
             judged.
         any_of: probes of a record under one such name are one question in several wordings: it is
             answered if one of them is. Empty: the probe stands by itself.
+        all_of: the same of probes that are answered only together, as a question to be answered
+            with yes and its control, to be answered with no. They presume the same.
+        distractors: wrong answers beside ``contrast``, each of which has to be less likely.
+        references: texts that are right about what the prompt asks to talk about.
 
     Raises:
-        RecordError: a kind that is none, or a field that holds no text where one is needed.
+        RecordError: a kind that is none, a field that holds no text where one is needed, or a probe
+            with both ``any_of`` and ``all_of``.
     """
 
     kind: str
@@ -178,13 +186,19 @@ class Probe:
     aliases: tuple[str, ...] = ()
     known: tuple[tuple[str, str], ...] = ()
     any_of: str = ""
+    all_of: str = ""
+    distractors: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
 
     def __post_init__(self):
         if self.kind not in KINDS:
             raise RecordError("kind", f"{self.kind!r} is none of {', '.join(KINDS)}")
+        if self.any_of and self.all_of:
+            raise RecordError("all_of", f"{self.all_of!r} beside any_of={self.any_of!r}: not both")
         for name in ("prompt", "target"):
             _checked_text(name, getattr(self, name))
-        for name, texts in (("aliases", self.aliases), *(("known", pair) for pair in self.known)):
+        several = ((name, getattr(self, name)) for name in ("aliases", "distractors", "references"))
+        for name, texts in (*several, *(("known", pair) for pair in self.known)):
             if isinstance(texts, str):
                 raise RecordError(name, f"expected several texts, got {texts!r}")
             for text in texts:
@@ -196,6 +210,11 @@ class Probe:
     def answers(self) -> tuple[str, ...]:
         """All right answers: the target, then the aliases."""
         return (self.target, *self.aliases)
+
+    @property
+    def wrong(self) -> tuple[str, ...]:
+        """All wrong answers: the contrast, if there is one, then the distractors."""
+        return (*(() if self.contrast is None else (self.contrast,)), *self.distractors)
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,9 @@ from evaluation.report.lines import UNEDITED, answer_lines
 from files import first_line
 from models.language_model import LanguageModel
 from models.rendering import Rendering
+from scoring.answers import Answer
 from scoring.questions import Questions
-from scoring.scorers import SCORERS, Answer
+from scoring.scorers import SCORERS
 
 LinAlgError = torch.linalg.LinAlgError  # pyright: ignore[reportPrivateImportUsage] documented so
 

@@ -9,8 +9,9 @@ from transformers import PreTrainedTokenizerBase
 
 from datamodules.disturbance import Changes, changes, disturbed
 from datamodules.records import Probe, Record, Request
+from scoring.answers import NO_TOKEN, Answer
 from scoring.questions import Questions
-from scoring.scorers import NO_TOKEN, SCORERS, Answer
+from scoring.scorers import SCORERS
 
 UNEDITED = "unedited"
 """The name under which the language model itself stands beside the editors."""
