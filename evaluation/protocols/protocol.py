@@ -63,6 +63,8 @@ class Protocol(L.LightningModule, ABC):
         generate: Probe kinds that are answered by free generation too; None: those of which `KINDS`
             says so.
         max_new_tokens: Tokens generated; more where an expected answer is as long as that.
+        stop: Strings before which a generated text ends; without any it ends at the model's own end
+            token, or is cut.
         rendering: How questions are put to the models. Requests are put to an editor as its own
             language model has it, which may be another rendering of the same model.
         scorer: Whose values are logged and drawn; None: the first that all editors have.
@@ -86,6 +88,7 @@ class Protocol(L.LightningModule, ABC):
         split: str = "test",
         generate: Sequence[str] | None = None,
         max_new_tokens: int = 16,
+        stop: Sequence[str] = (),
         rendering: Rendering | None = None,
         scorer: str | None = None,
     ):
@@ -105,6 +108,7 @@ class Protocol(L.LightningModule, ABC):
         self.folder = RunFolder(folder)
         self.data, self.split = data, split
         self.generate, self.max_new_tokens = tuple(generate), max_new_tokens
+        self.stop = _stops(stop)
         self.preparing: dict[str, Cost] = {}
 
     # what protocols differ in
@@ -188,6 +192,7 @@ class Protocol(L.LightningModule, ABC):
             **self.settings(),
             "generate": sorted(self.generate),
             "max_new_tokens": self.max_new_tokens,
+            "stop": list(self.stop),
             "rendering": asdict(self.rendering),
             "editors": {UNEDITED: {}}
             | {
@@ -208,7 +213,7 @@ class Protocol(L.LightningModule, ABC):
 
     def questions(self, records: Sequence[Record]) -> Questions:
         """The probes of some records, as this run asks them."""
-        return Questions(records, self.generate, self.max_new_tokens)
+        return Questions(records, self.generate, self.max_new_tokens, stop=self.stop)
 
     def attempt(self, make: Callable[[], Edit]) -> Attempt:
         """An edit, or the reason for which there is none."""
@@ -223,7 +228,7 @@ class Protocol(L.LightningModule, ABC):
         """What stands in every line: whose answers these are, and to what.
 
         ``end`` and ``render`` say how the editor's requests were put to the model, ``asked`` how
-        questions are; see `Rendering`.
+        questions are, see `Rendering`; ``free`` how long texts are that were generated.
         """
         of_edits = Rendering()
         if editor in self.editors:
@@ -240,6 +245,7 @@ class Protocol(L.LightningModule, ABC):
             "end": of_edits.end,
             "render": of_edits.render,
             "asked": self.rendering.render,
+            "free": " ".join([f"{self.max_new_tokens} tokens", *map(repr, self.stop)]),
         }
 
     def lines(
@@ -253,6 +259,12 @@ class Protocol(L.LightningModule, ABC):
         """The lines of one editor's answers; see ``answer_lines``."""
         tokenizer = self.language_model.tokenizer
         return list(answer_lines(run, questions, before, after, tokenizer, requests))
+
+
+def _stops(stop: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(stop, str) or not all(isinstance(text, str) and text for text in stop):
+        raise ValueError(f"stop={stop!r}: expected a list of strings that are not empty")
+    return tuple(stop)
 
 
 def _check(

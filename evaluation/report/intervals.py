@@ -39,7 +39,8 @@ def share_interval(values: NDArray, probes: int) -> tuple[float, float]:
     with_plus = np.concatenate([values, PLUS])
     mean = with_plus.mean()
     effect = mean * (1 - mean) / with_plus.var()  # 1 where each record is all right or all wrong
-    return wilson(float(values.mean()), min(len(values) * max(effect, 1.0), max(probes, len(values))))
+    trials = min(len(values) * max(effect, 1.0), max(probes, len(values)))
+    return wilson(float(values.mean()), trials)
 
 
 def wilson(share: float, trials: float) -> tuple[float, float]:

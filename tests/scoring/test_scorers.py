@@ -11,13 +11,13 @@ from edits.weights import LowRank, WeightEdit
 from evaluation.report.intervals import harmonic_mean
 from models import LanguageModel
 from scoring.answers import Answer, Reading
-from scoring.questions import Questions
 from scoring.likelihoods import (
     exact_match,
     probability_difference,
     probability_success,
     token_accuracy,
 )
+from scoring.questions import Questions
 from scoring.scorers import SCORERS
 from scoring.texts import generation_exact_match
 
