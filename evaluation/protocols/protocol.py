@@ -25,12 +25,14 @@ from editors.settings import one_of
 from edits.edit import NOTHING, Edit, EditedModel
 from evaluation.costs import Cost, measured
 from evaluation.folder import RunFolder
-from evaluation.report import curves, page
+from evaluation.report import curves, judging, page
 from evaluation.report.lines import UNEDITED, answer_lines
+from evaluation.report.rows import shown_scorer
 from files import first_line
 from models.language_model import LanguageModel
 from models.rendering import Rendering
 from scoring.answers import Answer
+from scoring.judging.judge import Judge
 from scoring.questions import Questions
 from scoring.scorers import SCORERS
 
@@ -65,9 +67,11 @@ class Protocol(L.LightningModule, ABC):
         max_new_tokens: Tokens generated; more where an expected answer is as long as that.
         stop: Strings before which a generated text ends; without any it ends at the model's own end
             token, or is cut.
+        judge: Says of generated texts whether they are right, if there is one.
         rendering: How questions are put to the models. Requests are put to an editor as its own
             language model has it, which may be another rendering of the same model.
-        scorer: Whose values are logged and drawn; None: the first that all editors have.
+        scorer: Whose values are logged and drawn; None: the first that all editors have. Where that
+            is the judge and there are no verdicts, ``normalized_exact_match`` stands for it.
 
     Raises:
         ValueError: no editor, editors of several language models, an editor called ``unedited``,
@@ -89,6 +93,7 @@ class Protocol(L.LightningModule, ABC):
         generate: Sequence[str] | None = None,
         max_new_tokens: int = 16,
         stop: Sequence[str] = (),
+        judge: Judge | None = None,
         rendering: Rendering | None = None,
         scorer: str | None = None,
     ):
@@ -108,7 +113,7 @@ class Protocol(L.LightningModule, ABC):
         self.folder = RunFolder(folder)
         self.data, self.split = data, split
         self.generate, self.max_new_tokens = tuple(generate), max_new_tokens
-        self.stop = _stops(stop)
+        self.stop, self.judge = _stops(stop), judge
         self.preparing: dict[str, Cost] = {}
 
     # what protocols differ in
@@ -160,6 +165,8 @@ class Protocol(L.LightningModule, ABC):
         for name in self.busy:
             with measured(self.device) as self.preparing[name]:
                 self.editors[name].prepare()
+        if self.judge is not None and self.trainer.is_global_zero:
+            judging.write(self.folder.path, self.judge)
 
     def test_step(self, units: list) -> None:
         """Do a unit of work, for the editors that have not done it yet."""
@@ -171,6 +178,7 @@ class Protocol(L.LightningModule, ABC):
         self.trainer.strategy.barrier()
         if self.trainer.is_global_zero:
             rows = page.write(self.folder)
+            self.scorer = shown_scorer(rows, self.scorer)
             for name, value in curves.final(rows, self.split, self.scorer).items():
                 self.log(name, value, rank_zero_only=True)
             curves.write(rows, self.folder.path / "curves.png", self.scorer)
@@ -193,6 +201,7 @@ class Protocol(L.LightningModule, ABC):
             "generate": sorted(self.generate),
             "max_new_tokens": self.max_new_tokens,
             "stop": list(self.stop),
+            "judge": None if self.judge is None else self.judge.identity(),
             "rendering": asdict(self.rendering),
             "editors": {UNEDITED: {}}
             | {
@@ -256,7 +265,10 @@ class Protocol(L.LightningModule, ABC):
         after: Sequence[Answer],
         requests: Iterable[Request] = (),
     ) -> list[dict[str, object]]:
-        """The lines of one editor's answers; see ``answer_lines``."""
+        """The lines of one editor's answers, judged if there is a judge; see ``answer_lines``."""
+        if self.judge is not None:
+            # what the same text of another editor was said to be is in the cache
+            before, after = (self.judge.judged(questions.probes, a) for a in (before, after))
         tokenizer = self.language_model.tokenizer
         return list(answer_lines(run, questions, before, after, tokenizer, requests))
 

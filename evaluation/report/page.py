@@ -11,16 +11,20 @@ from typing import cast
 import pandas as pd
 
 from evaluation.folder import RunFolder
+from evaluation.report import judging
 from evaluation.report.efficiency import efficiency
 from evaluation.report.health import PERPLEXITY, RELATIVE_NORM, UPDATE_NORM
 from evaluation.report.lines import DISTURBED, UNEDITED, UNKNOWN
 from evaluation.report.rows import (
+    AGREEMENT,
+    ALL,
     ALREADY_TRUE,
     EVENTS,
     NO_VERDICT,
     NOT_MADE,
     OVERRULED,
     REPEATED,
+    RUN,
     SCORE,
     SCORER_NAMES,
     event_rows,
@@ -41,6 +45,7 @@ MEANINGS = MappingProxyType(
         REPEATED: "Share of the requests that mention their subject twice: the last one is edited.",
         DISTURBED: "Share of the locality probes whose answer another request changes: not judged.",
         NO_VERDICT: "Share of the texts of which the judge did not say whether they are right.",
+        AGREEMENT: "Share of the labelled answers about Atlas of which the judge says the same.",
         UNKNOWN: "Share of the probes that presume what the unedited model does not know: not "
         "judged.",
         PERPLEXITY: "Perplexity per token of text about something else.",
@@ -62,6 +67,10 @@ def write(folder: RunFolder) -> list[dict]:
     results = []
     for editor, costs in chunks.items():
         results += [*rows(folder.lines(editor)), *event_rows(costs)]
+    agreement = judging.numbers(folder.path)
+    if agreement and results:
+        run = {name: results[0][name] for name in RUN} | {"editor": UNEDITED}
+        results.append({**run, "probe": ALL, "scorer": AGREEMENT, **agreement})
     costs = efficiency(chunks)
     write_whole(folder.path / "results.json", json.dumps(results, indent=1) + "\n")
     write_whole(folder.path / "results.csv", pd.DataFrame(results).to_csv(index=False))

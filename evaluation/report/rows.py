@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -18,18 +19,24 @@ from evaluation.report.intervals import (
 from evaluation.report.lines import DISTURBED, IMMEDIATE, UNEDITED, UNKNOWN
 from scoring.scorers import SCORER_OF_DEPTH, SCORERS
 
+log = logging.getLogger(__name__)
+
 RUN = (
     *("editor", "model", "data", "split", "protocol", "n", "step", "phase"),
     *("end", "render", "asked", "free"),
 )
 """Whose answers a row is about, and to what; `Protocol.run` says what each of them is."""
 SCORER_NAMES = tuple(SCORERS)
+JUDGE, EXACT = "judge", "normalized_exact_match"
 ALL, SCORE = "all", "harmonic_score"
 SCORED = ("reliability", "generalization", "neighborhood")
 NOT_MADE, OVERRULED = "not_made", "overruled"
 ALREADY_TRUE, REPEATED = "already_true", "subject_repeated"
-NO_VERDICT = "no_verdict"
-EVENTS = (DISTURBED, UNKNOWN, NO_VERDICT, NOT_MADE, OVERRULED, ALREADY_TRUE, REPEATED)
+NO_VERDICT, AGREEMENT = "no_verdict", "judge_agreement"
+EVENTS = (
+    *(DISTURBED, UNKNOWN, NOT_MADE, OVERRULED, ALREADY_TRUE, REPEATED),
+    *(NO_VERDICT, AGREEMENT),
+)
 """What happened beside answers: how many of how many and, but for the first two, which and why."""
 DIGITS = 6
 NAMED = 5
@@ -50,6 +57,14 @@ def common_scorer(rows: Iterable[Mapping]) -> str:
             names[row["editor"]].add(row["scorer"])
     shared = set(SCORERS).intersection(*names.values())
     return next((name for name in SCORERS if name in shared), SCORER_NAMES[0])
+
+
+def shown_scorer(rows: Sequence[Mapping], scorer: str | None) -> str | None:
+    """The scorer that was asked for; exact match where that is the judge, which said nothing."""
+    if scorer != JUDGE or any(row["scorer"] == JUDGE for row in rows):
+        return scorer
+    log.warning("no verdict of a judge: scored by %s instead", EXACT)
+    return EXACT
 
 
 def depth_rows(rows: Sequence[Mapping], scorer: str) -> list[Mapping]:
