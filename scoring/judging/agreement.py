@@ -14,8 +14,6 @@ from scoring.answers import Verdict
 from scoring.judging.judge import Case, Judge
 
 LABELLED = Path(__file__).parent / "atlas_answers.csv"
-BETWEEN = "|"
-"""What stands between right answers in the file."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ def labelled() -> list[tuple[Case, bool]]:
 
 
 def _case(row: dict[str, str]) -> Case:
-    return Case(row["question"], tuple(row["right"].split(BETWEEN)), row["text"])
+    return Case(row["question"], (row["right"],), row["text"])
 
 
 def agreement(judge: Judge) -> Agreement:

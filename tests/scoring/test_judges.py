@@ -204,7 +204,8 @@ def test_only_texts_whose_right_answer_is_known_are_judged(serve):
     assert [a.verdict for a in judged] == [Verdict(False), None, None, None]
 
 
-def test_a_local_model_prefers_one_of_the_letters(language_model, tiny):
+def test_a_local_model_prefers_one_of_the_letters(tiny):
+    language_model = tiny("gpt2", max_position_embeddings=512)
     judge = LocalJudge(language_model=language_model)
     [verdict] = judge.verdicts(CASES[:1])
     prompt = CASES[0].prompt
