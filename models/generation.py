@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+class Text(str):
+    """A generated text that also says how it ended.
+
+    Attributes:
+        ended: whether by the model's own end token; else it was cut, by a limit or a stop string.
+    """
+
+    ended: bool
+
+    def __new__(cls, text: str, ended: bool) -> Self:
+        """The text; a string like any other."""
+        instance = super().__new__(cls, text)
+        instance.ended = ended
+        return instance
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> list[int]:

@@ -26,7 +26,7 @@ from models.encoder_decoder import EncoderDecoder
 from models.encoding import IGNORED, Batch, TokenIds, micro_batches
 from models.families import Family, family_of
 from models.forms import DecoderOnly, Form
-from models.generation import cut
+from models.generation import Text, cut
 from models.loading import load_pretrained
 from models.passes import Around, Pass
 from models.rendering import Rendering
@@ -252,7 +252,7 @@ class LanguageModel(Anatomy):
         stop: Sequence[str] = (),
         around: Around | None = None,
         tokens_per_batch: int = TOKENS_PER_BATCH,
-    ) -> list[str]:
+    ) -> list[Text]:
         """The text that follows or answers each prompt, greedily, up to the end token.
 
         Args:
@@ -272,7 +272,7 @@ class LanguageModel(Anatomy):
             raise ValueError(f"stop: expected a list of strings that are not empty, got {stop!r}")
         prompt_ids, _, lengths = self._ids_of(prompts, None, max_new_tokens)
         self._check_lengths(prompts, lengths)
-        texts = [""] * len(prompts)
+        texts = [Text("", False)] * len(prompts)
         for rows in micro_batches(lengths, tokens_per_batch // self.form.stacks):
             inputs = [prompt_ids[i] for i in rows]
             start = self.form.start(inputs).to(self.device)
@@ -285,7 +285,10 @@ class LanguageModel(Anatomy):
             with _surrounded(around, rows, start, asked, steps=True):
                 answers = self.form.answers(start, max_new_tokens, stopped if stop else None)
             for row, prompt, answer in zip(rows, inputs, answers, strict=True):
-                texts[row] = cut(self.form.text(prompt, answer), stop)
+                text = self.form.text(prompt, answer)
+                kept = cut(text, stop)
+                # what neither an end token nor a stop string ends is as long as it may be
+                texts[row] = Text(kept, ended=kept == text and len(answer) < max_new_tokens)
         return texts
 
     def save(self, folder: str | Path) -> None:

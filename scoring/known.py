@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
-from datamodules.records import Record, Request
+from datamodules.records import KINDS, Record, Request
 from edits.edit import NOTHING, EditedModel
 from files import write_whole
 from files.cache import cache_folder
@@ -126,7 +126,8 @@ def fitting(
 ) -> tuple[list[Record], list[Record]]:
     """The records all of whose questions fit into the model, and those that have a longer one.
 
-    A question takes prompt and answer, or prompt and ``more`` tokens of the model's own.
+    A question takes prompt and answer, or prompt and ``more`` tokens of the model's own, or as many
+    as its kind has.
 
     Raises:
         ValueError: none fits.
@@ -141,6 +142,11 @@ def fitting(
     longest = [0] * len(records)
     for (at, _), length, free in zip(questions, whole, alone, strict=True):
         longest[at] = max(longest[at], length, free)
+    for at, record in enumerate(records):
+        for probe in record.questions:
+            if KINDS[probe.kind].tokens > more:
+                [free] = language_model.lengths([probe.prompt], None, KINDS[probe.kind].tokens)
+                longest[at] = max(longest[at], free)
     fit = [length <= language_model.max_length for length in longest]
     if not any(fit):
         raise ValueError(
@@ -156,6 +162,5 @@ def fitting(
 def _pairs(record: Record) -> Iterator[Pair]:
     """All that a model may be asked about a record: every answer, and every condition."""
     for probe in record.questions:
-        contrast = () if probe.contrast is None else (probe.contrast,)
-        yield from ((probe.prompt, answer) for answer in (*probe.answers, *contrast))
+        yield from ((probe.prompt, answer) for answer in (*probe.answers, *probe.wrong))
         yield from probe.known

@@ -9,9 +9,10 @@ from math import inf, isnan
 
 from datamodules.records import GENERATED, KINDS, PROBE_KINDS, Probe, Record
 from edits.edit import EditedModel
+from models.generation import Text
 from models.scores import Scores
+from scoring.answers import NO_TOKEN, Answer, Reading
 from scoring.known import knows
-from scoring.scorers import NO_TOKEN, Answer, Reading
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,11 @@ class Questions:
     Args:
         records: Whose probes are asked.
         generate: The probe kinds that are also answered by free generation.
-        max_new_tokens: Tokens generated; more where an expected answer is as long as that.
+        max_new_tokens: Tokens generated; more where an expected answer is as long as that, or the
+            kind has it so.
         kinds: The probe kinds that are asked.
-        contrasts: Whether contrasts are scored.
+        contrasts: Whether wrong answers are scored.
+        stop: Strings before which a generated text ends.
     """
 
     records: Sequence[Record]
@@ -31,6 +34,7 @@ class Questions:
     max_new_tokens: int = 16
     kinds: Sequence[str] = PROBE_KINDS
     contrasts: bool = True
+    stop: Sequence[str] = ()
 
     @property
     def probes(self) -> list[Probe]:
@@ -45,8 +49,8 @@ class Questions:
     def ask(self, model: EditedModel, each: bool = False) -> list[Answer]:
         """The answer to each probe; ``each``: by the edit of the probe's own record.
 
-        Targets and contrasts, then aliases, are scored together, as rows of one call. An edit that
-        only generates is not asked for scores.
+        Targets and contrasts, then aliases and distractors, are scored together, as rows of one
+        call. An edit that only generates is not asked for scores.
         """
         answers = [Answer() for _ in self.probes]
         if model.edit.scores:
@@ -67,9 +71,11 @@ class Questions:
         probes, owners = self.probes, self.owners
         targets = [(at, probe.target) for at, probe in enumerate(probes)]
         contrasts = [(at, p.contrast) for at, p in enumerate(probes) if p.contrast is not None]
-        contrasts = contrasts if self.contrasts else []
         aliases = [(at, alias) for at, probe in enumerate(probes) for alias in probe.aliases]
-        rows = [*targets, *contrasts, *aliases]
+        distractors = [(at, text) for at, probe in enumerate(probes) for text in probe.distractors]
+        if not self.contrasts:
+            contrasts, distractors = [], []
+        rows = [*targets, *contrasts, *aliases, *distractors]
         scores = model.score(
             [probes[at].prompt for at, _ in rows],
             [text for _, text in rows],
@@ -78,9 +84,15 @@ class Questions:
         readings = iter(_readings(scores))
         right = [[next(readings)] for _ in targets]
         contrast = {at: next(readings) for at, _ in contrasts}
-        for (at, _), reading in zip(aliases, readings, strict=True):
-            right[at].append(reading)
-        return [Answer(tuple(each), contrast.get(at)) for at, each in enumerate(right)]
+        wrong: list[list[Reading]] = [[] for _ in targets]
+        for at, _ in aliases:
+            right[at].append(next(readings))
+        for at, _ in distractors:
+            wrong[at].append(next(readings))
+        return [
+            Answer(tuple(right[at]), contrast.get(at), distractors=tuple(wrong[at]))
+            for at, _ in targets
+        ]
 
     def _with_texts(self, model: EditedModel, answers: list[Answer], each: bool) -> list[Answer]:
         """The same answers, with the free continuation where it is asked for."""
@@ -91,16 +103,18 @@ class Questions:
             same = list(group)
             prompts = [probes[at].prompt for at in same]
             rows = [owners[at] for at in same] if each else None
-            texts = model.generate(prompts, rows=rows, max_new_tokens=tokens)
+            texts = model.generate(prompts, rows=rows, max_new_tokens=tokens, stop=self.stop)
             for at, text in zip(same, texts, strict=True):
-                answers[at] = replace(answers[at], text=text)
+                # who answers by more than one generation does not say how its text ended
+                ended = text.ended if isinstance(text, Text) else None
+                answers[at] = replace(answers[at], text=text, ended=ended)
         return answers
 
     def _lengths(self, model: EditedModel) -> dict[int, int]:
         """How many tokens are generated for each probe that is answered by free generation."""
         probes = self.probes
         free = [at for at, probe in enumerate(probes) if probe.kind in self.generate]
-        lengths = dict.fromkeys(free, self.max_new_tokens)
+        lengths = {at: max(self.max_new_tokens, KINDS[probes[at].kind].tokens) for at in free}
         rows = [
             (at, answer)
             for at in free

@@ -14,8 +14,8 @@ from evaluation.costs import Cost, Work, measured
 from evaluation.protocols.conflicts import Overruled, describe
 from evaluation.protocols.protocol import Protocol
 from evaluation.report.lines import IMMEDIATE, UNEDITED
+from scoring.answers import Answer
 from scoring.questions import Questions
-from scoring.scorers import Answer
 
 log = logging.getLogger(__name__)
 

@@ -25,13 +25,16 @@ from editors.settings import one_of
 from edits.edit import NOTHING, Edit, EditedModel
 from evaluation.costs import Cost, measured
 from evaluation.folder import RunFolder
-from evaluation.report import curves, page
+from evaluation.report import curves, judging, page
 from evaluation.report.lines import UNEDITED, answer_lines
+from evaluation.report.rows import shown_scorer
 from files import first_line
 from models.language_model import LanguageModel
 from models.rendering import Rendering
+from scoring.answers import Answer
+from scoring.judging.judge import Judge
 from scoring.questions import Questions
-from scoring.scorers import SCORERS, Answer
+from scoring.scorers import SCORERS
 
 LinAlgError = torch.linalg.LinAlgError  # pyright: ignore[reportPrivateImportUsage] documented so
 
@@ -62,9 +65,13 @@ class Protocol(L.LightningModule, ABC):
         generate: Probe kinds that are answered by free generation too; None: those of which `KINDS`
             says so.
         max_new_tokens: Tokens generated; more where an expected answer is as long as that.
+        stop: Strings before which a generated text ends; without any it ends at the model's own end
+            token, or is cut.
+        judge: Says of generated texts whether they are right, if there is one.
         rendering: How questions are put to the models. Requests are put to an editor as its own
             language model has it, which may be another rendering of the same model.
-        scorer: Whose values are logged and drawn; None: the first that all editors have.
+        scorer: Whose values are logged and drawn; None: the first that all editors have. Where that
+            is the judge and there are no verdicts, ``normalized_exact_match`` stands for it.
 
     Raises:
         ValueError: no editor, editors of several language models, an editor called ``unedited``,
@@ -85,6 +92,8 @@ class Protocol(L.LightningModule, ABC):
         split: str = "test",
         generate: Sequence[str] | None = None,
         max_new_tokens: int = 16,
+        stop: Sequence[str] = (),
+        judge: Judge | None = None,
         rendering: Rendering | None = None,
         scorer: str | None = None,
     ):
@@ -104,6 +113,7 @@ class Protocol(L.LightningModule, ABC):
         self.folder = RunFolder(folder)
         self.data, self.split = data, split
         self.generate, self.max_new_tokens = tuple(generate), max_new_tokens
+        self.stop, self.judge = _stops(stop), judge
         self.preparing: dict[str, Cost] = {}
 
     # what protocols differ in
@@ -155,6 +165,8 @@ class Protocol(L.LightningModule, ABC):
         for name in self.busy:
             with measured(self.device) as self.preparing[name]:
                 self.editors[name].prepare()
+        if self.judge is not None and self.trainer.is_global_zero:
+            judging.write(self.folder.path, self.judge)
 
     def test_step(self, units: list) -> None:
         """Do a unit of work, for the editors that have not done it yet."""
@@ -166,6 +178,7 @@ class Protocol(L.LightningModule, ABC):
         self.trainer.strategy.barrier()
         if self.trainer.is_global_zero:
             rows = page.write(self.folder)
+            self.scorer = shown_scorer(rows, self.scorer)
             for name, value in curves.final(rows, self.split, self.scorer).items():
                 self.log(name, value, rank_zero_only=True)
             curves.write(rows, self.folder.path / "curves.png", self.scorer)
@@ -187,6 +200,8 @@ class Protocol(L.LightningModule, ABC):
             **self.settings(),
             "generate": sorted(self.generate),
             "max_new_tokens": self.max_new_tokens,
+            "stop": list(self.stop),
+            "judge": None if self.judge is None else self.judge.identity(),
             "rendering": asdict(self.rendering),
             "editors": {UNEDITED: {}}
             | {
@@ -207,7 +222,7 @@ class Protocol(L.LightningModule, ABC):
 
     def questions(self, records: Sequence[Record]) -> Questions:
         """The probes of some records, as this run asks them."""
-        return Questions(records, self.generate, self.max_new_tokens)
+        return Questions(records, self.generate, self.max_new_tokens, stop=self.stop)
 
     def attempt(self, make: Callable[[], Edit]) -> Attempt:
         """An edit, or the reason for which there is none."""
@@ -222,7 +237,7 @@ class Protocol(L.LightningModule, ABC):
         """What stands in every line: whose answers these are, and to what.
 
         ``end`` and ``render`` say how the editor's requests were put to the model, ``asked`` how
-        questions are; see `Rendering`.
+        questions are, see `Rendering`; ``free`` how long texts are that were generated.
         """
         of_edits = Rendering()
         if editor in self.editors:
@@ -239,6 +254,7 @@ class Protocol(L.LightningModule, ABC):
             "end": of_edits.end,
             "render": of_edits.render,
             "asked": self.rendering.render,
+            "free": " ".join([f"{self.max_new_tokens} tokens", *map(repr, self.stop)]),
         }
 
     def lines(
@@ -249,9 +265,18 @@ class Protocol(L.LightningModule, ABC):
         after: Sequence[Answer],
         requests: Iterable[Request] = (),
     ) -> list[dict[str, object]]:
-        """The lines of one editor's answers; see ``answer_lines``."""
+        """The lines of one editor's answers, judged if there is a judge; see ``answer_lines``."""
+        if self.judge is not None:
+            # what the same text of another editor was said to be is in the cache
+            before, after = (self.judge.judged(questions.probes, a) for a in (before, after))
         tokenizer = self.language_model.tokenizer
         return list(answer_lines(run, questions, before, after, tokenizer, requests))
+
+
+def _stops(stop: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(stop, str) or not all(isinstance(text, str) and text for text in stop):
+        raise ValueError(f"stop={stop!r}: expected a list of strings that are not empty")
+    return tuple(stop)
 
 
 def _check(

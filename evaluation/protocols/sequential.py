@@ -19,7 +19,7 @@ from evaluation.protocols.conflicts import describe
 from evaluation.protocols.protocol import Protocol
 from evaluation.report import health
 from evaluation.report.lines import IMMEDIATE, RETENTION, UNEDITED
-from scoring.scorers import Answer
+from scoring.answers import Answer
 
 log = logging.getLogger(__name__)
 

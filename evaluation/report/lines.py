@@ -9,8 +9,9 @@ from transformers import PreTrainedTokenizerBase
 
 from datamodules.disturbance import Changes, changes, disturbed
 from datamodules.records import Probe, Record, Request
+from scoring.answers import NO_TOKEN, Answer
 from scoring.questions import Questions
-from scoring.scorers import NO_TOKEN, SCORERS, Answer
+from scoring.scorers import SCORERS
 
 UNEDITED = "unedited"
 """The name under which the language model itself stands beside the editors."""
@@ -35,11 +36,13 @@ def answer_lines(
     """The lines of one editor's answers to ``questions``.
 
     ``answer`` and ``before`` are the most likely tokens, edited and not, each given the target up
-    to it; ``generated`` and ``generated_before`` the free continuations, if any; ``nll`` and
-    ``contrast_nll`` are in nats per token; ``mentions`` says how often the prompt of a request
-    names its subject, at most; ``any_of`` names the question that several probes ask together;
-    ``judged`` is null, or why the probe is not; then each scorer's value, null where it does not
-    apply.
+    to it; ``generated`` and ``generated_before`` the free continuations, if any, ``ended`` whether
+    the model ended the first of them itself; ``verdict`` is empty, or why a judge that was asked
+    about it gave none, and null where no judge was asked; ``nll`` and ``contrast_nll`` are in nats
+    per token; ``mentions`` says how often the prompt of a request names its subject, at most;
+    ``any_of`` and ``all_of`` name the question that several probes ask together; ``judged`` is
+    null, or why the probe is not; ``floor`` holds the value of the unedited model's answer by each
+    scorer that applies; then each scorer's value, null where it does not apply.
 
     Args:
         run: What stands in every line; see `Protocol.run`.
@@ -55,13 +58,15 @@ def answer_lines(
         for index, probe in enumerate(record.questions):
             old, new = next(answers)
             reason = _not_judged(probe, record, old, changed)
-            judged = {n: None if reason else s(probe, new, old) for n, s in SCORERS.items()}
+            judged = _values(probe, new, old, reason)
+            floor = _values(probe, old, old, reason)
             yield {
                 **run,
                 "record": record.id,
                 "index": index,
                 "probe": probe.kind,
                 "any_of": probe.any_of,
+                "all_of": probe.all_of,
                 "mentions": max(request.mentions for request in record.requests),
                 "prompt": probe.prompt,
                 "target": probe.target,
@@ -70,11 +75,21 @@ def answer_lines(
                 "before": _decoded(old, tokenizer),
                 "generated": new.text,
                 "generated_before": old.text,
+                "ended": new.ended,
+                "verdict": None if new.verdict is None else new.verdict.reason,
                 "nll": new.nll,
                 "contrast_nll": None if new.contrast is None else new.contrast.nll,
                 "judged": reason,
+                "floor": {name: value for name, value in floor.items() if value is not None},
                 **judged,
             }
+
+
+def _values(
+    probe: Probe, after: Answer, before: Answer, reason: str | None
+) -> dict[str, float | None]:
+    """By each scorer; None where it does not apply, or there is a reason not to judge."""
+    return {n: None if reason else s(probe, after, before) for n, s in SCORERS.items()}
 
 
 def _not_judged(probe: Probe, record: Record, before: Answer, changed: Changes) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import isnan
 from types import MappingProxyType
 from typing import cast
@@ -11,18 +11,24 @@ from typing import cast
 import pandas as pd
 
 from evaluation.folder import RunFolder
+from evaluation.report import judging
 from evaluation.report.efficiency import efficiency
 from evaluation.report.health import PERPLEXITY, RELATIVE_NORM, UPDATE_NORM
 from evaluation.report.lines import DISTURBED, UNEDITED, UNKNOWN
 from evaluation.report.rows import (
+    AGREEMENT,
+    ALL,
     ALREADY_TRUE,
     EVENTS,
+    NO_VERDICT,
     NOT_MADE,
     OVERRULED,
     REPEATED,
+    RUN,
     SCORE,
     SCORER_NAMES,
     event_rows,
+    gain_rows,
     is_measure,
     rows,
 )
@@ -38,6 +44,8 @@ MEANINGS = MappingProxyType(
         ALREADY_TRUE: "Share of the requests whose target the unedited model says.",
         REPEATED: "Share of the requests that mention their subject twice: the last one is edited.",
         DISTURBED: "Share of the locality probes whose answer another request changes: not judged.",
+        NO_VERDICT: "Share of the texts of which the judge did not say whether they are right.",
+        AGREEMENT: "Share of the labelled answers about Atlas of which the judge says the same.",
         UNKNOWN: "Share of the probes that presume what the unedited model does not know: not "
         "judged.",
         PERPLEXITY: "Perplexity per token of text about something else.",
@@ -59,6 +67,10 @@ def write(folder: RunFolder) -> list[dict]:
     results = []
     for editor, costs in chunks.items():
         results += [*rows(folder.lines(editor)), *event_rows(costs)]
+    agreement = judging.numbers(folder.path)
+    if agreement and results:
+        run = {name: results[0][name] for name in RUN} | {"editor": UNEDITED}
+        results.append({**run, "probe": ALL, "scorer": AGREEMENT, **agreement})
     costs = efficiency(chunks)
     write_whole(folder.path / "results.json", json.dumps(results, indent=1) + "\n")
     write_whole(folder.path / "results.csv", pd.DataFrame(results).to_csv(index=False))
@@ -78,17 +90,26 @@ def markdown(results: Sequence[Mapping], costs: Sequence[Mapping] = ()) -> str:
     sections = [f"# {caption(results)}", "Means in percent with 95 % intervals over records."]
     lines = ["editor", *(name for name in ("n", "phase") if len(frame[name].unique()) > 1)]
     for name, part in frame.groupby("scorer", sort=False):
-        cells = part.assign(cell=part.apply(_cell, axis=1)).set_index([*lines, "probe"])["cell"]
-        table = cast(pd.DataFrame, cells.unstack("probe"))
-        order = part.drop_duplicates(lines).set_index(lines).index
-        table = table.reindex(index=order, columns=part["probe"].unique()).fillna("-")
-        text = table.reset_index().to_markdown(index=False, disable_numparse=True)
-        sections += [f"## {name}", MEANINGS.get(str(name), "A measure of the edit's size."), text]
+        meaning = MEANINGS.get(str(name), "A measure of the edit's size.")
+        sections += [f"## {name}", meaning, _table(part, lines, _cell)]
+        gains = gain_rows(part.dropna(axis=1, how="all").to_dict("records"))
+        if gains:
+            sections += [f"### {name}: gain over the unedited model"]
+            sections += [_table(pd.DataFrame(gains), lines, _gain)]
     if costs:
         table = pd.DataFrame(costs).set_index("editor").astype(object).map(_shown)
         text = table.to_markdown(disable_numparse=True)
         sections += ["## efficiency", "Seconds, and GiB at the peak of editing.", text]
     return "\n\n".join(sections) + "\n"
+
+
+def _table(part: pd.DataFrame, lines: list[str], cell: Callable[[Mapping], str]) -> str:
+    """Rows of one scorer, editors by probe kinds."""
+    cells = part.assign(cell=part.apply(cell, axis=1)).set_index([*lines, "probe"])["cell"]
+    table = cast(pd.DataFrame, cells.unstack("probe"))
+    order = part.drop_duplicates(lines).set_index(lines).index
+    table = table.reindex(index=order, columns=part["probe"].unique()).fillna("-")
+    return table.reset_index().to_markdown(index=False, disable_numparse=True)
 
 
 def caption(results: Sequence[Mapping]) -> str:
@@ -122,6 +143,11 @@ def _cell(row: Mapping) -> str:
         return f"{count}{why}".replace("|", "\\|")
     mean, low, high = (100 * row[name] for name in ("mean", "low", "high"))
     return f"{mean:z.1f} ({low:z.1f} to {high:z.1f})"
+
+
+def _gain(row: Mapping) -> str:
+    gain, low, high = (100 * row[name] for name in ("gain", "gain_low", "gain_high"))
+    return f"{gain:+z.1f} ({low:z.1f} to {high:z.1f})"
 
 
 def _shown(value: float | str | None) -> str:

@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
-import numpy as np
-
-from datamodules.records import KINDS
-from evaluation.report.intervals import harmonic_mean, interval, resampled_means
+from datamodules.records import DEPTH, KINDS, PORTABILITY
+from evaluation.report.cells import Cells, Lines, Values, merged, record_means
+from evaluation.report.intervals import (
+    function_interval,
+    harmonic_mean,
+    mean_interval,
+    share_difference,
+    share_interval,
+)
 from evaluation.report.lines import DISTURBED, IMMEDIATE, UNEDITED, UNKNOWN
-from scoring.scorers import SCORERS
+from scoring.scorers import SCORER_OF_DEPTH, SCORERS
+
+log = logging.getLogger(__name__)
 
 RUN = (
     *("editor", "model", "data", "split", "protocol", "n", "step", "phase"),
-    *("end", "render", "asked"),
+    *("end", "render", "asked", "free"),
 )
 """Whose answers a row is about, and to what; `Protocol.run` says what each of them is."""
 SCORER_NAMES = tuple(SCORERS)
+JUDGE, EXACT = "judge", "normalized_exact_match"
 ALL, SCORE = "all", "harmonic_score"
 SCORED = ("reliability", "generalization", "neighborhood")
 NOT_MADE, OVERRULED = "not_made", "overruled"
 ALREADY_TRUE, REPEATED = "already_true", "subject_repeated"
-EVENTS = (DISTURBED, UNKNOWN, NOT_MADE, OVERRULED, ALREADY_TRUE, REPEATED)
+NO_VERDICT, AGREEMENT = "no_verdict", "judge_agreement"
+EVENTS = (
+    *(DISTURBED, UNKNOWN, NOT_MADE, OVERRULED, ALREADY_TRUE, REPEATED),
+    *(NO_VERDICT, AGREEMENT),
+)
 """What happened beside answers: how many of how many and, but for the first two, which and why."""
 DIGITS = 6
 NAMED = 5
 """Records that a row names."""
 Run = tuple
-Values = dict[str, list[float]]
-"""Values of the probes of each record."""
-Cells = Mapping[tuple[str, str], Values]
-"""Those of each probe kind and scorer."""
 
 
 def is_measure(name: str) -> bool:
@@ -50,62 +59,64 @@ def common_scorer(rows: Iterable[Mapping]) -> str:
     return next((name for name in SCORERS if name in shared), SCORER_NAMES[0])
 
 
+def shown_scorer(rows: Sequence[Mapping], scorer: str | None) -> str | None:
+    """The scorer that was asked for; exact match where that is the judge, which said nothing."""
+    if scorer != JUDGE or any(row["scorer"] == JUDGE for row in rows):
+        return scorer
+    log.warning("no verdict of a judge: scored by %s instead", EXACT)
+    return EXACT
+
+
+def depth_rows(rows: Sequence[Mapping], scorer: str) -> list[Mapping]:
+    """Rows of each kind of the group ``depth`` by its own scorer, where that is another one."""
+    return [
+        row
+        for row in rows
+        if SCORER_OF_DEPTH.get(row["probe"]) == row["scorer"] and row["scorer"] != scorer
+    ]
+
+
+def gain_rows(rows: Sequence[Mapping]) -> list[Mapping]:
+    """Those of editors about what the unedited model may know already, with what was gained."""
+    kinds = (*PORTABILITY, *DEPTH)
+    edited = (row for row in rows if row["editor"] != UNEDITED)
+    return [row for row in edited if row["probe"] in kinds and "gain" in row]
+
+
 def rows(lines: Iterable[Mapping]) -> list[dict]:
     """One row per run, probe kind and scorer.
 
     ``mean`` is over records, of each record's mean over its probes of the kind; ``low`` and
-    ``high`` bound its 95 % bootstrap interval over records; ``count`` is the number of probes,
-    ``records`` that of records. Probes that ask one question together (``any_of``) count as one,
-    with the best of their values. ``harmonic_score`` (probe ``all``) is the harmonic mean of
-    ``probability_success`` on reliability, generalization and neighborhood, ROME's S.
+    ``high`` bound its 95 % interval over records, see `intervals`; ``count`` is the number of
+    probes, ``records`` that of records. Probes that ask one question together count as one, with
+    the best of their values (``any_of``) or the worst (``all_of``). ``floor`` is the mean of the
+    unedited model, asked the same probes, ``gain`` what the editor has above it, with the bounds
+    ``gain_low`` and ``gain_high``, paired over records. ``harmonic_score`` (probe ``all``) is the
+    harmonic mean of ``probability_success`` on reliability, generalization and neighborhood,
+    ROME's S.
 
     ``disturbed`` and ``unknown`` (probe ``all``) count probes (``count`` of ``records``, which are
-    all locality probes, and all probes) that were asked but not judged; ``already_true`` and
+    all locality probes, and all probes) that were asked but not judged, ``no_verdict`` texts of
+    which a judge did not say whether they are right; ``already_true`` and
     ``subject_repeated`` count requests and name them as ``reason``, in the rows of ``unedited``.
     Where there are none there is no such row.
 
     In a sequence the records that were asked right after their edits count at each later n too, so
     that both phases of an n are about the same records.
     """
-    runs: dict[Run, _Lines] = defaultdict(_Lines)
+    runs: dict[Run, Lines] = defaultdict(Lines)
     for line in lines:
-        runs[tuple(line[name] for name in RUN)].add(line)
+        runs[tuple(line.get(name, "") for name in RUN)].add(line)  # of earlier versions: no free
     results = []
     for run in (run for run in runs if runs[run].cells):
         parts = [runs[earlier] for earlier in _so_far(runs, run)]
-        run_rows = [*_run_rows(_merged([part.cells for part in parts]))]
+        cells, floors = merged([p.cells for p in parts]), merged([p.floor_cells for p in parts])
+        run_rows = [*_run_rows(cells, floors)]
         run_rows += _not_judged(sum((part.judged for part in parts), Counter()))
+        run_rows += _not_said(sum((part.verdicts for part in parts), Counter()))
         run_rows += _doubtful([line for part in parts for line in part.requests])
         results += [{**dict(zip(RUN, run, strict=True)), **row} for row in run_rows]
     return results
-
-
-class _Lines:
-    """What the lines of one run amount to."""
-
-    def __init__(self) -> None:
-        self.cells: dict[tuple[str, str], Values] = defaultdict(lambda: defaultdict(list))
-        self.judged: Counter[tuple[bool, str | None]] = Counter()  # by whether local, and reason
-        self.requests: list[Mapping] = []  # the unedited model's answers to them
-        self._places: dict[tuple, int] = {}  # of the questions that several probes ask together
-
-    def add(self, line: Mapping) -> None:
-        """Take a line in."""
-        if line["editor"] == UNEDITED and line["probe"] == "reliability":
-            self.requests.append(line)
-        self.judged[KINDS[line["probe"]].local, line["judged"]] += 1
-        for name, scorer in SCORERS.items():
-            if line[name] is None:
-                continue
-            values = self.cells[line["probe"], name][line["record"]]
-            question = (line["record"], line["probe"], name, line["any_of"])
-            if question in self._places:
-                at = self._places[question]
-                values[at] = scorer.best([values[at], line[name]])
-                continue
-            if line["any_of"]:
-                self._places[question] = len(values)
-            values.append(line[name])
 
 
 def _not_judged(judged: Mapping[tuple[bool, str | None], int]) -> Iterator[dict]:
@@ -114,6 +125,13 @@ def _not_judged(judged: Mapping[tuple[bool, str | None], int]) -> Iterator[dict]
         among = sum(n for (local, _), n in judged.items() if local or reason == UNKNOWN)
         if count:
             yield _count_row(reason, count, among)
+
+
+def _not_said(verdicts: Counter[str]) -> Iterator[dict]:
+    """A row of the texts that a judge was asked about and that it gave no verdict on, if any."""
+    silent = Counter({reason: count for reason, count in verdicts.items() if reason})
+    if silent:
+        yield _count_row(NO_VERDICT, silent.total(), verdicts.total(), _listed(silent))
 
 
 def _doubtful(requests: Sequence[Mapping]) -> Iterator[dict]:
@@ -141,7 +159,7 @@ def event_rows(costs: Sequence[Mapping]) -> list[dict]:
     """
     chunks: dict[Run, list[Mapping]] = defaultdict(list)
     for cost in costs:
-        chunks[tuple(cost["run"][name] for name in RUN)].append(cost)
+        chunks[tuple(cost["run"].get(name, "") for name in RUN)].append(cost)
     results = []
     for run, chunk_costs in chunks.items():
         costs_so_far = [cost for earlier in _so_far(chunks, run) for cost in chunks[earlier]]
@@ -180,62 +198,71 @@ def _so_far(runs: Iterable[Run], run: Run) -> list[Run]:
     return sorted((other for other in alike if other[at] <= run[at]), key=lambda other: other[at])
 
 
-def _merged(parts: Sequence[Cells]) -> Cells:
-    """Cells of different records in one; nothing is copied of a single one."""
-    if len(parts) == 1:
-        return parts[0]
-    merged: dict[tuple, dict] = defaultdict(dict)
-    for part in parts:
-        for key, records in part.items():
-            merged[key] |= records
-    return merged
-
-
-def _reasons(failures: Sequence[Mapping], most: int = 3) -> str:
+def _reasons(failures: Sequence[Mapping]) -> str:
     """The reasons with how many requests they cost, the most frequent ones first."""
     counts: Counter[str] = Counter()
     for failure in failures:
         counts[failure["reason"]] += failure["requests"]
+    return _listed(counts)
+
+
+def _listed(counts: Counter[str], most: int = 3) -> str:
     parts = [f"{count:,} x {reason}" for reason, count in counts.most_common(most)]
     if len(counts) > most:
         parts.append(f"{len(counts) - most:,} other reasons")
     return "; ".join(parts)
 
 
-def _run_rows(cells: Cells) -> Iterator[dict]:
+def _run_rows(cells: Cells, floors: Cells) -> Iterator[dict]:
     """The rows of one editor in one run."""
     order = [(kind, name) for name in SCORER_NAMES for kind in KINDS if (kind, name) in cells]
-    means = {key: np.array([np.mean(values) for values in cells[key].values()]) for key in order}
-    draws = _draws({key: cells[key].keys() for key in order}, means)
-    counts = {key: sum(map(len, cells[key].values())) for key in order}
     for key in order:
-        yield _row(key, float(means[key].mean()), draws[key], (counts[key], len(means[key])))
+        yield _row(key, cells[key], floors.get(key))
     scored = [(kind, "probability_success") for kind in SCORED]
     if set(scored) <= set(order):
-        score = harmonic_mean([means[key].mean() for key in scored])
-        size = (sum(counts[key] for key in scored), max(len(means[key]) for key in scored))
-        yield _row((ALL, SCORE), float(score), harmonic_mean([draws[key] for key in scored]), size)
+        yield _score_row([cells[key] for key in scored])
 
 
-def _draws(records: Mapping, means: Mapping) -> dict[tuple[str, str], np.ndarray]:
-    """Resampled means of each column; a draw takes whole records, with all that they have."""
-    place = {record: at for at, record in enumerate(dict.fromkeys(chain(*records.values())))}
-    values = np.full((len(place), len(means)), np.nan)
-    for column, (key, column_means) in enumerate(means.items()):
-        values[[place[record] for record in records[key]], column] = column_means
-    return dict(zip(means, resampled_means(values).T, strict=True))
+def _row(key: tuple[str, str], values: Values, floor: Values | None) -> dict[str, object]:
+    means, count, share = record_means(values), _count(values), SCORERS[key[1]].share
+    bounds = share_interval(means, count) if share else mean_interval(means)
+    row = _numbers(key, float(means.mean()), bounds, (count, len(means)))
+    if floor is None:
+        return row
+    unedited = record_means(floor, list(values))
+    gain = float((means - unedited).mean())
+    low, high = (
+        share_difference(means, unedited, count) if share else mean_interval(means - unedited)
+    )
+    more = {"floor": unedited.mean(), "gain": gain, "gain_low": low, "gain_high": high}
+    return row | {name: round(float(value), DIGITS) for name, value in more.items()}
 
 
-def _row(
-    key: tuple[str, str], mean: float, draws: np.ndarray, size: tuple[int, int]
+def _score_row(columns: Sequence[Values]) -> dict[str, object]:
+    """That of ROME's S."""
+    records, counts = list(dict.fromkeys(chain(*columns))), [*map(_count, columns)]
+    score = harmonic_mean([record_means(values).mean() for values in columns])
+    bounds = function_interval(
+        lambda shares: float(harmonic_mean(shares)),
+        [record_means(values, records) for values in columns],
+        counts,
+    )
+    return _numbers((ALL, SCORE), float(score), bounds, (sum(counts), max(map(len, columns))))
+
+
+def _count(values: Values) -> int:
+    return sum(map(len, values.values()))
+
+
+def _numbers(
+    key: tuple[str, str], mean: float, bounds: tuple[float, float], size: tuple[int, int]
 ) -> dict[str, object]:
-    low, high = interval(draws)
     return {
         "probe": key[0],
         "scorer": key[1],
-        "mean": round(float(mean), DIGITS),
-        "low": round(low, DIGITS),
-        "high": round(high, DIGITS),
+        "mean": round(mean, DIGITS),
+        "low": round(bounds[0], DIGITS),
+        "high": round(bounds[1], DIGITS),
         "count": size[0],
         "records": size[1],
     }

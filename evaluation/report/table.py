@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -12,8 +12,17 @@ from rich.table import Table
 from rich.text import Text
 
 from datamodules.records import KINDS
+from evaluation.report.lines import UNEDITED
 from evaluation.report.page import caption
-from evaluation.report.rows import ALL, EVENTS, NOT_MADE, common_scorer, is_measure
+from evaluation.report.rows import (
+    ALL,
+    EVENTS,
+    NOT_MADE,
+    common_scorer,
+    depth_rows,
+    gain_rows,
+    is_measure,
+)
 
 MOST = 10
 """How many probe kinds fit beside each other into 120 columns."""
@@ -38,7 +47,8 @@ def table(
 
     Where there are several n or phases, each editor has a line for each, the smallest n first.
     Where there are more kinds than fit into 120 columns, there are several tables, one below the
-    other.
+    other. Then kinds of the group ``depth``, each by its own scorer, and what editors have gained
+    over the unedited model where that may know answers already: on portability and depth.
 
     Args:
         rows: of results.
@@ -49,25 +59,68 @@ def table(
         ValueError: no row has this scorer.
     """
     scorer = scorer or common_scorer(rows)
-    cells = {(*_line(row), row["probe"]): row for row in rows if row["scorer"] == scorer}
-    if not cells:
+    shown = [row for row in rows if row["scorer"] == scorer]
+    if not shown:
         known = ", ".join(dict.fromkeys(row["scorer"] for row in rows))
         raise ValueError(f"no row has the scorer {scorer!r}; there are: {known or 'no rows'}")
     lines = _lines([row for row in rows if row["scorer"] in (scorer, NOT_MADE)])
-    kinds = [kind for kind in (*KINDS, ALL) if any(key[-1] == kind for key in cells)]
-    parts = [
-        [_column(kind, {line: _cell(cells.get((*line, kind))) for line in lines}) for kind in group]
-        for group in beside(kinds)
-    ]
+    labels = {line: _label(line, rows) for line in lines}
+    parts = [_columns(part, lines, _cell) for part in _beside(shown)]
     seconds = {(row["n"], row["editor"]): row["seconds_per_edit"] for row in costs}
     if seconds:
         times = {line: _seconds(seconds.get(line[:2])) for line in lines}
         parts[-1].append(Column("s per\nedit", times))
-    labels = {line: _label(line, rows) for line in lines}
     grids = [_of_columns(columns, labels) for columns in parts]
     grids[0].title = f"{scorer}, percent · {caption(rows)}"
-    grids[-1].caption = "below each mean: 95 % interval over records"
-    return Group(*grids)
+    grids[-1].caption = "below each number: 95 % interval over records"
+    depth = depth_rows(rows, scorer)
+    gains = gain_rows([*shown, *depth])
+    edited = {line: label for line, label in labels.items() if line[1] != UNEDITED}
+    return Group(
+        *grids,
+        *_headed(f"{_names(depth)}, percent", depth, labels, _cell),
+        *_headed(f"{_names(gains)}: gain over unedited, points", gains, edited, _gain),
+    )
+
+
+def _headed(
+    heading: str,
+    rows: Sequence[Mapping],
+    labels: Mapping[Line, Text],
+    cell: Callable[[Mapping | None], Text],
+) -> list[Text | Table]:
+    """Tables of the rows below a heading, which may be wider; nothing of no rows."""
+    if not rows or not labels:
+        return []
+    parts = [_columns(part, list(labels), cell) for part in _beside(rows)]
+    return [Text(heading, style="italic"), *(_of_columns(columns, labels) for columns in parts)]
+
+
+def _names(rows: Sequence[Mapping]) -> str:
+    """The scorers of the rows, and of which kinds they are where there are several."""
+    kinds: dict[str, dict[str, None]] = {}
+    for row in rows:
+        kinds.setdefault(row["scorer"], {})[row["probe"]] = None
+    if len(kinds) == 1:
+        return next(iter(kinds))
+    return "; ".join(f"{scorer} ({', '.join(kinds[scorer])})" for scorer in kinds)
+
+
+def _beside(rows: Sequence[Mapping]) -> list[list[Mapping]]:
+    """The rows of each of several tables, which fit."""
+    there = {row["probe"] for row in rows}
+    groups = beside([kind for kind in (*KINDS, ALL) if kind in there])
+    return [[row for row in rows if row["probe"] in group] for group in groups]
+
+
+def _columns(
+    rows: Sequence[Mapping], lines: Sequence[Line], cell: Callable[[Mapping | None], Text]
+) -> list[Column]:
+    cells = {(*_line(row), row["probe"]): row for row in rows}
+    kinds = [kind for kind in (*KINDS, ALL) if any(key[-1] == kind for key in cells)]
+    return [
+        _column(kind, {line: cell(cells.get((*line, kind))) for line in lines}) for kind in kinds
+    ]
 
 
 def beside(kinds: Sequence[str]) -> list[list[str]]:
@@ -165,6 +218,13 @@ def _cell(row: Mapping | None) -> Text:
     mean, low, high = (100 * row[name] for name in ("mean", "low", "high"))
     bounds = f"{low:z.0f}-{high:z.0f}" if low >= 0 else f"{low:z.0f} to {high:z.0f}"
     return Text(f"{mean:z.1f}\n").append(bounds, style="dim")
+
+
+def _gain(row: Mapping | None) -> Text:
+    if row is None:
+        return Text("-", style="dim")
+    gain, low, high = (100 * row[name] for name in ("gain", "gain_low", "gain_high"))
+    return Text(f"{gain:+z.1f}\n").append(f"{low:z.0f} to {high:z.0f}", style="dim")
 
 
 def _number(row: Mapping | None) -> str:

@@ -15,6 +15,7 @@ from evaluation.report.table import beside, events, table
 
 RUN = {"editor": "mend", "model": "m", "data": "d", "split": "test", "protocol": "single", "n": 1}
 RUN |= {"step": 1, "phase": "immediate", "end": "none", "render": "text", "asked": "text"}
+RUN |= {"free": "16 tokens"}
 COST = {
     "device": "cpu",
     "preparation_seconds": 1.0,
@@ -32,10 +33,11 @@ COST = {
 }
 
 
-def line(record, kind, exact, success=None, editor="mend"):
+def line(record, kind, exact, success=None, editor="mend", floor=0.0):
     values = dict.fromkeys(results.SCORER_NAMES)
     values |= {"exact_match": exact, "token_accuracy": exact, "probability_success": success}
     own = {"record": record, "probe": kind, "judged": None, "any_of": "", "mentions": 1}
+    own |= {"all_of": "", "verdict": None, "floor": {"exact_match": floor}}
     return {**RUN, "editor": editor, **own, **values}
 
 
@@ -127,10 +129,73 @@ def test_requests_whose_edit_may_not_be_what_was_meant_are_counted_and_named():
     assert "1 of 9: r8" in page.markdown(results.rows(lines))
 
 
-@pytest.mark.parametrize("value", [0.0, 1.0, 1 / 3])
-def test_a_constant_has_no_interval(value):
-    row = found([line(i, "one_hop", value) for i in range(7)], "one_hop", "exact_match")
-    assert row["low"] == row["mean"] == row["high"] == round(value, 6)
+def test_eight_of_eight_are_not_known_to_be_all():
+    lines = [line(i, "one_hop", 1.0, 1.0) for i in range(8)]
+    lines += [line(i, kind, 1.0, 1.0) for i in range(8) for kind in results.SCORED]
+    row = found(lines, "one_hop", "exact_match")
+    assert (row["mean"], row["low"], row["high"]) == (1.0, 0.675592, 1.0)
+    assert (row["floor"], row["gain"], row["gain_high"]) == (0.0, 1.0, 1.0)
+    assert row["gain_low"] == pytest.approx(0.5412, abs=1e-4)
+    score = found(lines, "all", "harmonic_score")
+    assert score["low"] < 0.8 and score["high"] == 1.0
+
+
+def test_floor_and_gain_are_over_the_same_probes_of_the_unedited_model():
+    lines = [line("a", "one_hop", 1.0, floor=0.0), line("a", "one_hop", 1.0, floor=1.0)]
+    lines += [line("b", "one_hop", 0.0, floor=1.0)]
+    row = found(lines, "one_hop", "exact_match")
+    assert (row["mean"], row["floor"], row["gain"]) == (0.5, 0.75, -0.25)
+    assert row["gain_low"] < -0.25 < row["gain_high"]
+    assert "gain" not in found(lines, "one_hop", "token_accuracy")  # of an earlier version
+
+
+def test_the_floor_of_one_question_is_its_best_wording_too():
+    lines = [line("a", "one_hop", x, floor=x) for x in (0.0, 1.0)]
+    for each in lines:
+        each["any_of"] = "question"
+    row = found(lines, "one_hop", "exact_match")
+    assert (row["mean"], row["floor"], row["count"]) == (1.0, 1.0, 1)
+
+
+@pytest.mark.parametrize(("said", "value"), [((1, 1, 1), 1.0), ((1, 0, 1), 0.0), ((0, 0, 0), 0.0)])
+def test_probes_that_are_answered_only_together_count_once_and_the_worst(said, value):
+    lines = [line("a", "yes_no", None, float(x)) for x in said]
+    for each in lines:
+        each["all_of"] = "pair"
+    row = found(lines, "yes_no", "probability_success")
+    assert (row["mean"], row["count"]) == (value, 1)
+
+
+def test_texts_without_a_verdict_are_counted_with_the_reasons():
+    lines = [{**line(i, "one_hop", 1.0), "verdict": ""} for i in range(3)]
+    lines += [{**line(i, "one_hop", 1.0), "verdict": "unparseable"} for i in range(3, 5)]
+    row = found([*lines, line(9, "one_hop", 1.0)], "all", "no_verdict")
+    assert (row["count"], row["records"], row["reason"]) == (2, 5, "2 x unparseable")
+
+
+def test_tables_show_the_gain_on_portability_beside_the_mean():
+    lines = [
+        line(str(i), kind, 1.0, editor=e, floor=0.25)
+        for i in range(4)
+        for kind in ("reliability", "one_hop")
+        for e in ("unedited", "mend")
+    ]
+    rows = results.rows(lines)
+    text = rendered(table(rows))
+    assert "gain over unedited" in text and "+75.0" in text
+    assert text.split("gain over unedited")[1].count("mend") == 1
+    assert "unedited " not in text.split("points")[1]
+    page_text = page.markdown(rows)
+    assert "### exact_match: gain over the unedited model" in page_text and "+75.0 (" in page_text
+
+
+def test_depth_stands_below_by_its_own_scorers():
+    lines = [line(i, "reliability", 1.0, 1.0) for i in range(4)]
+    lines += [line(i, "yes_no", None, 1.0) for i in range(4)]
+    lines += [{**line(i, "leak", None), "replaces_old": 0.0} for i in range(4)]
+    text = rendered(table(results.rows(lines)))
+    assert "probability_success (yes_no); replaces_old (leak), percent" in text
+    assert max(map(len, text.splitlines())) <= 120
 
 
 def test_intervals_are_those_of_a_mean():

@@ -8,9 +8,10 @@ from datamodules.records import Probe, Record, Request
 from editors.finetune import FineTune
 from edits import NOTHING
 from edits.edit import Edit
+from scoring.answers import Answer, Reading
 from scoring.known import knows, says
 from scoring.questions import Questions
-from scoring.scorers import SCORERS, Answer, Reading
+from scoring.scorers import SCORERS
 
 REQUEST = Request("Lagos is a city in", "Lagos", "Sweden", "Nigeria")
 PROMPT, KNOWN = "The mayor of Lagos is", "Japan in Asia"
@@ -129,9 +130,10 @@ def test_an_edit_that_only_generates_is_judged_by_its_texts(language_model, mode
     assert [answer.text for answer in after] == [answer.text for answer in before]
     for probe, new, old in zip(questions.probes, after, before, strict=True):
         values = {name: scorer(probe, new, old) for name, scorer in SCORERS.items()}
-        spoken = values.pop("generation_exact_match")
+        spoken = values["generation_exact_match"]
         assert (spoken is None) == (probe.kind == "reliability")
-        assert set(values.values()) == {None}
+        judged = {name for name, value in values.items() if value is not None}
+        assert all(SCORERS[name].needs == "text" for name in judged)
 
 
 def test_free_answers_are_as_long_as_the_longest_right_one(language_model, model):
@@ -145,9 +147,12 @@ def test_free_answers_are_as_long_as_the_longest_right_one(language_model, model
 
 def test_scorers_say_what_they_are():
     assert [scorer.name for scorer in SCORERS.values()] == list(SCORERS)
-    assert {name for name, scorer in SCORERS.items() if scorer.needs == "text"} == {
-        "generation_exact_match"
-    }
+    assert [name for name, scorer in SCORERS.items() if scorer.needs == "scores"] == [
+        *("exact_match", "token_accuracy", "probability_success", "probability_difference"),
+    ]
+    worse = {name for name, scorer in SCORERS.items() if not scorer.higher_is_better}
+    assert worse == {"says_old", "says_new", "repeats_itself"}
     for scorer in SCORERS.values():
-        assert scorer.higher_is_better and scorer.description.endswith((".", "else 0."))
-        assert scorer.best([0.0, 1.0, 0.5]) == 1.0
+        assert scorer.description.endswith((".", "else 0."))
+        best, worst = (1.0, 0.0) if scorer.higher_is_better else (0.0, 1.0)
+        assert scorer.best([0.0, 1.0, 0.5]) == best and scorer.worst([0.0, 1.0, 0.5]) == worst

@@ -10,17 +10,16 @@ from edits.edit import NOTHING
 from edits.weights import LowRank, WeightEdit
 from evaluation.report.intervals import harmonic_mean
 from models import LanguageModel
-from scoring.questions import Questions
-from scoring.scorers import (
-    SCORERS,
-    Answer,
-    Reading,
+from scoring.answers import Answer, Reading
+from scoring.likelihoods import (
     exact_match,
-    generation_exact_match,
     probability_difference,
     probability_success,
     token_accuracy,
 )
+from scoring.questions import Questions
+from scoring.scorers import SCORERS
+from scoring.texts import generation_exact_match
 
 IN_SCOPE = Probe("generalization", "Lagos is in", "West Africa", "Asia")
 NEIGHBOR = Probe("neighborhood", "Lagos is in", "West Africa", "Asia")
@@ -83,13 +82,8 @@ def test_locality_compares_the_first_lines_generated():
 
 def test_scorers_that_do_not_apply_say_so():
     said = {name: scorer(IN_SCOPE, answer(), answer()) for name, scorer in SCORERS.items()}
-    assert said == {
-        "exact_match": 1.0,
-        "token_accuracy": 1.0,
-        "probability_success": None,
-        "probability_difference": None,
-        "generation_exact_match": None,
-    }
+    applied = {name: value for name, value in said.items() if value is not None}
+    assert applied == {"exact_match": 1.0, "token_accuracy": 1.0}
 
 
 @pytest.fixture(scope="module")
