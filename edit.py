@@ -15,6 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
+from evaluation.tasks.task import Reading
 from running.editors import built, editor_configs, editor_names
 from running.errors import reporting_errors
 from running.folders import claimed
@@ -39,6 +40,10 @@ def edit(cfg: DictConfig, folder: Path) -> None:
     names = editor_names(cfg)
     task = instantiate(cfg.task, _convert_="object")
     task.check(names)
+    if isinstance(task, Reading):
+        keep(cfg, folder)
+        task.run(folder, console())
+        return
     language_model = instantiate(cfg.model)
     edits = language_model.rendered(instantiate(cfg.rendering.edits))
     probes = language_model.rendered(instantiate(cfg.rendering.probes))

@@ -41,6 +41,8 @@ class EditingData(L.LightningDataModule, ABC):
 
     name: str = "records"
     """The data set's name in result rows."""
+    licence: str = "not known"
+    """That of the data, for reports."""
 
     def __init__(
         self,
@@ -56,6 +58,7 @@ class EditingData(L.LightningDataModule, ABC):
         self.train_limit = None if train_limit is None else _positive("train_limit", train_limit)
         self.seed = seed
         self.dropped: dict[str, int] = {}
+        self.left_out: dict[str, str] = {}  # what of a file could not be read, and why
         self._splits: dict[str, list[Record]] | None = None
 
     @abstractmethod
@@ -233,6 +236,8 @@ class FileData(EditingData):
     def _read(self, source: str) -> list[Record]:
         reading = self.read(source)
         rank_zero_info(f"{self.name}: {source}: {reading.summary()}")
+        for left in reading.left_out:
+            self.left_out[f"{Path(left.file).stem}-{left.index}"] = f"{left.field}: {left.reason}"
         return reading.records
 
     def why_empty(self, split: str) -> str:

@@ -67,6 +67,8 @@ def overrides_of(file: Path) -> tuple[str, ...]:
     if file.parts[0] in OF_ONE_EDITOR:
         _, model, _ = file.parts
         return (OF_ONE_EDITOR[file.parts[0]][0], f"model={model}", f"editor={name}")
+    if group == "profile":
+        return ("edit", f"+profile@profiles.of_a_user={name}")
     script = "edit" if group in OF_EDIT or (group, name) in OF_EDIT_TOO else "train"
     return (script, f"{group}={name}")
 

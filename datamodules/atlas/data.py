@@ -22,6 +22,7 @@ class AtlasData(EditingData):
     """
 
     name = "atlas"
+    licence = "Apache-2.0; geography from GeoNames (CC BY 4.0) and CLDR (Unicode licence)"
 
     def __init__(self, *, variants: int = 4, **options):
         super().__init__(**options)

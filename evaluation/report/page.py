@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import isnan
 from types import MappingProxyType
-from typing import cast
 
 import pandas as pd
 
+from evaluation import circumstances
 from evaluation.folder import RunFolder
 from evaluation.report.efficiency import efficiency
 from evaluation.report.health import PERPLEXITY, RELATIVE_NORM, UPDATE_NORM
@@ -45,6 +47,10 @@ MEANINGS = MappingProxyType(
         RELATIVE_NORM: "Frobenius norm of the change over that of the changed layers' weights.",
     }
 )
+COSTS = (
+    "Seconds, and GiB at the peak: of a preparation (once per model; what the cache held costs "
+    "nothing), of an edit and of a question."
+)
 DEFAULTS = MappingProxyType({"render": "text", "end": "none", "asked": "text"})
 """How texts are put to a model unless a caption says otherwise."""
 
@@ -59,7 +65,7 @@ def write(folder: RunFolder) -> list[dict]:
     results = []
     for editor, costs in chunks.items():
         results += [*rows(folder.lines(editor)), *event_rows(costs)]
-    costs = efficiency(chunks)
+    costs = efficiency(chunks, circumstances.training_costs(folder.path))
     write_whole(folder.path / "results.json", json.dumps(results, indent=1) + "\n")
     write_whole(folder.path / "results.csv", pd.DataFrame(results).to_csv(index=False))
     write_whole(folder.path / "efficiency.json", json.dumps(costs, indent=1) + "\n")
@@ -68,27 +74,66 @@ def write(folder: RunFolder) -> list[dict]:
 
 
 def markdown(results: Sequence[Mapping], costs: Sequence[Mapping] = ()) -> str:
-    """The rows as one table per scorer, editors by probe kinds, and a table of the costs.
+    """The rows as one table per scorer, editors by probe kinds, and a table of the costs."""
+    if not results:
+        return "No answers yet.\n"
+    parts = [f"# {caption(results)}", "Means in percent with 95 % intervals over records."]
+    for section in sections(results, costs):
+        frame = pd.DataFrame(section.rows, columns=section.columns).astype(str)
+        text = frame.replace("\\|", r"\|", regex=True).to_markdown(
+            index=False, disable_numparse=True
+        )
+        parts += [f"## {section.title}", section.meaning, text]
+    return "\n\n".join(parts) + "\n"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in a table: a value, and the bounds of its interval if it has one."""
+
+    text: str
+    bounds: str = ""
+
+    def __str__(self):
+        return f"{self.text} ({self.bounds})" if self.bounds else self.text
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table of a page, and what its values mean."""
+
+    title: str
+    meaning: str
+    columns: list[str]
+    rows: list[list[Cell]]
+
+
+def sections(results: Sequence[Mapping], costs: Sequence[Mapping] = ()) -> list[Section]:
+    """One table per scorer, editors by probe kinds, and one of the costs.
 
     Where a run has several n or phases, each editor has a line for each.
     """
-    if not results:
-        return "No answers yet.\n"
-    frame = pd.DataFrame(results)
-    sections = [f"# {caption(results)}", "Means in percent with 95 % intervals over records."]
-    lines = ["editor", *(name for name in ("n", "phase") if len(frame[name].unique()) > 1)]
-    for name, part in frame.groupby("scorer", sort=False):
-        cells = part.assign(cell=part.apply(_cell, axis=1)).set_index([*lines, "probe"])["cell"]
-        table = cast(pd.DataFrame, cells.unstack("probe"))
-        order = part.drop_duplicates(lines).set_index(lines).index
-        table = table.reindex(index=order, columns=part["probe"].unique()).fillna("-")
-        text = table.reset_index().to_markdown(index=False, disable_numparse=True)
-        sections += [f"## {name}", MEANINGS.get(str(name), "A measure of the edit's size."), text]
+    lines = ["editor", *(name for name in ("n", "phase") if len({r[name] for r in results}) > 1)]
+    names = dict.fromkeys(row["scorer"] for row in results)
+    parts = [_of_scorer(name, [r for r in results if r["scorer"] == name], lines) for name in names]
     if costs:
-        table = pd.DataFrame(costs).set_index("editor").astype(object).map(_shown)
-        text = table.to_markdown(disable_numparse=True)
-        sections += ["## efficiency", "Seconds, and GiB at the peak of editing.", text]
-    return "\n\n".join(sections) + "\n"
+        rows = [[Cell(_shown(value)) for value in row.values()] for row in costs]
+        parts.append(Section("efficiency", COSTS, [name for name in costs[0]], rows))
+    return parts
+
+
+def _of_scorer(name: str, results: Sequence[Mapping], lines: Sequence[str]) -> Section:
+    """Lines of editors by columns of probe kinds, both in their order."""
+    probes = list(dict.fromkeys(row["probe"] for row in results))
+    table: dict[tuple, dict[str, Cell]] = defaultdict(dict)
+    for row in results:
+        table[tuple(row[line] for line in lines)][row["probe"]] = _cell(row)
+    rows = [
+        [*(Cell(str(value)) for value in line), *(cells.get(p, Cell("-")) for p in probes)]
+        for line, cells in table.items()
+    ]
+    meaning = MEANINGS.get(name, "A measure of the edit's size.")
+    return Section(name, meaning, [*lines, *probes], rows)
 
 
 def caption(results: Sequence[Mapping]) -> str:
@@ -113,15 +158,15 @@ def _renderings(results: Sequence[Mapping]) -> list[str]:
     return [" ".join(settings)] if settings else []
 
 
-def _cell(row: Mapping) -> str:
+def _cell(row: Mapping) -> Cell:
     if is_measure(row["scorer"]):
-        return f"{row['mean']:.4g} ({row['low']:.4g} to {row['high']:.4g})"
+        return Cell(f"{row['mean']:.4g}", f"{row['low']:.4g} to {row['high']:.4g}")
     if row["scorer"] in EVENTS:
         count = f"{row['count']:,} of {row['records']:,}"
         why = "" if row["scorer"] in (DISTURBED, UNKNOWN) else f": {row['reason']}"
-        return f"{count}{why}".replace("|", "\\|")
+        return Cell(count + why)
     mean, low, high = (100 * row[name] for name in ("mean", "low", "high"))
-    return f"{mean:z.1f} ({low:z.1f} to {high:z.1f})"
+    return Cell(f"{mean:z.1f}", f"{low:z.1f} to {high:z.1f}")
 
 
 def _shown(value: float | str | None) -> str:
