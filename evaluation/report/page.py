@@ -11,12 +11,14 @@ from types import MappingProxyType
 
 import pandas as pd
 
+from datamodules.records import KINDS
 from evaluation import circumstances
 from evaluation.folder import RunFolder
 from evaluation.report.efficiency import efficiency
 from evaluation.report.health import PERPLEXITY, RELATIVE_NORM, UPDATE_NORM
 from evaluation.report.lines import DISTURBED, UNEDITED, UNKNOWN
 from evaluation.report.rows import (
+    ALL,
     ALREADY_TRUE,
     EVENTS,
     NOT_MADE,
@@ -124,7 +126,8 @@ def sections(results: Sequence[Mapping], costs: Sequence[Mapping] = ()) -> list[
 
 def _of_scorer(name: str, results: Sequence[Mapping], lines: Sequence[str]) -> Section:
     """Lines of editors by columns of probe kinds, both in their order."""
-    probes = list(dict.fromkeys(row["probe"] for row in results))
+    there = {row["probe"] for row in results}
+    probes = [probe for probe in (*KINDS, ALL) if probe in there]
     table: dict[tuple, dict[str, Cell]] = defaultdict(dict)
     for row in results:
         table[tuple(row[line] for line in lines)][row["probe"]] = _cell(row)
