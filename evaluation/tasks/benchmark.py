@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -67,6 +68,12 @@ class Benchmark(Task):
         self.known_only = known_only
         self.max_new_tokens = max_new_tokens
         self.profiles = {name: checked(name, weights) for name, weights in profiles.items()}
+
+    def under(self, protocol: Callable[..., Protocol]) -> Benchmark:
+        """The same benchmark under another protocol."""
+        other = copy.copy(self)
+        other.protocol = protocol
+        return other
 
     def run(
         self,
