@@ -6,15 +6,12 @@ from html import unescape
 from html.parser import HTMLParser
 
 import pytest
+from stored_runs import line, stored
 
-from evaluation.folder import RunFolder
-from evaluation.report import document, page
+from evaluation.report import document
 from evaluation.report.examples import EACH, LONGEST, examples, verdict_of
-from evaluation.report.rows import RUN, SCORER_NAMES
 from evaluation.report.stored import StoredRun, runs_in
 
-ABOUT = dict(zip(RUN, ["rome", "m", "d", "test", "single", 1, 1, "immediate"], strict=False))
-ABOUT |= {"end": "none", "render": "text", "asked": "text"}
 HOSTILE = (
     "</td><script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',
@@ -23,37 +20,13 @@ HOSTILE = (
     "$\\frac{1}{0}$",
     "\0 \u202e <b>",
 )
-COST = {"device": "cpu", "preparation_seconds": 1.0, "requests": 4, "edits": 4, "at_once": 4}
-COST |= {"edit_seconds": 2.0, "peak_gib": 1.5, "probes": 40, "probe_seconds": 4.0, "health": {}}
-COST |= {"failures": [], "overruled": [], "overruled_requests": 0}
 PROFILES = {"balanced": {"reliability": 0.5, "speed": 0.5}}
-
-
-def line(editor, record, kind="reliability", value=1.0, text="Sweden", **run):
-    scores = dict.fromkeys(SCORER_NAMES) | {"exact_match": value, "token_accuracy": value}
-    said = dict.fromkeys(("prompt", "target", "answer", "before", "generated"), text)
-    said |= {"generated_before": text, "contrast": None, "nll": 1.0, "contrast_nll": None}
-    own = {"record": record, "index": 0, "probe": kind, "judged": None, "any_of": "", "mentions": 1}
-    return {**ABOUT, **run, "editor": editor, **own, **said, **scores}
 
 
 @pytest.fixture
 def run(tmp_path):
     """``run("A", lines)``: a run that is through, with these answers of its editors."""
-
-    def run(name, lines, **identity):
-        folder = RunFolder(tmp_path / name)
-        editors = list(dict.fromkeys(line["editor"] for line in lines))
-        about = {"protocol": lines[0]["protocol"], "model": "f", "data": "d", "split": "test"}
-        about |= {"records": "digest", **identity, "editors": {editor: {} for editor in editors}}
-        folder.claim(about)
-        for editor in editors:
-            own = [line for line in lines if line["editor"] == editor]
-            folder.add(editor, 0, own, {**COST, "run": {name: own[0][name] for name in RUN}})
-        page.write(folder)
-        return StoredRun.read(folder.path)
-
-    return run
+    return lambda name, lines, **identity: stored(tmp_path / name, lines, **identity)
 
 
 class Elements(HTMLParser):
@@ -78,11 +51,11 @@ def test_no_text_becomes_markup(text, run):
     pages = []
     for name, said in (("plain", "word"), ("hostile", text)):
         lines = [line(editor, said, text=said) for editor in ("unedited", "rome")]
-        stored = run(name, [{**each, "data": said, "model": said} for each in lines], data=said)
-        (stored.folder.path / "about.json").write_text(
+        made = run(name, [{**each, "data": said, "model": said} for each in lines], data=said)
+        (made.folder.path / "about.json").write_text(
             json.dumps({"data": {"left_out": {said: said}}, "model": {"name": said + "\ud800"}})
         )
-        path = document.write(stored.folder.path, [StoredRun.read(stored.folder.path)], PROFILES)
+        path = document.write(made.folder.path, [StoredRun.read(made.folder.path)], PROFILES)
         pages.append(path.read_text(encoding="utf-8"))
     plain, hostile = map(Elements, pages)
     assert hostile.tags == plain.tags
