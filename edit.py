@@ -15,7 +15,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
-from running.editors import built, editor_configs, editor_names
+from evaluation.tasks.task import Reading
+from running.editors import built, candidates, editor_configs, editor_names
 from running.errors import reporting_errors
 from running.folders import claimed
 from running.runs import editing_run, keep, new_run
@@ -39,6 +40,10 @@ def edit(cfg: DictConfig, folder: Path) -> None:
     names = editor_names(cfg)
     task = instantiate(cfg.task, _convert_="object")
     task.check(names)
+    if isinstance(task, Reading):
+        keep(cfg, folder)
+        task.run(folder, console())
+        return
     language_model = instantiate(cfg.model)
     edits = language_model.rendered(instantiate(cfg.rendering.edits))
     probes = language_model.rendered(instantiate(cfg.rendering.probes))
@@ -47,7 +52,7 @@ def edit(cfg: DictConfig, folder: Path) -> None:
             cfg.settings = editor_configs(cfg, names, edits)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     with torch.no_grad():
-        editors = {name: built(cfg.settings[name], edits) for name in names}
+        editors = {n: built(config, edits) for n, config in candidates(cfg, names).items()}
         if not resume:
             keep(cfg, folder)
         task.run(probes, editors, folder, console())

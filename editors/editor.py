@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar, final
 
@@ -31,6 +31,8 @@ class Editor(ABC, Generic[E]):
     language_model: LanguageModel
     name: str
     """The method's name in lower case."""
+    training_cost: Mapping[str, float] | None = None
+    """Seconds, records and peak GiB of its training, where it is trained and they are known."""
 
     def __init_subclass__(cls, **keywords: Any):
         super().__init_subclass__(**keywords)

@@ -181,6 +181,7 @@ class TrainedEditor(Editor[E], L.LightningModule):
             ValueError: it is not, or does not.
         """
         self._skipped_in_a_row = checkpoint.get("skipped_in_a_row", 0)
+        self.training_cost = checkpoint.get("training_cost")
         known, ours = checkpoint.get("language_model"), self.language_model
         if known is None or checkpoint["editor"] != self.name:
             raise ValueError(f"this is no checkpoint of {self.name}")

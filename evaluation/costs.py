@@ -140,6 +140,7 @@ class Work:
             "run": dict(self.run),
             "device": device_name(self.device),
             "preparation_seconds": self.preparing.seconds,
+            "preparation_peak_gib": self.preparing.peak_gib,
             "requests": requests,
             "edits": requests - failed,
             "at_once": self.at_once,

@@ -59,10 +59,15 @@ class RunFolder:
             FileNotFoundError: there is no ``run.json``.
             ValueError: it is damaged.
         """
+        return list(self.identity["editors"])
+
+    @property
+    def identity(self) -> dict:
+        """What ``run.json`` says; errors as of `editors`."""
         path = self.path / "run.json"
         if not path.is_file():
             raise FileNotFoundError(f"no run in {self.path}: {path.name} is not there")
-        return list(self._run()["editors"])
+        return self._run()
 
     def _run(self) -> dict:
         """What ``run.json`` says."""

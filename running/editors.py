@@ -14,9 +14,12 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from editors.checkpoints import checkpoint_of, load_trained
 from editors.editor import Editor
+from evaluation.searching.grid import called, nested, points
 from models.language_model import LanguageModel
-from running.settings import check_types, given
+from running.settings import check_types, contents, given
 from running.targets import check_targets
+
+MISSING = object()
 
 
 def editor_names(cfg: DictConfig) -> list[str]:
@@ -76,6 +79,26 @@ def _composed(name: str) -> DictConfig:
     overrides = [override for key, override in given() if key not in ("editor", "editors")]
     script = HydraConfig.get().job.name  # a kept configuration has no groups to choose from
     return compose(script, overrides=[*overrides, f"editor={name}"])
+
+
+def candidates(cfg: DictConfig, names: Sequence[str]) -> dict[str, DictConfig]:
+    """What each editor of the run is built of: its settings, or all that a search is to try.
+
+    Raises:
+        ValueError: an editor has no such setting.
+    """
+    if "grid" not in cfg:
+        return {name: cfg.settings[name] for name in names}
+    (name,) = names
+    grid = contents(cfg, resolve=True)["grid"] or {}
+    for key in grid:
+        if OmegaConf.select(cfg.settings[name], key, default=MISSING) is MISSING:
+            known = ", ".join(k for k in cfg.settings[name] if k != "_target_")
+            raise ValueError(f"grid: {name} has no setting {key}; it has {known}")
+    return {
+        called(point): cast(DictConfig, OmegaConf.merge(cfg.settings[name], nested(point)))
+        for point in points(grid)
+    }
 
 
 def built(config: DictConfig, language_model: LanguageModel) -> Editor:

@@ -30,7 +30,11 @@ ROMES = [name for name in EDITORS if "rome" in name]
 SMALL = {path.stem: OmegaConf.load(path) for path in (ROOT / "tests/editors/small").glob("*.yaml")}
 """Settings that make an editor quick, beside its tests; a variant takes those of its base."""
 OF_EDIT = ("task", "protocol", "held_out", "other_task", "generation", "judge")
-OF_EDIT_TOO = (("trainer", "edit"), ("experiment", "atlas_batch"), ("experiment", "atlas_sequence"))
+OF_EDIT_TOO = (
+    ("trainer", "edit"),
+    *(("experiment", f"atlas_{protocol}") for protocol in ("batch", "sequence")),
+    *(("experiment", f"survey{of_model}") for of_model in ("", "_smollm2")),
+)
 OF_ONE_EDITOR = {"preset": ("edit", "train"), "training": ("train",)}
 """Groups with a folder for each model and a file for each editor, and the scripts that read it."""
 SENTENCES = [f"{what} is a city in {where}." for what in "ABCDEFGH" for where in "KLMNOPQ"]
@@ -67,6 +71,8 @@ def overrides_of(file: Path) -> tuple[str, ...]:
     if file.parts[0] in OF_ONE_EDITOR:
         _, model, _ = file.parts
         return (OF_ONE_EDITOR[file.parts[0]][0], f"model={model}", f"editor={name}")
+    if group == "profile":
+        return ("edit", f"+profile@profiles.of_a_user={name}")
     script = "edit" if group in OF_EDIT or (group, name) in OF_EDIT_TOO else "train"
     return (script, f"{group}={name}")
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import lightning as L
@@ -25,7 +26,7 @@ from editors.settings import one_of
 from edits.edit import NOTHING, Edit, EditedModel
 from evaluation.costs import Cost, measured
 from evaluation.folder import RunFolder
-from evaluation.report import curves, judging, page
+from evaluation.report import curves, judging, layout, page
 from evaluation.report.lines import UNEDITED, answer_lines
 from evaluation.report.rows import shown_scorer
 from files import first_line
@@ -182,9 +183,11 @@ class Protocol(L.LightningModule, ABC):
             for name, value in curves.final(rows, self.split, self.scorer).items():
                 self.log(name, value, rank_zero_only=True)
             curves.write(rows, self.folder.path / "curves.png", self.scorer)
+            scalars = curves.scalars(rows, self.split, self.scorer)
             for logger in self.loggers:
-                for n, values in curves.scalars(rows, self.split, self.scorer).items():
+                for n, values in scalars.items():
                     logger.log_metrics(values, step=n)
+                layout.write(logger, layout.editing(chain.from_iterable(scalars.values())))
         self.trainer.strategy.barrier()
 
     # what protocols do alike

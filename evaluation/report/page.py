@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from math import isnan
 from types import MappingProxyType
-from typing import cast
 
 import pandas as pd
 
+from datamodules.records import KINDS
+from evaluation import circumstances
 from evaluation.folder import RunFolder
 from evaluation.report import judging
 from evaluation.report.efficiency import efficiency
@@ -53,6 +56,11 @@ MEANINGS = MappingProxyType(
         RELATIVE_NORM: "Frobenius norm of the change over that of the changed layers' weights.",
     }
 )
+GAIN = "What the unedited model is asked too, with an interval that is paired over records."
+COSTS = (
+    "Seconds, and GiB at the peak: of a preparation (once per model; what the cache held costs "
+    "nothing), of an edit and of a question."
+)
 DEFAULTS = MappingProxyType({"render": "text", "end": "none", "asked": "text"})
 """How texts are put to a model unless a caption says otherwise."""
 
@@ -71,7 +79,7 @@ def write(folder: RunFolder) -> list[dict]:
     if agreement and results:
         run = {name: results[0][name] for name in RUN} | {"editor": UNEDITED}
         results.append({**run, "probe": ALL, "scorer": AGREEMENT, **agreement})
-    costs = efficiency(chunks)
+    costs = efficiency(chunks, circumstances.training_costs(folder.path))
     write_whole(folder.path / "results.json", json.dumps(results, indent=1) + "\n")
     write_whole(folder.path / "results.csv", pd.DataFrame(results).to_csv(index=False))
     write_whole(folder.path / "efficiency.json", json.dumps(costs, indent=1) + "\n")
@@ -80,36 +88,74 @@ def write(folder: RunFolder) -> list[dict]:
 
 
 def markdown(results: Sequence[Mapping], costs: Sequence[Mapping] = ()) -> str:
-    """The rows as one table per scorer, editors by probe kinds, and a table of the costs.
+    """The rows as one table per scorer, editors by probe kinds, and a table of the costs."""
+    if not results:
+        return "No answers yet.\n"
+    parts = [f"# {caption(results)}", "Means in percent with 95 % intervals over records."]
+    for section in sections(results, costs):
+        frame = pd.DataFrame(section.rows, columns=section.columns).astype(str)
+        text = frame.replace("\\|", r"\|", regex=True).to_markdown(
+            index=False, disable_numparse=True
+        )
+        parts += [f"## {section.title}", section.meaning, text]
+    return "\n\n".join(parts) + "\n"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in a table: a value, and the bounds of its interval if it has one."""
+
+    text: str
+    bounds: str = ""
+
+    def __str__(self):
+        return f"{self.text} ({self.bounds})" if self.bounds else self.text
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table of a page, and what its values mean."""
+
+    title: str
+    meaning: str
+    columns: list[str]
+    rows: list[list[Cell]]
+
+
+def sections(results: Sequence[Mapping], costs: Sequence[Mapping] = ()) -> list[Section]:
+    """One table per scorer, editors by probe kinds, and one of the costs.
 
     Where a run has several n or phases, each editor has a line for each.
     """
-    if not results:
-        return "No answers yet.\n"
-    frame = pd.DataFrame(results)
-    sections = [f"# {caption(results)}", "Means in percent with 95 % intervals over records."]
-    lines = ["editor", *(name for name in ("n", "phase") if len(frame[name].unique()) > 1)]
-    for name, part in frame.groupby("scorer", sort=False):
-        meaning = MEANINGS.get(str(name), "A measure of the edit's size.")
-        sections += [f"## {name}", meaning, _table(part, lines, _cell)]
-        gains = gain_rows(part.dropna(axis=1, how="all").to_dict("records"))
-        if gains:
-            sections += [f"### {name}: gain over the unedited model"]
-            sections += [_table(pd.DataFrame(gains), lines, _gain)]
+    lines = ["editor", *(name for name in ("n", "phase") if len({r[name] for r in results}) > 1)]
+    parts = []
+    for name in dict.fromkeys(row["scorer"] for row in results):
+        part = [row for row in results if row["scorer"] == name]
+        meaning = MEANINGS.get(name, "A measure of the edit's size.")
+        parts.append(Section(name, meaning, *_of_scorer(part, lines, _cell)))
+        if gains := gain_rows(part):
+            table = _of_scorer(gains, lines, _gain)
+            parts.append(Section(f"{name}: gain over the unedited model", GAIN, *table))
     if costs:
-        table = pd.DataFrame(costs).set_index("editor").astype(object).map(_shown)
-        text = table.to_markdown(disable_numparse=True)
-        sections += ["## efficiency", "Seconds, and GiB at the peak of editing.", text]
-    return "\n\n".join(sections) + "\n"
+        rows = [[Cell(_shown(value)) for value in row.values()] for row in costs]
+        parts.append(Section("efficiency", COSTS, [name for name in costs[0]], rows))
+    return parts
 
 
-def _table(part: pd.DataFrame, lines: list[str], cell: Callable[[Mapping], str]) -> str:
-    """Rows of one scorer, editors by probe kinds."""
-    cells = part.assign(cell=part.apply(cell, axis=1)).set_index([*lines, "probe"])["cell"]
-    table = cast(pd.DataFrame, cells.unstack("probe"))
-    order = part.drop_duplicates(lines).set_index(lines).index
-    table = table.reindex(index=order, columns=part["probe"].unique()).fillna("-")
-    return table.reset_index().to_markdown(index=False, disable_numparse=True)
+def _of_scorer(
+    results: Sequence[Mapping], lines: Sequence[str], cell: Callable[[Mapping], Cell]
+) -> tuple[list[str], list[list[Cell]]]:
+    """The columns, probe kinds, and the rows, editors, of one scorer's table, in their order."""
+    there = {row["probe"] for row in results}
+    probes = [probe for probe in (*KINDS, ALL) if probe in there]
+    table: dict[tuple, dict[str, Cell]] = defaultdict(dict)
+    for row in results:
+        table[tuple(row[line] for line in lines)][row["probe"]] = cell(row)
+    rows = [
+        [*(Cell(str(value)) for value in line), *(cells.get(p, Cell("-")) for p in probes)]
+        for line, cells in table.items()
+    ]
+    return [*lines, *probes], rows
 
 
 def caption(results: Sequence[Mapping]) -> str:
@@ -134,20 +180,20 @@ def _renderings(results: Sequence[Mapping]) -> list[str]:
     return [" ".join(settings)] if settings else []
 
 
-def _cell(row: Mapping) -> str:
+def _cell(row: Mapping) -> Cell:
     if is_measure(row["scorer"]):
-        return f"{row['mean']:.4g} ({row['low']:.4g} to {row['high']:.4g})"
+        return Cell(f"{row['mean']:.4g}", f"{row['low']:.4g} to {row['high']:.4g}")
     if row["scorer"] in EVENTS:
         count = f"{row['count']:,} of {row['records']:,}"
         why = "" if row["scorer"] in (DISTURBED, UNKNOWN) else f": {row['reason']}"
-        return f"{count}{why}".replace("|", "\\|")
+        return Cell(count + why)
     mean, low, high = (100 * row[name] for name in ("mean", "low", "high"))
-    return f"{mean:z.1f} ({low:z.1f} to {high:z.1f})"
+    return Cell(f"{mean:z.1f}", f"{low:z.1f} to {high:z.1f}")
 
 
-def _gain(row: Mapping) -> str:
+def _gain(row: Mapping) -> Cell:
     gain, low, high = (100 * row[name] for name in ("gain", "gain_low", "gain_high"))
-    return f"{gain:+z.1f} ({low:z.1f} to {high:z.1f})"
+    return Cell(f"{gain:+z.1f}", f"{low:z.1f} to {high:z.1f}")
 
 
 def _shown(value: float | str | None) -> str:

@@ -44,3 +44,28 @@ class Task(ABC):
             folder: the run's own, for whatever is written.
             console: where a person reads.
         """
+
+
+class Reading(ABC):
+    """What is done with the folders of runs that are through: no model is loaded for it.
+
+    It is constructed from its settings alone.
+    """
+
+    def check(self, editors: Sequence[str]) -> None:
+        """Refuse editors: those of the runs are there already.
+
+        Raises:
+            ValueError: there is one.
+        """
+        if editors:
+            raise ValueError(f"editors={list(editors)}: this task reads runs, and takes none")
+
+    @abstractmethod
+    def run(self, folder: Path, console: Console) -> None:
+        """Do it.
+
+        Args:
+            folder: the run's own, for whatever is written.
+            console: where a person reads.
+        """

@@ -282,13 +282,17 @@ def test_costs_are_totals_over_chunks(folder):
         "editor": "mend",
         "n": 1,
         "device": "cpu",
-        "preparation_seconds": 0.5,
         "seconds_per_edit": 0.5,
         "edits": 8,
         "at_once": 4,
+        "peak_gib": 1.5,
         "seconds_per_probe": 0.1,
         "probes": 80,
-        "peak_gib": 1.5,
+        "preparation_seconds": 0.5,
+        "preparation_peak_gib": None,
+        "training_seconds": None,
+        "training_peak_gib": None,
+        "seconds_per_edit_in_all": 0.5625,
     }
     assert costs["unedited"]["seconds_per_edit"] is None
 
