@@ -15,6 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
+from running.composition import one_line
 from running.editors import built, editor_configs, editor_names
 from running.errors import reporting_errors
 from running.folders import claimed
@@ -23,6 +24,7 @@ from running.runs import editing_run, keep, new_run
 log = logging.getLogger(__name__)
 
 
+@one_line
 @hydra.main(version_base="1.3", config_path="configs", config_name="edit")
 @reporting_errors
 def main(cfg: DictConfig) -> None:

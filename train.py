@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sized
 from pathlib import Path
 from typing import cast
 
@@ -13,9 +14,11 @@ import pandas as pd
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
+from torch.utils.data import DataLoader
 
 from editors.checkpoints import saved
 from files import write_whole
+from running.composition import one_line
 from running.errors import reporting_errors
 from running.folders import claimed
 from running.runs import checkpoint, keep, new_run, training_run
@@ -24,6 +27,7 @@ from running.settings import contents
 log = logging.getLogger(__name__)
 
 
+@one_line
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 @reporting_errors
 def main(cfg: DictConfig) -> None:
@@ -68,6 +72,7 @@ def reached(
     [metrics] = trainer.validate(module, datamodule=data, ckpt_path=best, weights_only=True) or [{}]
     if not trainer.is_global_zero:
         return
+    metrics = {**metrics, "val/count": float(judged(trainer))}
     write_whole(folder / "results.json", json.dumps([metrics], indent=1))
     table = pd.Series(metrics, dtype=float).rename_axis("metric").to_frame("best checkpoint")
     write_whole(folder / "results.md", table.to_markdown(floatfmt=".4f") + "\n")
@@ -79,6 +84,13 @@ def reached(
         logger.log_hyperparams(pd.json_normalize(config).iloc[0].to_dict(), best_metrics)
         logger.save()
     log.info("best checkpoint: %s", best)
+
+
+def judged(trainer: L.Trainer) -> int:
+    """How many records of val were looked at, of which a run may use only some."""
+    loader = cast(DataLoader, trainer.val_dataloaders)
+    seen = sum(trainer.num_val_batches) * (loader.batch_size or 1) * trainer.world_size
+    return min(seen, len(cast(Sized, loader.dataset)))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,8 @@ class Editor(ABC, Generic[E]):
     language_model: LanguageModel
     name: str
     """The method's name in lower case."""
+    origin: str = ""
+    """Where what it has learned comes from, and what it reached there; of one that learns."""
 
     def __init_subclass__(cls, **keywords: Any):
         super().__init_subclass__(**keywords)

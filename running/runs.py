@@ -14,7 +14,7 @@ from editors.checkpoints import saved
 from evaluation.folder import differences
 from files import write_whole
 from running.folders import CONFIG
-from running.settings import contents, given
+from running.settings import check_values, contents, given
 from running.targets import check_targets
 
 
@@ -59,6 +59,10 @@ def of_run(folder: Path, part: str) -> DictConfig:
         raise ValueError(f"resume={folder}: this is no run of {script}.py")
     cfg = moved(cfg, cfg.trainer.default_root_dir, folder.resolve())
     check_targets(cfg, str(folder / CONFIG))
+    try:
+        check_values(cfg)
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG}: {error}") from error
     return cfg
 
 

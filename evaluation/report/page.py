@@ -45,6 +45,7 @@ MEANINGS = MappingProxyType(
         RELATIVE_NORM: "Frobenius norm of the change over that of the changed layers' weights.",
     }
 )
+ORIGIN = "origin"
 DEFAULTS = MappingProxyType({"render": "text", "end": "none", "asked": "text"})
 """How texts are put to a model unless a caption says otherwise."""
 
@@ -52,13 +53,16 @@ DEFAULTS = MappingProxyType({"render": "text", "end": "none", "asked": "text"})
 def write(folder: RunFolder) -> list[dict]:
     """Write what the folder's answers amount to, each file whole or not at all; return the rows.
 
-    ``results.json`` and ``results.csv`` depend on the answers only; seconds and memory stand in
+    ``results.json`` and ``results.csv`` depend on the answers only, and rows of an editor that
+    learns say as ``origin`` which checkpoint was taken; seconds and memory stand in
     ``efficiency.json``; ``results.md`` shows both.
     """
     chunks = {editor: folder.costs(editor) for editor in folder.editors}
-    results = []
+    results, origins = [], folder.origins
     for editor, costs in chunks.items():
-        results += [*rows(folder.lines(editor)), *event_rows(costs)]
+        origin = {ORIGIN: origins[editor]} if editor in origins else {}
+        parts = [*rows(folder.lines(editor)), *event_rows(costs)]
+        results += [{**row, **origin} for row in parts]
     costs = efficiency(chunks)
     write_whole(folder.path / "results.json", json.dumps(results, indent=1) + "\n")
     write_whole(folder.path / "results.csv", pd.DataFrame(results).to_csv(index=False))
@@ -76,6 +80,7 @@ def markdown(results: Sequence[Mapping], costs: Sequence[Mapping] = ()) -> str:
         return "No answers yet.\n"
     frame = pd.DataFrame(results)
     sections = [f"# {caption(results)}", "Means in percent with 95 % intervals over records."]
+    sections += taken(results)
     lines = ["editor", *(name for name in ("n", "phase") if len(frame[name].unique()) > 1)]
     for name, part in frame.groupby("scorer", sort=False):
         cells = part.assign(cell=part.apply(_cell, axis=1)).set_index([*lines, "probe"])["cell"]
@@ -102,6 +107,12 @@ def caption(results: Sequence[Mapping]) -> str:
     each = f", {first['step']:,} at a time" if first["protocol"] == "sequential" else ""
     parts = [f"{first['protocol']} edits{each}", what, first["model"], f"{size} records"]
     return " · ".join([*parts, *_renderings(results)])
+
+
+def taken(results: Sequence[Mapping]) -> list[str]:
+    """The checkpoints of editors that learn, and what they reached on val."""
+    rows_of = {row["editor"]: row for row in results if ORIGIN in row}
+    return [f"{editor}: {row[ORIGIN]}" for editor, row in rows_of.items()]
 
 
 def _renderings(results: Sequence[Mapping]) -> list[str]:

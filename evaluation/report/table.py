@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from datamodules.records import KINDS
-from evaluation.report.page import caption
+from evaluation.report.page import caption, taken
 from evaluation.report.rows import ALL, EVENTS, NOT_MADE, common_scorer, is_measure
 
 MOST = 10
@@ -66,7 +66,8 @@ def table(
     labels = {line: _label(line, rows) for line in lines}
     grids = [_of_columns(columns, labels) for columns in parts]
     grids[0].title = f"{scorer}, percent · {caption(rows)}"
-    grids[-1].caption = "below each mean: 95 % interval over records"
+    below = "below each mean: 95 % interval over records"
+    grids[-1].caption = Text("\n".join([below, *taken(rows)]))
     return Group(*grids)
 
 
