@@ -19,7 +19,8 @@ from running.composition import one_line
 from running.editors import built, editor_configs, editor_names
 from running.errors import reporting_errors
 from running.folders import claimed
-from running.runs import editing_run, keep, new_run
+from running.notes import note
+from running.runs import editing_run, keep, new_run, repeated
 
 log = logging.getLogger(__name__)
 
@@ -36,15 +37,18 @@ def main(cfg: DictConfig) -> None:
 
 def edit(cfg: DictConfig, folder: Path) -> None:
     """Goes on with the run in the folder, or begins one there."""
-    resume = cfg.resume
-    cfg = editing_run(Path(resume)) if resume else new_run(cfg)
+    resume, settled = cfg.resume, cfg.resume or cfg.rerun
+    if resume:
+        cfg = editing_run(Path(resume))
+    else:
+        cfg = repeated(cfg, "editors") if cfg.rerun else new_run(cfg)
     names = editor_names(cfg)
     task = instantiate(cfg.task, _convert_="object")
     task.check(names)
     language_model = instantiate(cfg.model)
     edits = language_model.rendered(instantiate(cfg.rendering.edits))
     probes = language_model.rendered(instantiate(cfg.rendering.probes))
-    if not resume:
+    if not settled:
         with open_dict(cfg):
             cfg.settings = editor_configs(cfg, names, edits)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -52,6 +56,7 @@ def edit(cfg: DictConfig, folder: Path) -> None:
         editors = {name: built(cfg.settings[name], edits) for name in names}
         if not resume:
             keep(cfg, folder)
+        note(folder, seed=cfg.seed, model=edits.fingerprint)
         task.run(probes, editors, folder, console())
 
 

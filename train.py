@@ -21,7 +21,8 @@ from files import write_whole
 from running.composition import one_line
 from running.errors import reporting_errors
 from running.folders import claimed
-from running.runs import checkpoint, keep, new_run, training_run
+from running.notes import note
+from running.runs import checkpoint, keep, new_run, repeated, training_run
 from running.settings import contents
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,8 @@ def train(cfg: DictConfig, folder: Path) -> None:
     if goes_on:
         cfg, resume = training_run(cfg)
     else:
-        cfg, resume = new_run(cfg), None if cfg.resume is None else checkpoint(cfg.resume)
+        cfg = repeated(cfg, "callbacks") if cfg.rerun else new_run(cfg)
+        resume = None if cfg.resume is None else checkpoint(cfg.resume)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     language_model = instantiate(cfg.model).rendered(instantiate(cfg.rendering.edits))
     data = instantiate(cfg.data)
@@ -52,6 +54,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
     trainer = instantiate(cfg.trainer, callbacks=callbacks)
     if not goes_on:
         keep(cfg, folder)
+    note(folder, seed=cfg.seed, model=language_model.fingerprint, data=data.fingerprint)
     trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     if trainer.state.finished and trainer.checkpoint_callback:
         reached(trainer, module, data, folder)
@@ -88,6 +91,8 @@ def reached(
 
 def judged(trainer: L.Trainer) -> int:
     """How many records of val were looked at, of which a run may use only some."""
+    if not sum(trainer.num_val_batches):
+        return 0
     loader = cast(DataLoader, trainer.val_dataloaders)
     seen = sum(trainer.num_val_batches) * (loader.batch_size or 1) * trainer.world_size
     return min(seen, len(cast(Sized, loader.dataset)))

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from datamodules.batches import as_dataset
 from datamodules.order import Order, ResumableLoader
 from datamodules.reading import Fields, Reading, collect, fetch, read_rows
-from datamodules.records import Record
+from datamodules.records import Record, fingerprint
 
 SPLITS = ("train", "val", "test")
 
@@ -99,6 +99,12 @@ class EditingData(L.LightningDataModule, ABC):
             note = f"; dropped for subjects of a better split: {dropped}" if dropped else ""
             rank_zero_info(f"{self.name}: {sizes}{note}")
         return self._splits
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of the records of all splits that are used."""
+        used = (self.records(split) for split, records in self.splits().items() if records)
+        return fingerprint(record for records in used for record in records)
 
     def why_empty(self, split: str) -> str:
         """Why there is nothing in a split, for the error that says so."""
@@ -234,6 +240,12 @@ class FileData(EditingData):
         reading = self.read(source)
         rank_zero_info(f"{self.name}: {source}: {reading.summary()}")
         return reading.records
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of the records of all splits that are used."""
+        used = (self.records(split) for split, records in self.splits().items() if records)
+        return fingerprint(record for records in used for record in records)
 
     def why_empty(self, split: str) -> str:
         """Why there is nothing in a split, for the error that says so."""

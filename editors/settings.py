@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
-
-import torch
-from torch import Tensor
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -21,10 +17,13 @@ def named(layers: Sequence[str]) -> list[str]:
     """The layers that a user names.
 
     Raises:
-        ValueError: there are none, or a text stands where a list should.
+        ValueError: there are none, one occurs twice, or a text stands where a list should.
     """
     if not layers or isinstance(layers, str):
         raise ValueError(f"layers: expected a list of names, got {layers!r}")
+    for name in layers:
+        if list(layers).count(name) > 1:
+            raise ValueError(f"layers: {name!r} is named twice")
     return list(layers)
 
 
@@ -103,13 +102,3 @@ def rebuilt(bundle: type[B], values: Mapping[str, Any], name: str) -> B:
     if not isinstance(values, Mapping) or values.keys() - known:
         raise ValueError(f"{name}: {values!r} are no settings of {bundle.__name__}")
     return bundle(**values)
-
-
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """16 hexadecimal digits of the tensors' names, types, shapes and bytes."""
-    hashed = hashlib.sha256()
-    for name, tensor in tensors.items():
-        value = tensor.detach().cpu().contiguous()
-        hashed.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        hashed.update(value.flatten().view(torch.uint8).numpy().tobytes())
-    return hashed.hexdigest()[:16]

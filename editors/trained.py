@@ -16,10 +16,11 @@ from editors import pretrained
 from editors.checkpoint_file import saved
 from editors.editor import Editor, arguments
 from editors.schedule import Schedule
-from editors.settings import digest, plain, rebuilt
+from editors.settings import plain, rebuilt
 from editors.sharding import averaged, same, shard
 from editors.validation import Validation
 from edits.edit import Edit
+from files.tensors import digest
 from models.language_model import LanguageModel
 
 E = TypeVar("E", bound=Edit)
@@ -89,7 +90,7 @@ class TrainedEditor(Editor[E], L.LightningModule):
         """Leave the step out, optimiser state included, if a gradient is not finite.
 
         Raises:
-            RuntimeError: too many steps in a row were left out.
+            FloatingPointError: too many steps in a row were left out.
         """
         gradients = [p.grad for p in self._trained() if p.grad is not None]
         if self.device_mesh is not None:  # DDP does it by itself
@@ -103,7 +104,7 @@ class TrainedEditor(Editor[E], L.LightningModule):
         self.skipped_steps += 1
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row >= self.training_settings.max_skipped:
-            raise RuntimeError(
+            raise FloatingPointError(
                 f"the gradient was not finite in {self._skipped_in_a_row} steps in a row (up to "
                 f"step {self.global_step}): try a smaller lr or edit_lr, or float32"
             )

@@ -14,6 +14,8 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+MISSING, NOTHING = "what is missing", "nothing of this name"
+"""What stands for annotations where a key is missing or left over."""
 MOST = 60
 """Characters of a wrong value that a message shows."""
 
@@ -28,6 +30,8 @@ def check(value: object, kind: Any, name: str) -> None:
         ValueError: names what is wrong, by its place below ``name``.
     """
     for place, part, expected in _wrong(value, kind, name):
+        if expected is MISSING:
+            raise ValueError(f"{place} is missing")
         raise ValueError(f"{place}={_shown(part)}: expected {described(expected)}")
 
 
@@ -47,6 +51,8 @@ def check_keys(given: Collection[str], known: Collection[str], what: str, name: 
 def described(kind: Any) -> str:
     """An annotation in words."""
     origin, parts = get_origin(kind), get_args(kind)
+    if kind == NOTHING:
+        return NOTHING
     if kind in PLAIN:
         return PLAIN[kind]
     if kind in (None, NoneType):
@@ -90,12 +96,12 @@ def _wrong(value: Any, kind: Any, at: str) -> Iterator[tuple[str, object, Any]]:
 def _wrong_names(
     value: Mapping, kind: Any, names: Mapping[str, bool], at: str
 ) -> Iterator[tuple[str, object, Any]]:
-    if value.keys() - names.keys() or any(names[name] for name in names.keys() - value.keys()):
-        yield at, value, _Keys(names)
-        return
     hints = get_type_hints(kind)
+    for name, needed in names.items():
+        if needed and name not in value:
+            yield f"{at}.{name}", None, MISSING
     for name, item in value.items():
-        yield from _wrong(item, hints[name], f"{at}.{name}")
+        yield from _wrong(item, hints[name] if name in names else NOTHING, f"{at}.{name}")
 
 
 def _wrong_items(value: Any, kind: Any, at: str) -> Iterator[tuple[str, object, Any]]:
@@ -116,6 +122,8 @@ def _is_one(value: Any, kind: Any, origin: Any, parts: tuple) -> bool:
         return any(type(value) is type(part) and value == part for part in parts)
     if kind in (None, NoneType):
         return value is None
+    if kind == NOTHING:
+        return False
     if kind is bool:
         return isinstance(value, bool)
     if kind in (int, float):
@@ -152,13 +160,6 @@ def _names(kind: Any) -> dict[str, bool] | None:
         field.name: field.default is missing and field.default_factory is missing
         for field in dataclasses.fields(kind)
     }
-
-
-class _Keys:
-    """An annotation that asks for keys, for messages."""
-
-    def __init__(self, names: Mapping[str, bool]):
-        self.__name__ = f"a mapping with {', '.join(n for n in names if names[n]) or 'no keys'}"
 
 
 def _shown(value: object) -> str:

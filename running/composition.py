@@ -11,7 +11,12 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import (
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import OmegaConf
 
 from running.errors import MENDABLE, text
@@ -37,6 +42,8 @@ def one_line(composed: Callable[[], None]) -> Callable[[], None]:
         os.environ[FULL] = "1"  # Hydra raises what it would print
         try:
             composed()
+        except InstantiationException:
+            raise  # a bug: what can be mended has been said
         except (HydraException, *MENDABLE) as error:
             sys.exit(f"error: {_meant(error)}")
         finally:
@@ -49,6 +56,8 @@ def _meant(error: Exception) -> str:
     """What Hydra says; of an unknown key which one is near, of an unknown file which there are."""
     if isinstance(error, MissingConfigException) and error.options:
         return f"{text(error)}; there are {', '.join(error.options)}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: {text(error)}"
     unknown = UNKNOWN.match(str(error))
     if not unknown:
         return text(error)

@@ -11,8 +11,10 @@ from collections.abc import Callable
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from safetensors import SafetensorError
 from yaml import MarkedYAMLError, YAMLError
 
 from files import first_line
@@ -23,8 +25,12 @@ from running.settings import check
 
 Main = Callable[[DictConfig], None]
 
-MENDABLE = (ValueError, OSError, OmegaConfBaseException, YAMLError)
-"""Wrong settings and files, and what the machine refuses: permissions, a full disk, names."""
+MENDABLE = (
+    *(ValueError, OSError, MemoryError, FloatingPointError),
+    *(OmegaConfBaseException, YAMLError, MisconfigurationException, SafetensorError),
+)
+"""Wrong settings and files, a training that diverges, and what the machine refuses: permissions,
+a full disk, names, memory."""
 
 
 def reporting_errors(main: Main) -> Main:
@@ -74,7 +80,9 @@ def text(error: BaseException) -> str:
     if isinstance(error, MarkedYAMLError) and error.problem_mark:
         mark = error.problem_mark
         return f"{mark.name}, line {mark.line + 1}: {error.problem or error.context}"
-    return first_line(str(error)) or type(error).__name__
+    line = first_line(str(error)) or type(error).__name__
+    key = isinstance(error, OmegaConfBaseException) and error.full_key
+    return f"{key}: {line}" if key else line
 
 
 def _quiet() -> None:

@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
+from editors.settings import positive
 from files.schema import check as check_value
 from files.schema import check_keys
 from running.arguments import check_arguments
@@ -69,6 +70,8 @@ def check_values(cfg: DictConfig) -> None:
     if not 0 <= cfg.seed < SEEDS:
         raise ValueError(f"seed={cfg.seed}: expected 0 to {SEEDS - 1}")
     check_arguments(cfg)
+    if isinstance(cfg.get("trainer"), DictConfig):  # Lightning divides by it
+        positive(**{"trainer.val_check_interval": cfg.trainer.get("val_check_interval")})
     check_device(cfg.device)
 
 

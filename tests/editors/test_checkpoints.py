@@ -300,7 +300,7 @@ def test_what_is_no_folder_of_an_editor_is_refused(folder, language_model, tmp_p
     with pytest.raises(FileNotFoundError, match=r"model.safetensors is not there"):
         Mend.from_pretrained(tmp_path / "empty", language_model)
     (path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"config.json does not say whose it is"):
+    with pytest.raises(ValueError, match=r"is no trained editor: config.json.editor is missing"):
         Mend.from_pretrained(path, language_model)
     (path / "model.safetensors").write_text("nothing")
     with pytest.raises(ValueError, match="is no trained editor"):
