@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader
 
-from editors.checkpoints import saved
+from editors.checkpoint_file import saved
 from files import write_whole
 from running.composition import one_line
 from running.errors import reporting_errors

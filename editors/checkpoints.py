@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 
-from editors.checkpoint_file import saved
+from editors.checkpoint_file import changed, saved
 from editors.editor import Editor
 from editors.trained import TrainedEditor
 from files.schema import check as check_value
@@ -95,6 +95,8 @@ def check(cls: type[Editor], language_model: LanguageModel, path: Path) -> None:
     owner = belongs_to(path)
     if owner is None:
         raise ValueError(f"{path} is no checkpoint of an editor")
+    if changed(path):
+        raise ValueError(f"{path} is damaged: it is not what was written")
     if owner != expected:
         raise ValueError(
             f"{path} holds {owner[0]!r} for the model with fingerprint {owner[1]}; "

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from datamodules.records import Record
 from editors import pretrained
 from editors.checkpoint_file import saved
-from editors.editor import Editor, arguments
+from editors.editor import Editor
 from editors.schedule import Schedule
-from editors.settings import plain, rebuilt
+from editors.settings import plain
 from editors.sharding import averaged, same, shard
 from editors.validation import Validation
 from edits.edit import Edit
+from files.schema import check, check_keys
+from files.signatures import required, signature
 from files.tensors import digest
 from models.language_model import LanguageModel
 
@@ -204,12 +206,21 @@ class TrainedEditor(Editor[E], L.LightningModule):
 
     @classmethod
     def _settings(cls, values: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
-        """Arguments of the constructor, of plain values that a file holds."""
-        unknown = values.keys() - set(arguments(cls))
-        if unknown:
-            raise ValueError(f"{source} has settings that {cls.name} lacks: {min(unknown)}, ...")
-        bundles = cls.BUNDLES
-        return {n: rebuilt(bundles[n], v, n) if n in bundles else v for n, v in values.items()}
+        """Arguments of the constructor, of plain values that a file holds.
+
+        Raises:
+            ValueError: one is missing, left over, or not what the constructor takes.
+        """
+        hints, bundles = signature(cls)[0], cls.BUNDLES
+        try:
+            check_keys(values.keys(), hints, cls.__name__)
+            for name in {*required(cls)} - {*cls.UNSAVED, *values}:
+                raise ValueError(f"{name} is missing")
+            for name, value in values.items():
+                check(value, bundles.get(name, hints[name]), name)
+            return {n: bundles[n](**v) if n in bundles else v for n, v in values.items()}
+        except ValueError as error:
+            raise ValueError(f"{source} has settings of another {cls.name}: {error}") from error
 
     def _owner(self) -> dict[str, Any]:
         model = self.language_model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from files.schema import check, check_keys
+from files.signatures import signature
 
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 CHECKPOINT = "checkpoint"
@@ -67,29 +67,6 @@ def _check(node: DictConfig, at: str, shown: Callable[[str], str]) -> None:
         stand_in = _stand_in(value)
         if stand_in is not Unresolved and key in hints:
             check(stand_in, hints[key], shown(f"{at}.{key}"))
-
-
-def signature(target: Any) -> tuple[dict[str, Any], bool]:
-    """What a class or function takes by name, with the annotation of each; and whether yet more."""
-    hints: dict[str, Any] = {}
-    for call in _calls(target):  # up the bases, as long as each passes on what it does not know
-        annotated = get_type_hints(target if dataclasses.is_dataclass(target) else call)
-        parameters = inspect.signature(call).parameters.values()
-        named = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "self"]
-        hints = {name: annotated.get(name, Any) for name in named} | hints
-        if len(named) + ("self" in inspect.signature(call).parameters) == len(parameters):
-            return hints, False
-    return hints, True
-
-
-def _calls(target: Any) -> Iterator[Any]:
-    """A function; or the constructors of a class and of its bases."""
-    if not isinstance(target, type):
-        yield target
-        return
-    for cls in target.__mro__[:-1]:
-        if "__init__" in vars(cls):
-            yield cls.__init__
 
 
 def _stand_in(value: Any) -> Any:

@@ -10,12 +10,15 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from editors.checkpoints import saved
+from editors.checkpoint_file import changed, saved
 from evaluation.folder import differences
 from files import write_whole
 from running.folders import CONFIG
 from running.settings import check_values, contents, given
 from running.targets import check_targets
+
+OF_LIGHTNING = ("epoch", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers")
+"""What a checkpoint holds that training can go on from."""
 
 
 def new_run(cfg: DictConfig) -> DictConfig:
@@ -139,8 +142,14 @@ def checkpoint(path: str) -> str:
     """The checkpoint to resume from; checked here, since Lightning would start afresh instead."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"resume={path}: there is no such checkpoint")
-    if saved(Path(path)) is None:
+    held = saved(Path(path))
+    if held is None:
         raise ValueError(f"resume={path}: this is no checkpoint")
+    if changed(Path(path)):
+        raise ValueError(f"resume={path} is damaged: it is not what was written")
+    missing = [name for name in OF_LIGHTNING if name not in held]
+    if missing:
+        raise ValueError(f"resume={path}: no run goes on from this, it lacks {', '.join(missing)}")
     return path
 
 

@@ -260,9 +260,14 @@ def test_settings_are_plain_values_in_files_and_bundles_in_the_editor(
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"lr": 1.0}, "has settings that mend lacks: lr"),
-        ({"training": {"_target_": "os.mkdir"}}, "are no settings of HypernetworkTraining"),
-        ({"training": None}, "are no settings of HypernetworkTraining"),
+        ({"lr": 1.0}, "has settings of another mend: lr: Mend has no such setting"),
+        (
+            {"training": {"_target_": "os.mkdir"}},
+            r"training\._target_=os.mkdir: expected nothing of",
+        ),
+        ({"training": None}, "training=null: expected HypernetworkTraining"),
+        ({"rank": "4"}, "rank=4: expected a whole number"),
+        ({"training": {"lr": "fast"}}, r"training\.lr=fast: expected a number"),
     ],
 )
 def test_settings_that_an_editor_lacks_are_refused(change, what, folder, language_model):
