@@ -158,6 +158,10 @@ class TrainedEditor(Editor[E], L.LightningModule):
             ValueError: a tensor has another shape, or ``strict``, and something else is missing
                 or left over.
         """
+        for name, own in self.state_dict().items():
+            value = state_dict.get(name, own)
+            if value.is_floating_point() != own.is_floating_point():
+                raise ValueError(f"this is no state of a {self.name}: {name} holds {value.dtype}")
         try:
             keys = super().load_state_dict(state_dict, strict=False, assign=assign)
         except RuntimeError as error:  # names the tensors of other shapes
@@ -213,6 +217,7 @@ class TrainedEditor(Editor[E], L.LightningModule):
         """
         hints, bundles = signature(cls)[0], cls.BUNDLES
         try:
+            check(values, dict, "settings")
             check_keys(values.keys(), hints, cls.__name__)
             for name in {*required(cls)} - {*cls.UNSAVED, *values}:
                 raise ValueError(f"{name} is missing")

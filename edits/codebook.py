@@ -249,6 +249,8 @@ def _tables(books: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -
             raise ValueError("it is damaged: an entry names a step that there is not")
         if not all(-1 <= start < step for step, start in enumerate(starts)):
             raise ValueError("it is damaged: a step goes on from one that is not before it")
+        if not all(ids and min(ids) >= 0 for ids in labels):
+            raise ValueError("it is damaged: a target has no tokens")
         yield Table(rule, prompts, labels, starts, queries, values, born, last, radii)
 
 

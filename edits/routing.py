@@ -202,7 +202,9 @@ class RoutedEdit(Edit):
             )
         caches = tuple(tuple(Entry(*texts) for texts in cache) for cache in header["caches"])
         embedded = tensors["embedded"]
-        if embedded.ndim != 2 or len(embedded) != sum(map(len, caches)):
+        flat = [entry for cache in caches for entry in cache]
+        width = models.keys(flat[:1]).shape[1] if flat else embedded.shape[-1]
+        if embedded.shape != (len(flat), width):
             raise ValueError("it is damaged: entries and embeddings are not one to one")
         return cls(caches, embedded, models, source.owner.editor, source.owner.model)
 
