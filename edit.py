@@ -16,14 +16,17 @@ from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
 from evaluation.tasks.task import Reading
+from running.composition import one_line
 from running.editors import built, candidates, editor_configs, editor_names
 from running.errors import reporting_errors
 from running.folders import claimed
-from running.runs import editing_run, keep, new_run
+from running.notes import note
+from running.runs import editing_run, keep, new_run, repeated
 
 log = logging.getLogger(__name__)
 
 
+@one_line
 @hydra.main(version_base="1.3", config_path="configs", config_name="edit")
 @reporting_errors
 def main(cfg: DictConfig) -> None:
@@ -35,8 +38,11 @@ def main(cfg: DictConfig) -> None:
 
 def edit(cfg: DictConfig, folder: Path) -> None:
     """Goes on with the run in the folder, or begins one there."""
-    resume = cfg.resume
-    cfg = editing_run(Path(resume)) if resume else new_run(cfg)
+    resume, settled = cfg.resume, cfg.resume or cfg.rerun
+    if resume:
+        cfg = editing_run(Path(resume))
+    else:
+        cfg = repeated(cfg, "editors") if cfg.rerun else new_run(cfg)
     names = editor_names(cfg)
     task = instantiate(cfg.task, _convert_="object")
     task.check(names)
@@ -47,7 +53,7 @@ def edit(cfg: DictConfig, folder: Path) -> None:
     language_model = instantiate(cfg.model)
     edits = language_model.rendered(instantiate(cfg.rendering.edits))
     probes = language_model.rendered(instantiate(cfg.rendering.probes))
-    if not resume:
+    if not settled:
         with open_dict(cfg):
             cfg.settings = editor_configs(cfg, names, edits)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -55,6 +61,7 @@ def edit(cfg: DictConfig, folder: Path) -> None:
         editors = {n: built(config, edits) for n, config in candidates(cfg, names).items()}
         if not resume:
             keep(cfg, folder)
+        note(folder, seed=cfg.seed, model=edits.fingerprint)
         task.run(probes, editors, folder, console())
 
 

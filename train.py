@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sized
 from pathlib import Path
 from typing import cast
 
@@ -13,17 +14,21 @@ import pandas as pd
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
+from torch.utils.data import DataLoader
 
-from editors.checkpoints import saved
+from editors.checkpoint_file import saved
 from files import write_whole
+from running.composition import one_line
 from running.errors import reporting_errors
 from running.folders import claimed
-from running.runs import checkpoint, keep, new_run, training_run
+from running.notes import note
+from running.runs import checkpoint, keep, new_run, repeated, training_run
 from running.settings import contents
 
 log = logging.getLogger(__name__)
 
 
+@one_line
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 @reporting_errors
 def main(cfg: DictConfig) -> None:
@@ -39,7 +44,8 @@ def train(cfg: DictConfig, folder: Path) -> None:
     if goes_on:
         cfg, resume = training_run(cfg)
     else:
-        cfg, resume = new_run(cfg), None if cfg.resume is None else checkpoint(cfg.resume)
+        cfg = repeated(cfg, "callbacks") if cfg.rerun else new_run(cfg)
+        resume = None if cfg.resume is None else checkpoint(cfg.resume)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     language_model = instantiate(cfg.model).rendered(instantiate(cfg.rendering.edits))
     data = instantiate(cfg.data)
@@ -48,6 +54,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
     trainer = instantiate(cfg.trainer, callbacks=callbacks)
     if not goes_on:
         keep(cfg, folder)
+    note(folder, seed=cfg.seed, model=language_model.fingerprint, data=data.fingerprint)
     trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     if trainer.state.finished and trainer.checkpoint_callback:
         reached(trainer, module, data, folder)
@@ -68,6 +75,7 @@ def reached(
     [metrics] = trainer.validate(module, datamodule=data, ckpt_path=best, weights_only=True) or [{}]
     if not trainer.is_global_zero:
         return
+    metrics = {**metrics, "val/count": float(judged(trainer))}
     write_whole(folder / "results.json", json.dumps([metrics], indent=1))
     table = pd.Series(metrics, dtype=float).rename_axis("metric").to_frame("best checkpoint")
     write_whole(folder / "results.md", table.to_markdown(floatfmt=".4f") + "\n")
@@ -79,6 +87,15 @@ def reached(
         logger.log_hyperparams(pd.json_normalize(config).iloc[0].to_dict(), best_metrics)
         logger.save()
     log.info("best checkpoint: %s", best)
+
+
+def judged(trainer: L.Trainer) -> int:
+    """How many records of val were looked at, of which a run may use only some."""
+    if not sum(trainer.num_val_batches):
+        return 0
+    loader = cast(DataLoader, trainer.val_dataloaders)
+    seen = sum(trainer.num_val_batches) * (loader.batch_size or 1) * trainer.world_size
+    return min(seen, len(cast(Sized, loader.dataset)))
 
 
 if __name__ == "__main__":

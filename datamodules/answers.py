@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from datamodules.batches import as_dataset
 from datamodules.documents import FactText
 from datamodules.loops import learner_of, trainer_of
+from datamodules.text import TextCorpus
 
 
 class AnswerData(L.LightningDataModule):
@@ -34,6 +35,11 @@ class AnswerData(L.LightningDataModule):
         self.text = text
         self.batch_size = batch_size
         self.seed = seed
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of the facts."""
+        return TextCorpus([text for fact in self.text.facts for text in fact]).fingerprint
 
     def train_dataloader(self) -> DataLoader:
         """All facts once, in the order of the epoch's number."""

@@ -16,6 +16,7 @@ from datamodules.batches import as_dataset, padded_batches
 from datamodules.editing import EditingData
 from datamodules.loops import learner_of, trainer_of
 from datamodules.records import LOCALITY, Record
+from datamodules.text import TextCorpus
 
 
 class Text(Protocol):
@@ -48,6 +49,11 @@ class DocumentData(L.LightningDataModule):
         self.text = text
         self.tokens_per_batch = tokens_per_batch
         self.seed = seed
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of the first pass's documents and of those that none contains."""
+        return TextCorpus([*self.text.documents(0), *self.text.unseen()]).fingerprint
 
     def train_dataloader(self) -> DataLoader:
         """The pass whose number is the epoch's."""

@@ -17,7 +17,7 @@ from datamodules.batches import as_dataset
 from datamodules.order import Order, ResumableLoader
 from datamodules.other_task import OtherTask
 from datamodules.reading import Fields, Reading, collect, fetch, read_rows
-from datamodules.records import Record
+from datamodules.records import Record, fingerprint
 from datamodules.traps import checked
 
 SPLITS = ("train", "val", "test")
@@ -109,6 +109,12 @@ class EditingData(L.LightningDataModule, ABC):
             note = f"; dropped for subjects of a better split: {dropped}" if dropped else ""
             rank_zero_info(f"{self.name}: {sizes}{note}")
         return self._splits
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of the records of all splits that are used."""
+        used = (self.records(split) for split, records in self.splits().items() if records)
+        return fingerprint(record for records in used for record in records)
 
     def why_empty(self, split: str) -> str:
         """Why there is nothing in a split, for the error that says so."""
@@ -256,6 +262,12 @@ class FileData(EditingData):
         for left in reading.left_out:
             self.left_out[f"{Path(left.file).stem}-{left.index}"] = f"{left.field}: {left.reason}"
         return reading.records
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of the records of all splits that are used."""
+        used = (self.records(split) for split, records in self.splits().items() if records)
+        return fingerprint(record for records in used for record in records)
 
     def why_empty(self, split: str) -> str:
         """Why there is nothing in a split, for the error that says so."""

@@ -6,7 +6,8 @@ from json import JSONDecodeError
 from pathlib import Path
 from pickle import UnpicklingError
 from struct import error as StructError
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
+from zlib import error as ZlibError
 
 import torch
 
@@ -15,6 +16,15 @@ DAMAGED = (
     *(KeyError, IndexError, AttributeError, AssertionError, OverflowError, MemoryError),
     *(NotImplementedError, StructError),
 )
+
+
+def changed(path: Path) -> bool:
+    """Whether a checkpoint is not what was written: the sums in its archive do not agree."""
+    try:
+        with ZipFile(path) as archive:
+            return archive.testzip() is not None
+    except (BadZipFile, NotImplementedError, OSError, EOFError, ValueError, ZlibError):
+        return True
 
 
 def saved(path: Path) -> dict | None:

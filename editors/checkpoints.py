@@ -1,20 +1,27 @@
 """Finding and loading the checkpoints of trained editors."""
 
+# A run leaves checkpoints/best.ckpt, checkpoints/last.ckpt, and what it reached in results.json.
+
 from __future__ import annotations
 
 import json
 import logging
+from math import inf
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-from editors.checkpoint_file import saved
+from editors.checkpoint_file import changed, saved
 from editors.editor import Editor
 from editors.trained import TrainedEditor
+from files.schema import check as check_value
 from models.language_model import LanguageModel
 
 log = logging.getLogger(__name__)
+
+MARK = "chosen"
+"""A file of this name in the folder of a run says that its checkpoint is the one to take."""
 
 T = TypeVar("T", bound=TrainedEditor)
 
@@ -25,17 +32,26 @@ def checkpoint_of(
     language_model: LanguageModel,
     path: str | None = None,
     runs: str | Path = "runs",
+    with_model: str = "",
 ) -> Path:
-    """The checkpoint ``path``, or the newest below ``runs`` that fits editor and model.
+    """The checkpoint ``path``, or the one below ``runs`` that is `chosen`.
+
+    Args:
+        cls: of the editor.
+        name: under which it is trained.
+        language_model: that it is to edit.
+        path: of a checkpoint; None: it is looked for.
+        runs: folder of the runs.
+        with_model: what the command that trains one needs besides, such as `` model=smollm2``.
 
     Raises:
         FileNotFoundError: none that fits; says what to run.
     """
-    checkpoint = Path(path) if path else newest(cls, language_model, Path(runs))
+    checkpoint = Path(path) if path else chosen(cls, language_model, Path(runs))
     if checkpoint is None:
         raise FileNotFoundError(
-            f"no checkpoint of {name} for the model {language_model.name!r} below {runs}; "
-            f"train one with: python train.py editor={name}, or name one with ckpt=FILE"
+            f"no checkpoint of {name} for the model {language_model.name!r} below {runs}; train "
+            f"one with: python train.py editor={name}{with_model}, or name one with ckpt=FILE"
         )
     return checkpoint
 
@@ -48,17 +64,20 @@ def load_trained(cls: type[T], language_model: LanguageModel, path: str | Path) 
         ValueError: the checkpoint is of another editor or another language model.
     """
     path = Path(path)
+    origin = " · ".join(filter(None, (str(path), reached(path))))
+    log.info("%s: %s", cls.name, origin)
     if path.is_dir():
-        log.info("%s: %s", cls.name, path)
-        return cls.from_pretrained(path, language_model)
+        editor = cls.from_pretrained(path, language_model)
+        editor.origin = origin
+        return editor
     check(cls, language_model, path)
-    log.info("%s: %s", cls.name, " · ".join(filter(None, (str(path), reached(path)))))
     editor = cls.load_from_checkpoint(
         path, language_model=language_model, map_location="cpu", weights_only=True
     )
     broken = [n for n, p in editor.named_parameters() if not p.isfinite().all()]
     if broken:
         raise ValueError(f"{path} holds a broken {cls.name}: {broken[0]} has NaN or inf")
+    editor.origin = origin
     return editor.to(language_model.device).eval()
 
 
@@ -76,6 +95,8 @@ def check(cls: type[Editor], language_model: LanguageModel, path: Path) -> None:
     owner = belongs_to(path)
     if owner is None:
         raise ValueError(f"{path} is no checkpoint of an editor")
+    if changed(path):
+        raise ValueError(f"{path} is damaged: it is not what was written")
     if owner != expected:
         raise ValueError(
             f"{path} holds {owner[0]!r} for the model with fingerprint {owner[1]}; "
@@ -83,15 +104,16 @@ def check(cls: type[Editor], language_model: LanguageModel, path: Path) -> None:
         )
 
 
-def newest(cls: type[Editor], language_model: LanguageModel, runs: Path) -> Path | None:
-    """The checkpoint written last for this editor and model; the best of a run before its last."""
+def chosen(cls: type[Editor], language_model: LanguageModel, runs: Path) -> Path | None:
+    """The checkpoint that is taken for this editor and model, of all below ``runs`` that fit.
+
+    A run that is marked goes first: one with a file `MARK` in its folder. Then one that was judged
+    on more records of val, then what reached the higher score on them, then the newest; so neither
+    a short trial nor one on a few records takes the place of what was trained before. The best of a
+    run goes before its last.
+    """
     wanted = (cls.name, language_model.fingerprint)
-    files = sorted(
-        runs.glob("**/*.ckpt"),
-        key=lambda p: (p.parent.stat().st_mtime, p.stem != "last", p.stat().st_mtime),
-        reverse=True,
-    )
-    for file in files:
+    for file in sorted(runs.glob("**/*.ckpt"), key=_rank, reverse=True):
         owner = belongs_to(file)
         if owner == wanted:
             return file
@@ -100,14 +122,31 @@ def newest(cls: type[Editor], language_model: LanguageModel, runs: Path) -> Path
     return None
 
 
+def _rank(path: Path) -> tuple:
+    """More is better."""
+    run, results = path.parent.parent, _results(path)
+    judged = results.get("val/count", 0.0), results.get("val/score", -inf)
+    written = path.parent.stat().st_mtime, path.stem != "last", path.stat().st_mtime
+    return (run / MARK).exists(), *judged, *written
+
+
+def _results(path: Path) -> dict[str, float]:
+    """What the run of a checkpoint reached on val; nothing where it does not say."""
+    try:
+        results = json.loads((path.parent.parent / "results.json").read_text(encoding="utf-8"))
+        check_value(results, list[dict[str, float | None]], "results")
+    except (OSError, ValueError):
+        return {}
+    return {name: value for part in results for name, value in part.items() if value is not None}
+
+
 def reached(path: Path) -> str:
     """What the run of a checkpoint reached on val, in words; empty where it does not say."""
-    try:
-        [results] = json.loads((path.parent.parent / "results.json").read_text(encoding="utf-8"))
-        score = float(results["val/score"])
-    except (OSError, ValueError, TypeError, KeyError):
+    results = _results(path)
+    if "val/score" not in results:
         return ""
-    return f"val/score {score:.3g}"
+    count = f" on {results['val/count']:,.0f} records" if "val/count" in results else ""
+    return f"val/score {results['val/score']:.3g}{count}"
 
 
 def belongs_to(path: Path) -> tuple[str, str] | None:

@@ -33,6 +33,8 @@ class Editor(ABC, Generic[E]):
     """The method's name in lower case."""
     training_cost: Mapping[str, float] | None = None
     """Seconds, records and peak GiB of its training, where it is trained and they are known."""
+    origin: str = ""
+    """Where what it has learned comes from, and what it reached there; of one that learns."""
 
     def __init_subclass__(cls, **keywords: Any):
         super().__init_subclass__(**keywords)

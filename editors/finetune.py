@@ -65,7 +65,7 @@ class FineTune(WeightEditor):
         edits_per_batch: int = 16,
     ):
         one_of("objective", objective, OBJECTIVES)
-        positive(norm_constraint=norm_constraint)
+        positive(lr=lr, norm_constraint=norm_constraint)
         at_least(1, steps=steps, edits_per_batch=edits_per_batch)
         self.language_model = language_model
         self.layers = [_default_layer(language_model)] if layers is None else named(layers)

@@ -5,15 +5,32 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from files import written_whole
+from files.schema import check
+from files.tensors import read as read_tensors
+from files.tensors import write as write_tensors
+
+
+class OfModel(TypedDict):
+    """Which language model an editor is for."""
+
+    name: str
+    fingerprint: str
+
+
+class OfEditor(TypedDict):
+    """What the configuration has to say."""
+
+    editor: str
+    language_model: OfModel
+    settings: dict[str, Any]
+
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -27,10 +44,9 @@ def write(folder: str | Path, weights: Mapping[str, Tensor], config: Mapping[str
     folder = Path(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ValueError(f"{folder} holds something already; name another folder")
-    copies = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
     with written_whole(folder) as draft:
         draft.mkdir()
-        save_file(copies, draft / WEIGHTS, metadata={"format": "pt"})
+        write_tensors(draft / WEIGHTS, weights, {"format": "pt"})
         (draft / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
@@ -54,10 +70,9 @@ def read(source: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"no trained editor in {source}: {name} is not there")
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        weights = load_file(folder / WEIGHTS)
-    except (ValueError, SafetensorError) as error:
+        config = json.loads((folder / CONFIG).read_bytes())
+        check(config, OfEditor, CONFIG)
+        weights, _ = read_tensors(folder / WEIGHTS)
+    except ValueError as error:
         raise ValueError(f"{source} is no trained editor: {error}") from error
-    if not {"editor", "language_model", "settings"} <= set(config):
-        raise ValueError(f"{source} is no trained editor: {CONFIG} does not say whose it is")
     return weights, config

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from math import inf
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import torch
-from torch import Tensor
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-B = TypeVar("B", bound="DataclassInstance")
+from typing import Any
 
 
 def named(layers: Sequence[str]) -> list[str]:
     """The layers that a user names.
 
     Raises:
-        ValueError: there are none, or a text stands where a list should.
+        ValueError: there are none, one occurs twice, or a text stands where a list should.
     """
     if not layers or isinstance(layers, str):
         raise ValueError(f"layers: expected a list of names, got {layers!r}")
+    for name in layers:
+        if list(layers).count(name) > 1:
+            raise ValueError(f"layers: {name!r} is named twice")
     return list(layers)
 
 
@@ -45,7 +39,7 @@ def at_least(least: float, **settings: float | None) -> None:
         ValueError: one is below, infinite or NaN.
     """
     for name, value in settings.items():
-        if value is not None and not least <= value < inf:
+        if value is not None and not least <= _number(name, value) < inf:
             raise ValueError(f"{name} must be at least {least:g}, got {value}")
 
 
@@ -56,7 +50,7 @@ def positive(**settings: float | None) -> None:
         ValueError: one is not, or is infinite or NaN.
     """
     for name, value in settings.items():
-        if value is not None and not 0 < value < inf:
+        if value is not None and not 0 < _number(name, value) < inf:
             raise ValueError(f"{name} must be more than 0, got {value}")
 
 
@@ -67,8 +61,14 @@ def shares(**settings: float) -> None:
         ValueError: one is not.
     """
     for name, value in settings.items():
-        if not 0 <= value <= 1:
+        if not 0 <= _number(name, value) <= 1:
             raise ValueError(f"{name} must be a share from 0 to 1, got {value}")
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    return value
 
 
 def plain(value: Any) -> Any:
@@ -91,25 +91,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, Sequence):
         return [plain(item) for item in value]
     raise TypeError(f"no setting of an editor: {value!r}")
-
-
-def rebuilt(bundle: type[B], values: Mapping[str, Any], name: str) -> B:
-    """The bundle that `plain` turned into these values.
-
-    Raises:
-        ValueError: the bundle has no such settings.
-    """
-    known = {field.name for field in dataclasses.fields(bundle)}
-    if not isinstance(values, Mapping) or values.keys() - known:
-        raise ValueError(f"{name}: {values!r} are no settings of {bundle.__name__}")
-    return bundle(**values)
-
-
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """16 hexadecimal digits of the tensors' names, types, shapes and bytes."""
-    hashed = hashlib.sha256()
-    for name, tensor in tensors.items():
-        value = tensor.detach().cpu().contiguous()
-        hashed.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        hashed.update(value.flatten().view(torch.uint8).numpy().tobytes())
-    return hashed.hexdigest()[:16]

@@ -14,12 +14,15 @@ from torch import Tensor, nn
 from datamodules.records import Record
 from editors import pretrained
 from editors.checkpoint_file import saved
-from editors.editor import Editor, arguments
+from editors.editor import Editor
 from editors.schedule import Schedule
-from editors.settings import digest, plain, rebuilt
+from editors.settings import plain
 from editors.sharding import averaged, same, shard
 from editors.validation import Validation
 from edits.edit import Edit
+from files.schema import check, check_keys
+from files.signatures import required, signature
+from files.tensors import digest
 from models.language_model import LanguageModel
 
 E = TypeVar("E", bound=Edit)
@@ -89,7 +92,7 @@ class TrainedEditor(Editor[E], L.LightningModule):
         """Leave the step out, optimiser state included, if a gradient is not finite.
 
         Raises:
-            RuntimeError: too many steps in a row were left out.
+            FloatingPointError: too many steps in a row were left out.
         """
         gradients = [p.grad for p in self._trained() if p.grad is not None]
         if self.device_mesh is not None:  # DDP does it by itself
@@ -103,7 +106,7 @@ class TrainedEditor(Editor[E], L.LightningModule):
         self.skipped_steps += 1
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row >= self.training_settings.max_skipped:
-            raise RuntimeError(
+            raise FloatingPointError(
                 f"the gradient was not finite in {self._skipped_in_a_row} steps in a row (up to "
                 f"step {self.global_step}): try a smaller lr or edit_lr, or float32"
             )
@@ -155,6 +158,10 @@ class TrainedEditor(Editor[E], L.LightningModule):
             ValueError: a tensor has another shape, or ``strict``, and something else is missing
                 or left over.
         """
+        for name, own in self.state_dict().items():
+            value = state_dict.get(name, own)
+            if value.is_floating_point() != own.is_floating_point():
+                raise ValueError(f"this is no state of a {self.name}: {name} holds {value.dtype}")
         try:
             keys = super().load_state_dict(state_dict, strict=False, assign=assign)
         except RuntimeError as error:  # names the tensors of other shapes
@@ -204,12 +211,22 @@ class TrainedEditor(Editor[E], L.LightningModule):
 
     @classmethod
     def _settings(cls, values: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
-        """Arguments of the constructor, of plain values that a file holds."""
-        unknown = values.keys() - set(arguments(cls))
-        if unknown:
-            raise ValueError(f"{source} has settings that {cls.name} lacks: {min(unknown)}, ...")
-        bundles = cls.BUNDLES
-        return {n: rebuilt(bundles[n], v, n) if n in bundles else v for n, v in values.items()}
+        """Arguments of the constructor, of plain values that a file holds.
+
+        Raises:
+            ValueError: one is missing, left over, or not what the constructor takes.
+        """
+        hints, bundles = signature(cls)[0], cls.BUNDLES
+        try:
+            check(values, dict, "settings")
+            check_keys(values.keys(), hints, cls.__name__)
+            for name in {*required(cls)} - {*cls.UNSAVED, *values}:
+                raise ValueError(f"{name} is missing")
+            for name, value in values.items():
+                check(value, bundles.get(name, hints[name]), name)
+            return {n: bundles[n](**v) if n in bundles else v for n, v in values.items()}
+        except ValueError as error:
+            raise ValueError(f"{source} has settings of another {cls.name}: {error}") from error
 
     def _owner(self) -> dict[str, Any]:
         model = self.language_model

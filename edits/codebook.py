@@ -9,10 +9,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import chain
-from typing import Any, Self
+from typing import Any, Literal, Self, TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from edits.deferral import Rule, Table, nearest
 from edits.edit import Edit, Route, State
@@ -34,6 +35,26 @@ REPLACED = ("last", "prompt", "all")
 _LISTED = ("prompts", "labels", "starts", "born", "last")
 
 
+class Book(TypedDict):
+    """What a file says of a table."""
+
+    radius: float
+    slack: float
+    prompts: list[str]
+    labels: list[list[int]]
+    starts: list[int]
+    born: list[int]
+    last: list[int]
+
+
+class CodebookHeader(TypedDict):
+    """What a file says of codebooks."""
+
+    layer: str
+    replaced: Literal["last", "prompt", "all"]
+    books: list[Book]
+
+
 @dataclass(frozen=True, eq=False)
 class Codebook(Edit):
     """N edits of the same layer of one model, each a table of keys, values and radii.
@@ -51,6 +72,7 @@ class Codebook(Edit):
     """
 
     kind = "codebook"
+    header = CodebookHeader
     tables: tuple[Table, ...]
     layer: str
     replaced: str
@@ -109,10 +131,18 @@ class Codebook(Edit):
         """Whether the edit is one of this model.
 
         Raises:
-            ValueError: another model, or a layer that it lacks.
+            ValueError: another model, a layer that it lacks, or other widths.
         """
         super().check(language_model)
-        language_model.module(self.layer)
+        layer = language_model.module(self.layer)
+        if not isinstance(layer, nn.Linear | Conv1D):
+            return
+        widths = self.keys.shape[1], self.values.shape[1]
+        if widths != tuple(language_model.shape(self.layer)):
+            raise ValueError(
+                f"keys and values are {list(widths)} wide; the layer {self.layer!r} is "
+                f"{list(language_model.shape(self.layer))}"
+            )
 
     def routes(
         self, language_model: LanguageModel, prompts: Sequence[str], rows: Tensor | None
@@ -204,6 +234,8 @@ class Codebook(Edit):
 def _tables(books: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -> Iterator[Table]:
     steps, entries = ([len(book[name]) for book in books] for name in ("prompts", "born"))
     sizes = {"queries": steps, "values": steps, "radii": entries}
+    if [tensors[name].ndim for name in sizes] != [2, 2, 1]:
+        raise ValueError("it is damaged: expected queries [S, d], values [S, d] and radii [M]")
     if any(len(tensors[name]) != sum(own) for name, own in sizes.items()):
         raise ValueError("it is damaged: its tables and tensors are not of one length")
     parts = zip(*(tensors[name].split(own) for name, own in sizes.items()), strict=True)
@@ -215,6 +247,10 @@ def _tables(books: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -
         rule = Rule(book["radius"], book["slack"])
         if not all(0 <= step < len(prompts) for step in chain(born, last)):
             raise ValueError("it is damaged: an entry names a step that there is not")
+        if not all(-1 <= start < step for step, start in enumerate(starts)):
+            raise ValueError("it is damaged: a step goes on from one that is not before it")
+        if not all(ids and min(ids) >= 0 for ids in labels):
+            raise ValueError("it is damaged: a target has no tokens")
         yield Table(rule, prompts, labels, starts, queries, values, born, last, radii)
 
 

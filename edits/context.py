@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 import torch
 from torch import Tensor
@@ -20,6 +20,14 @@ from models.language_model import LanguageModel
 
 log = logging.getLogger(__name__)
 Memory = tuple[Fact, ...]
+
+
+class ContextHeader(TypedDict):
+    """What a file says of edits in context; facts are `Fact`."""
+
+    memories: list[list[tuple[str, str, list[str], int]]]
+    layout: Layout
+    retriever: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +52,7 @@ class ContextEdit(Edit):
     """
 
     kind = "context"
+    header = ContextHeader
     memories: tuple[Memory, ...]
     embedded: Tensor
     center: Tensor
@@ -53,7 +62,8 @@ class ContextEdit(Edit):
     model: str
 
     def __post_init__(self):
-        if len(self.embedded) != sum(map(len, self.memories)):
+        flat = self.embedded.ndim == 2 and self.center.shape == self.embedded.shape[1:]
+        if not flat or len(self.embedded) != sum(map(len, self.memories)):
             raise ValueError("it is damaged: facts and embeddings are not one to one")
 
     def __len__(self) -> int:

@@ -33,10 +33,17 @@ class Rule:
         radius: of a new entry's.
         slack: share of a key's length up to which a distance is rounding: the same text in another
             batch does not have the same bits.
+
+    Raises:
+        ValueError: one of them is below 0, or the radius 0.
     """
 
     radius: float = 1.0
     slack: float = 1e-5
+
+    def __post_init__(self):
+        if not (self.radius > 0 and self.slack >= 0):
+            raise ValueError(f"no ball has the radius {self.radius} and the slack {self.slack}")
 
 
 @dataclass(frozen=True, eq=False)

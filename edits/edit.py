@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self, final
+from typing import Any, ClassVar, Self, TypedDict, final
 
 import torch
 from torch import Tensor
@@ -52,6 +52,8 @@ class Edit(ABC):
 
     kind: ClassVar[str]
     """Its name in files."""
+    header: ClassVar[Any] = dict[str, Any]
+    """What the JSON values of its `state` are; see `files.schema.check`."""
     scores: ClassVar[bool] = True
     """Whether it answers `EditedModel.score`; some only generate."""
     editor: str
@@ -283,11 +285,15 @@ class EditedModel:
         return None
 
 
+class _Empty(TypedDict):
+    pass
+
+
 @final
 class _Nothing(Edit):
     """No edit: what it makes of a model is the model."""
 
-    kind, editor, model = "nothing", "unedited", ""
+    kind, header, editor, model = "nothing", _Empty, "unedited", ""
 
     def __len__(self) -> int:
         return 0

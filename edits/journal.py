@@ -16,7 +16,20 @@ from torch import Tensor
 
 from edits.edit import Edit, State
 from edits.storage import Source
-from edits.weights import WeightEdit
+from edits.weights import WeightEdit, WeightHeader
+
+
+class Increment(WeightHeader):
+    """What a file says of an increment."""
+
+    editor: str
+
+
+class JournalHeader(WeightHeader):
+    """What a file says of a journal beside its sum."""
+
+    increments: list[Increment]
+    ends: list[int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +44,7 @@ class Journal(WeightEdit):
     """
 
     kind = "journal"
+    header = JournalHeader
     increments: tuple[WeightEdit, ...] = ()
     ends: tuple[int, ...] = ()
 
@@ -98,7 +112,13 @@ class Journal(WeightEdit):
             parts = {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
             owner = replace(source.owner, editor=settings["editor"])
             increments.append(WeightEdit.of_state(settings, parts, replace(source, owner=owner)))
-        return cls(**_fields(whole), increments=tuple(increments), ends=tuple(header["ends"]))
+        ends = tuple(header["ends"])
+        if not increments or list(ends) != sorted({*ends} & {*range(1, len(increments) + 1)}):
+            raise ValueError(f"steps end at {list(ends)} of {len(increments)} increments")
+        journal = cls(**_fields(whole), increments=tuple(increments), ends=ends)
+        if not _same(journal, reduce(WeightEdit.plus, increments)):
+            raise ValueError("its increments do not add up to it")
+        return journal
 
 
 def journaled(edit: Edit, before: Edit | None) -> Edit:
@@ -118,6 +138,12 @@ def journaled(edit: Edit, before: Edit | None) -> Edit:
     if not isinstance(edit, Journal):
         raise ValueError("the edit does not hold the steps made before: it was not added to them")
     return edit.ended()
+
+
+def _same(one: WeightEdit, other: WeightEdit) -> bool:
+    """Whether they change the same layers alike, to the bit."""
+    ours, theirs = WeightEdit.state(one)[1], WeightEdit.state(other)[1]
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in ours)
 
 
 def _plain(edit: WeightEdit) -> WeightEdit:

@@ -41,6 +41,8 @@ class Fact:
     def of_state(cls, state: Sequence[Any]) -> Self:
         """The fact that `state` was asked of."""
         prompt, target, demonstrations, dropped = state
+        if dropped < 0:
+            raise ValueError(f"{dropped} demonstrations of {prompt!r} are left out")
         return cls(prompt, target, tuple(demonstrations), dropped)
 
 

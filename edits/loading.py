@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+from torch import Tensor
 
 from edits import storage
 from edits.codebook import Codebook
@@ -14,6 +17,7 @@ from edits.journal import Journal
 from edits.neurons import NeuronEdit
 from edits.routing import RoutedEdit
 from edits.weights import WeightEdit
+from files.schema import check
 from models.language_model import LanguageModel
 
 KINDS = MappingProxyType(
@@ -31,6 +35,24 @@ KINDS = MappingProxyType(
     }
 )
 """By the name that the kind has in files."""
+
+
+def _edit(
+    kind: type[Edit], state: dict[str, Any], tensors: dict[str, Tensor], source: storage.Source
+) -> Edit:
+    """The edit of a state, which has to be all that the edit itself would write."""
+    check(state, kind.header, "header")
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name} holds {tensor.dtype}, expected floating-point numbers")
+    edit = kind.of_state(state, tensors, source)
+    header, parts = edit.state()
+    left_over = tensors.keys() ^ parts.keys()
+    if left_over:
+        raise ValueError(f"it has a tensor too many or too few: {min(left_over)}")
+    if json.loads(json.dumps(header)) != state:
+        raise ValueError("its header says more than the edit has")
+    return edit
 
 
 def load(path: str | Path, language_model: LanguageModel | None = None, models: Any = None) -> Edit:
@@ -55,8 +77,8 @@ def load(path: str | Path, language_model: LanguageModel | None = None, models: 
         )
     source = storage.Source(path, owner, models)
     try:
-        edit = KINDS[owner.kind].of_state(state, tensors, source)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        edit = _edit(KINDS[owner.kind], state, tensors, source)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"{path}, an edit of {owner.editor}: {reason}") from error
     if language_model is None:

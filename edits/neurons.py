@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 import torch
 from torch import Tensor
@@ -139,6 +139,15 @@ class Patched:
     neurons: int
 
 
+class NeuronHeader(TypedDict):
+    """What a file says of neuron edits; requests are `Patched`."""
+
+    given: str
+    layer: str
+    activation: str
+    requests: list[list[tuple[str, str, int]]]
+
+
 @dataclass(frozen=True, eq=False)
 class NeuronEdit(Edit):
     """N edits of one model, each of them k neurons beside one feed-forward part.
@@ -157,6 +166,7 @@ class NeuronEdit(Edit):
     """
 
     kind = "neurons"
+    header = NeuronHeader
     neurons: Neurons
     given: str
     layer: str
@@ -167,7 +177,11 @@ class NeuronEdit(Edit):
     def __post_init__(self):
         if not self.requests:
             return
-        if len(self.requests) != len(self) or max(self.counts) > self.neurons.count:
+        few = min((patched.neurons for edit in self.requests for patched in edit), default=0)
+        if (
+            len(self.requests) != len(self)
+            or not 0 <= few <= max(self.counts) <= self.neurons.count
+        ):
             raise ValueError(
                 f"{len(self)} edits of {self.neurons.count} neurons do not fit their requests"
             )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypedDict
 
 import torch
 from torch import Tensor
@@ -61,6 +61,13 @@ AT_ONCE = 1024  # questions compared with a cache at once
 THRESHOLD = 0.5  # a question is in scope if its best similarity is more than this
 
 
+class RoutedHeader(TypedDict):
+    """What a file says of routed edits; entries are `Entry`."""
+
+    caches: list[list[tuple[str, str]]]
+    trained: str
+
+
 @dataclass(frozen=True, eq=False)
 class RoutedEdit(Edit):
     """N edits of one model; each is a cache of entries that questions are compared with.
@@ -77,6 +84,7 @@ class RoutedEdit(Edit):
     """
 
     kind = "routed"
+    header = RoutedHeader
     caches: tuple[tuple[Entry, ...], ...]
     embedded: Tensor
     models: Models
@@ -193,9 +201,12 @@ class RoutedEdit(Edit):
                 f"not with these of {models.fingerprint}"
             )
         caches = tuple(tuple(Entry(*texts) for texts in cache) for cache in header["caches"])
-        if len(tensors["embedded"]) != sum(map(len, caches)):
+        embedded = tensors["embedded"]
+        flat = [entry for cache in caches for entry in cache]
+        width = models.keys(flat[:1]).shape[1] if flat else embedded.shape[-1]
+        if embedded.shape != (len(flat), width):
             raise ValueError("it is damaged: entries and embeddings are not one to one")
-        return cls(caches, tensors["embedded"], models, source.owner.editor, source.owner.model)
+        return cls(caches, embedded, models, source.owner.editor, source.owner.model)
 
     def _check_single(self, what: str) -> None:
         if len(self) != 1:

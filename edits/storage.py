@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from files import written_whole
+from files.schema import check
+from files.tensors import read as read_tensors
+from files.tensors import write as write_tensors
 
 FORMAT_VERSION = 2
 HEADER = "errata_edit"
@@ -59,11 +59,7 @@ def write(
 ) -> None:
     """Write an edit, whole or not at all; see `read`."""
     header = {"version": FORMAT_VERSION, **asdict(owner), "state": state}
-    copies = {
-        name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()
-    }
-    with written_whole(path) as draft:
-        save_file(copies, draft, metadata={HEADER: json.dumps(header)})
+    write_tensors(path, tensors, {HEADER: json.dumps(header)})
 
 
 def read(path: Path) -> tuple[Owner, dict[str, Any], dict[str, Tensor]]:
@@ -71,17 +67,12 @@ def read(path: Path) -> tuple[Owner, dict[str, Any], dict[str, Tensor]]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not such a file, or of another version.
+        ValueError: it is not such a file, is damaged or broken, or of another version.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no edit at {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            header = _header(path, metadata)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file: {error}") from error
+    tensors, metadata = read_tensors(path)
+    header = _header(path, metadata)
     return Owner(**{name: header[name] for name in Owner.__annotations__}), header["state"], tensors
 
 
@@ -91,7 +82,7 @@ def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         raise ValueError(f"{path} holds no edit: its metadata lack {HEADER!r}")
     try:
         header = json.loads(metadata[HEADER])
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ValueError(f"{path} is damaged: its header is not JSON: {error}") from error
     version = header.get("version") if isinstance(header, dict) else None
     if version != FORMAT_VERSION:
@@ -100,7 +91,9 @@ def _header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         raise ValueError(
             f"{path} has format version {version}; this code reads {FORMAT_VERSION}{advice}"
         )
-    texts = all(isinstance(header.get(name), str) for name in Owner.__annotations__)
-    if not texts or not isinstance(header.get("state"), dict):
-        raise ValueError(f"{path} is damaged: its header does not say whose edit it is")
+    try:
+        check({name: header.get(name) for name in Owner.__annotations__}, Owner, "header")
+        check(header.get("state"), dict, "header.state")
+    except ValueError as error:
+        raise ValueError(f"{path} does not say whose edit it is: {error}") from error
     return header

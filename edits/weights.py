@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, TypedDict
 
 import torch
 from torch import Tensor
@@ -24,6 +24,12 @@ from models.passes import Around
 
 PAST_KEYS = "past_keys"
 SUMS = ".sums"
+
+
+class WeightHeader(TypedDict):
+    """What a file says of weight edits: the kind of each layer's update."""
+
+    updates: dict[str, Literal["low_rank", "dense"]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +50,7 @@ class WeightEdit(Edit):
     """
 
     kind = "weights"
+    header = WeightHeader
     updates: Mapping[str, LowRank | Dense]
     editor: str
     model: str

@@ -13,8 +13,9 @@ from tempfile import TemporaryDirectory
 def written_whole(path: str | Path) -> Iterator[Path]:
     """A draft, to be written as a file or a folder, that becomes ``path`` if nothing fails.
 
-    It lies beside ``path``, on the same disk, and has its name. A file replaces the one that is
-    there; a folder takes the place of an empty one.
+    It lies beside ``path``, on the same disk, and has its name. It is on the disk before it takes
+    its place, or a loss of power could leave the name alone. A file replaces the one that is there;
+    a folder takes the place of an empty one.
 
     Raises:
         OSError: the draft is a folder, and ``path`` a folder that holds something.
@@ -24,20 +25,23 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         draft = Path(folder) / path.name
         yield draft
+        for file in draft.iterdir() if draft.is_dir() else [draft]:
+            _flush(file)
         if draft.is_dir() and path.is_dir():
             path.rmdir()
         os.replace(draft, path)
 
 
 def write_whole(path: str | Path, content: str | bytes) -> None:
-    """Write ``content`` to ``path``, whole or not at all; text in UTF-8.
-
-    It is on the disk before it has its name, or a loss of power could leave the name alone.
-    """
+    """Write ``content`` to ``path``, whole or not at all; text in UTF-8."""
     with written_whole(path) as draft:
         draft.write_bytes(content.encode() if isinstance(content, str) else content)
-        with draft.open("rb+") as file:
-            os.fsync(file.fileno())
+
+
+def _flush(file: Path) -> None:
+    if file.is_file():
+        with file.open("rb+") as opened:
+            os.fsync(opened.fileno())
 
 
 def first_line(text: str) -> str:

@@ -16,7 +16,8 @@ from editors.checkpoints import checkpoint_of, load_trained
 from editors.editor import Editor
 from evaluation.searching.grid import called, nested, points
 from models.language_model import LanguageModel
-from running.settings import check_types, contents, given
+from running.arguments import check_arguments
+from running.settings import contents, given
 from running.targets import check_targets
 
 MISSING = object()
@@ -65,11 +66,13 @@ def _config(cfg: DictConfig, name: str, language_model: LanguageModel) -> DictCo
     if issubclass(get_class(target), L.LightningModule):
         if settings:
             raise ValueError(f"settings.{name}: {name} is trained, and set as its checkpoint says")
-        path = checkpoint_of(get_class(target), name, language_model, cfg.ckpt, cfg.runs)
+        model = "".join(f" {o}" for key, o in given() if key.partition(".")[0] == "model")
+        path = checkpoint_of(get_class(target), name, language_model, cfg.ckpt, cfg.runs, model)
         return OmegaConf.create({"_target_": target, "checkpoint": str(path)})
-    check_types(settings, composed.editor, f"settings.{name}.")
     with open_dict(composed.editor):
         composed.editor = cast(DictConfig, OmegaConf.merge(composed.editor, settings))
+    check_targets(composed)
+    check_arguments(composed, "editor", f"settings.{name}")
     OmegaConf.resolve(composed.editor)
     return composed.editor
 

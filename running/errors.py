@@ -11,19 +11,26 @@ from collections.abc import Callable
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from safetensors import SafetensorError
 from yaml import MarkedYAMLError, YAMLError
 
 from files import first_line
+from running.arguments import home
 from running.folders import leave_no_empty_folder
 from running.interruption import Terminated, how_to_go_on, terminable
-from running.settings import check, contents
+from running.settings import check
 
 Main = Callable[[DictConfig], None]
 
-MENDABLE = (ValueError, OSError, OmegaConfBaseException, YAMLError)
-"""Wrong settings and files, and what the machine refuses: permissions, a full disk, names."""
+MENDABLE = (
+    *(ValueError, OSError, MemoryError, FloatingPointError),
+    *(OmegaConfBaseException, YAMLError, MisconfigurationException, SafetensorError),
+)
+"""Wrong settings and files, a training that diverges, and what the machine refuses: permissions,
+a full disk, names, memory."""
 
 
 def reporting_errors(main: Main) -> Main:
@@ -48,7 +55,7 @@ def reporting_errors(main: Main) -> Main:
                 raise
             sys.exit(f"error: {_of_part(cfg, error)}")
         except MENDABLE as error:
-            sys.exit(f"error: {_text(error)}")
+            sys.exit(f"error: {text(error)}")
         finally:
             leave_no_empty_folder()
 
@@ -57,38 +64,25 @@ def reporting_errors(main: Main) -> Main:
 
 def _of_part(cfg: DictConfig, error: InstantiationException) -> str:
     """What a part of the configuration says against its settings, and where it stands."""
-    key = _home(cfg, str(error).rpartition("full_key: ")[2])
+    key = home(cfg, str(error).rpartition("full_key: ")[2])
     overrides = [
         o for o in HydraConfig.get().overrides.task if o.lstrip("+~").startswith(f"{key}.")
     ]
     wrong_type = isinstance(error.__cause__, TypeError)
     behind = f" ({' '.join(overrides)})" if overrides and wrong_type else ""
-    return f"{key}: {_text(error.__cause__ or error)}{behind}"
+    return f"{key}: {text(error.__cause__ or error)}{behind}"
 
 
-def _home(cfg: DictConfig, key: str) -> str:
-    """The key under which a user sets what another part, such as a task, takes by reference."""
-    node, home = cfg, []
-    for name in key.split("."):
-        if not isinstance(node, DictConfig) or name not in node:
-            home.append(name)
-            node = None
-            continue
-        inside = contents(node)[name]
-        reference = OmegaConf.is_interpolation(node, name) and isinstance(inside, str)
-        home = [inside.strip("${}")] if reference else [*home, name]
-        node = node[name]
-    return ".".join(home)
-
-
-def _text(error: BaseException) -> str:
+def text(error: BaseException) -> str:
     """The first line, without those that OmegaConf and others put below it."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if isinstance(error, MarkedYAMLError) and error.problem_mark:
         mark = error.problem_mark
         return f"{mark.name}, line {mark.line + 1}: {error.problem or error.context}"
-    return first_line(str(error)) or type(error).__name__
+    line = first_line(str(error)) or type(error).__name__
+    key = isinstance(error, OmegaConfBaseException) and error.full_key
+    return f"{key}: {line}" if key else line
 
 
 def _quiet() -> None:

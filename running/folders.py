@@ -10,34 +10,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 LOCK, OWNER = ".lock", ".owner"
 CONFIG = "config.yaml"
-OF_A_RUN = (CONFIG, "run.json", "results.json", "checkpoints", "answers")
+OF_A_RUN = (CONFIG, "run.json", "notes.json", "results.json", "checkpoints", "answers")
 """What only a run leaves in a folder."""
 
-_made: dict[str, tuple[object, str]] = {}
 
+def new_folder(runs: str, name: str, rerun: str | None = None) -> str:
+    """A folder that nobody had before: ``runs/name``, or with ``_2`` and so on where there is one.
 
-def new_folder(name: str) -> str:
-    """A folder that nobody had before: ``name``, or ``name_2`` and so on where there is one.
-
-    Hydra asks more than once in a run, and gets the same one.
+    A run that is repeated (``rerun``) is put with others of its kind: in the folder beside ``runs``
+    that is called as the one where it lies.
     """
-    asking = GlobalHydra.instance().hydra
-    if _made.get(name, (None,))[0] is not asking or asking is None:
-        _made[name] = (asking, _made_for_one(name))
-    return _made[name][1]
-
-
-OmegaConf.register_new_resolver("new_folder", new_folder, replace=True)
-
-
-def _made_for_one(name: str) -> str:
+    if rerun is not None:
+        runs = str(Path(runs).parent / Path(rerun).resolve().parent.name)
+    name = f"{runs}/{name}"
     if rank_zero_only.rank:  # it is the first process that makes it
         return name
     number, folder = 1, Path(name)
@@ -49,6 +40,10 @@ def _made_for_one(name: str) -> str:
         except FileExistsError:
             number += 1
             folder = Path(f"{name}_{number}")
+
+
+# a configuration keeps what it was told: Hydra asks more than once in a run
+OmegaConf.register_new_resolver("new_folder", new_folder, use_cache=True, replace=True)
 
 
 @contextmanager

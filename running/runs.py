@@ -10,12 +10,15 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from editors.checkpoints import saved
+from editors.checkpoint_file import changed, saved
 from evaluation.folder import differences
 from files import write_whole
 from running.folders import CONFIG
-from running.settings import contents, given
+from running.settings import check_values, contents, given
 from running.targets import check_targets
+
+OF_LIGHTNING = ("epoch", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers")
+"""What a checkpoint holds that training can go on from."""
 
 
 def new_run(cfg: DictConfig) -> DictConfig:
@@ -43,22 +46,35 @@ def as_text(cfg: DictConfig) -> str:
 # going on
 
 
-def of_run(folder: Path, part: str) -> DictConfig:
+def of_run(folder: Path, part: str, to: Path | None = None) -> DictConfig:
     """The configuration of a run that is to go on, in the folder where it now is.
+
+    Args:
+        folder: of the run.
+        part: what the configurations of this script's runs have.
+        to: the folder of a run that repeats it; None: it goes on.
 
     Raises:
         FileNotFoundError: there is no run in the folder.
         ValueError: it is of another script, whose configuration lacks ``part``; or it would build
             something that no run does.
     """
+    setting = f"{'rerun' if to else 'resume'}={folder}"
     if not (folder / CONFIG).is_file():
-        raise FileNotFoundError(f"resume={folder}: there is no config.yaml of a run in it")
-    cfg = cast(DictConfig, OmegaConf.load(folder / CONFIG))
-    if part not in cfg:
+        raise FileNotFoundError(f"{setting}: there is no config.yaml of a run in it")
+    cfg = OmegaConf.load(folder / CONFIG)
+    if not isinstance(cfg, DictConfig) or part not in cfg:
         script = HydraConfig.get().job.name
-        raise ValueError(f"resume={folder}: this is no run of {script}.py")
-    cfg = moved(cfg, cfg.trainer.default_root_dir, folder.resolve())
+        raise ValueError(f"{setting}: this is no run of {script}.py")
+    before = OmegaConf.select(cfg, "trainer.default_root_dir")
+    if not isinstance(before, str):
+        raise ValueError(f"{folder / CONFIG}: trainer.default_root_dir is no folder: {before}")
+    cfg = moved(cfg, before, to or folder.resolve())
     check_targets(cfg, str(folder / CONFIG))
+    try:
+        check_values(cfg)
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG}: {error}") from error
     return cfg
 
 
@@ -69,11 +85,30 @@ def editing_run(folder: Path) -> DictConfig:
         FileNotFoundError: as of `of_run`.
         ValueError: the same; or more than the folder is given.
     """
-    cfg = of_run(folder, "editors")
-    others = [override for key, override in given() if key != "resume"]
+    refuse_others("resume")
+    return of_run(folder, "editors")
+
+
+def repeated(cfg: DictConfig, part: str) -> DictConfig:
+    """The configuration of the run ``cfg.rerun``, for a run that repeats it in its own folder.
+
+    Raises:
+        FileNotFoundError: as of `of_run`.
+        ValueError: the same; or more than the folder is given.
+    """
+    refuse_others("rerun")
+    return of_run(Path(cfg.rerun), part, to=Path(HydraConfig.get().runtime.output_dir))
+
+
+def refuse_others(setting: str) -> None:
+    """Refuse other settings beside one that says them all.
+
+    Raises:
+        ValueError: names them.
+    """
+    others = [override for key, override in given() if key != setting]
     if others:
-        raise ValueError(f"resume keeps the run's own settings; leave out {' '.join(others)}")
-    return cfg
+        raise ValueError(f"{setting} keeps the run's own settings; leave out {' '.join(others)}")
 
 
 def training_run(cfg: DictConfig) -> tuple[DictConfig, str]:
@@ -107,8 +142,14 @@ def checkpoint(path: str) -> str:
     """The checkpoint to resume from; checked here, since Lightning would start afresh instead."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"resume={path}: there is no such checkpoint")
-    if saved(Path(path)) is None:
+    held = saved(Path(path))
+    if held is None:
         raise ValueError(f"resume={path}: this is no checkpoint")
+    if changed(Path(path)):
+        raise ValueError(f"resume={path} is damaged: it is not what was written")
+    missing = [name for name in OF_LIGHTNING if name not in held]
+    if missing:
+        raise ValueError(f"resume={path}: no run goes on from this, it lacks {', '.join(missing)}")
     return path
 
 

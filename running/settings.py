@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, cast
 
+import lightning as L
 import torch
 from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
+from editors.settings import positive
+from files.schema import check as check_value
+from files.schema import check_keys
+from running.arguments import check_arguments
 from running.targets import check_targets
+
+OWN: Mapping[str, Any] = MappingProxyType(
+    {
+        "seed": int,
+        "device": str,
+        "resume": str | None,
+        "rerun": str | None,
+        "ckpt": str | None,
+        "runs": str,
+        "split": str,
+        "known_only": bool,
+        "settings": dict,
+    }
+)
+"""Settings that the scripts read themselves."""
+TRAINS = ("editor", "module")
+"""What train.py can train: the groups of its configuration."""
+SEEDS = 2**32
+"""Seeds are below, as numpy's are."""
 
 
 def check(cfg: DictConfig) -> None:
-    """Refuse settings of a wrong type, without a reader, or for a device that is not here.
+    """Refuse settings that nothing takes, of a wrong type, or for a device that is not here.
 
     And what would be built of something else than this project's classes; see `check_targets`.
 
@@ -21,12 +49,80 @@ def check(cfg: DictConfig) -> None:
         ValueError: names the setting.
     """
     check_targets(cfg)
-    usual = shipped()
-    check_types(cfg, usual)
-    for key in cfg.keys() - usual.keys():
-        raise ValueError(f"{key}: nothing reads this setting as the run is composed")
-    if torch.device(cfg.device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={cfg.device}: PyTorch finds no such device here")
+    check_keys(cfg.keys(), shipped().keys(), "the run as it is composed")
+    check_choices()
+    check_values(cfg)
+    if "trains" in cfg:
+        check_trainable(cfg)
+
+
+def check_values(cfg: DictConfig) -> None:
+    """Refuse values that nothing takes, of what a user sets or a run kept; targets are checked.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    for key in OWN.keys() & cfg.keys():
+        check_value(contents(cfg)[key], OWN[key], key)
+    for key in ("seed", "device"):
+        if key not in cfg:
+            raise ValueError(f"{key} is missing")
+    if not 0 <= cfg.seed < SEEDS:
+        raise ValueError(f"seed={cfg.seed}: expected 0 to {SEEDS - 1}")
+    check_arguments(cfg)
+    if isinstance(cfg.get("trainer"), DictConfig):  # Lightning divides by it
+        positive(**{"trainer.val_check_interval": cfg.trainer.get("val_check_interval")})
+    check_device(cfg.device)
+
+
+def check_trainable(cfg: DictConfig) -> None:
+    """Refuse to train what has no training step.
+
+    Raises:
+        ValueError: names it, and says what it is for, if it is an editor.
+    """
+    if cfg.trains not in TRAINS or "_target_" not in (cfg.get(cfg.trains) or ()):
+        raise ValueError(f"trains={cfg.trains}: expected one of {', '.join(TRAINS)}, which is set")
+    if not issubclass(get_class(cfg[cfg.trains]._target_), L.LightningModule):
+        name = HydraConfig.get().runtime.choices.get(cfg.trains)
+        raise ValueError(
+            f"{cfg.trains}={name}: it makes edits without training: python edit.py editors=[{name}]"
+        )
+
+
+def check_choices() -> None:
+    """Refuse a choice of a file that is not there, also where a file need not be.
+
+    Raises:
+        ValueError: names the group and the files that it has.
+    """
+    hydra, loader = HydraConfig.get(), GlobalHydra.instance().config_loader()
+    for key, override in given():
+        choice = override.partition("=")[2]
+        if key == "editor" and hydra.job.name == "edit":
+            raise ValueError(f"{override}: edit.py takes a list of them: 'editors=[{choice}]'")
+        if key not in hydra.runtime.choices or choice in ("null", "") or choice.startswith("["):
+            continue
+        folder, _, name = f"{key}/{choice}".rpartition("/")
+        known = loader.get_group_options(folder, results_filter=None)
+        if name not in known:
+            raise ValueError(
+                f"{override}: configs/{folder} has {', '.join(known) or 'none at all'}"
+            )
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that PyTorch does not know, or does not find here.
+
+    Raises:
+        ValueError: names it.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device={name}: expected cpu, cuda or another of PyTorch's") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={name}: PyTorch finds no such device here")
 
 
 def shipped() -> DictConfig:
@@ -34,21 +130,6 @@ def shipped() -> DictConfig:
     hydra = HydraConfig.get()
     groups = [o for o in hydra.overrides.task if _key(o) in hydra.runtime.choices]
     return compose(hydra.job.config_name, overrides=groups)
-
-
-def check_types(cfg: DictConfig, default: DictConfig, at: str = "") -> None:
-    """Refuse a text where there is a number or a switch by default.
-
-    Raises:
-        ValueError: names the setting.
-    """
-    for key, usual in default.items_ex(resolve=False):
-        value = None if OmegaConf.is_missing(cfg, key) else cfg.get(key)
-        if isinstance(usual, DictConfig) and isinstance(value, DictConfig):
-            check_types(value, usual, f"{at}{key}.")
-        elif isinstance(usual, bool | int | float) and isinstance(value, str):
-            kind = "true or false" if isinstance(usual, bool) else f"a number, as in {usual}"
-            raise ValueError(f"{at}{key}={value}: expected {kind}")
 
 
 def contents(cfg: DictConfig, resolve: bool = False) -> dict[str, Any]:

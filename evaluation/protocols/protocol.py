@@ -211,6 +211,7 @@ class Protocol(L.LightningModule, ABC):
                 name: {**editor.identity(), "rendering": asdict(editor.language_model.rendering)}
                 for name, editor in self.editors.items()
             },
+            "origins": {name: e.origin for name, e in self.editors.items() if e.origin},
         }
 
     @cached_property

@@ -61,6 +61,7 @@ COSTS = (
     "Seconds, and GiB at the peak: of a preparation (once per model; what the cache held costs "
     "nothing), of an edit and of a question."
 )
+ORIGIN = "origin"
 DEFAULTS = MappingProxyType({"render": "text", "end": "none", "asked": "text"})
 """How texts are put to a model unless a caption says otherwise."""
 
@@ -68,13 +69,16 @@ DEFAULTS = MappingProxyType({"render": "text", "end": "none", "asked": "text"})
 def write(folder: RunFolder) -> list[dict]:
     """Write what the folder's answers amount to, each file whole or not at all; return the rows.
 
-    ``results.json`` and ``results.csv`` depend on the answers only; seconds and memory stand in
+    ``results.json`` and ``results.csv`` depend on the answers only, and rows of an editor that
+    learns say as ``origin`` which checkpoint was taken; seconds and memory stand in
     ``efficiency.json``; ``results.md`` shows both.
     """
     chunks = {editor: folder.costs(editor) for editor in folder.editors}
-    results = []
+    results, origins = [], folder.origins
     for editor, costs in chunks.items():
-        results += [*rows(folder.lines(editor)), *event_rows(costs)]
+        origin = {ORIGIN: origins[editor]} if editor in origins else {}
+        parts = [*rows(folder.lines(editor)), *event_rows(costs)]
+        results += [{**row, **origin} for row in parts]
     agreement = judging.numbers(folder.path)
     if agreement and results:
         run = {name: results[0][name] for name in RUN} | {"editor": UNEDITED}
@@ -92,6 +96,7 @@ def markdown(results: Sequence[Mapping], costs: Sequence[Mapping] = ()) -> str:
     if not results:
         return "No answers yet.\n"
     parts = [f"# {caption(results)}", "Means in percent with 95 % intervals over records."]
+    parts += taken(results)
     for section in sections(results, costs):
         frame = pd.DataFrame(section.rows, columns=section.columns).astype(str)
         text = frame.replace("\\|", r"\|", regex=True).to_markdown(
@@ -169,6 +174,12 @@ def caption(results: Sequence[Mapping]) -> str:
     each = f", {first['step']:,} at a time" if first["protocol"] == "sequential" else ""
     parts = [f"{first['protocol']} edits{each}", what, first["model"], f"{size} records"]
     return " · ".join([*parts, *_renderings(results)])
+
+
+def taken(results: Sequence[Mapping]) -> list[str]:
+    """The checkpoints of editors that learn, and what they reached on val."""
+    rows_of = {row["editor"]: row for row in results if ORIGIN in row}
+    return [f"{editor}: {row[ORIGIN]}" for editor, row in rows_of.items()]
 
 
 def _renderings(results: Sequence[Mapping]) -> list[str]:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from datamodules.records import KINDS
 from evaluation.report.lines import UNEDITED
-from evaluation.report.page import caption
+from evaluation.report.page import caption, taken
 from evaluation.report.rows import (
     ALL,
     EVENTS,
@@ -72,7 +72,8 @@ def table(
         parts[-1].append(Column("s per\nedit", times))
     grids = [_of_columns(columns, labels) for columns in parts]
     grids[0].title = f"{scorer}, percent · {caption(rows)}"
-    grids[-1].caption = "below each number: 95 % interval over records"
+    below = "below each number: 95 % interval over records"
+    grids[-1].caption = Text("\n".join([below, *taken(rows)]))
     depth = depth_rows(rows, scorer)
     gains = gain_rows([*shown, *depth])
     edited = {line: label for line, label in labels.items() if line[1] != UNEDITED}

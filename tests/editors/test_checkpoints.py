@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from datamodules.records import Request
-from editors.checkpoints import belongs_to, checkpoint_of, load_trained, newest
+from editors.checkpoints import belongs_to, checkpoint_of, chosen, load_trained
 from editors.meta_learning.mend import Mend
 from editors.meta_learning.training import HypernetworkTraining
 
@@ -77,12 +77,49 @@ def test_without_a_name_it_is_the_newest_that_fits(write, tiny, language_model, 
     third = write(tmp_path / "other/4/checkpoints/best.ckpt", language_model, editor=Other)
     for place, path in enumerate((old, new, other, third)):
         at(path.parent, place - 10)
-    assert newest(Mend, language_model, tmp_path) == new
+    assert chosen(Mend, language_model, tmp_path) == new
     found = checkpoint_of(Mend, "mend", language_model, runs=tmp_path)
     editor = load_trained(Mend, language_model, found)
     assert step_size(editor) == pytest.approx(0.2)
-    assert newest(Mend, tiny("gpt2", seed=1), tmp_path) == other
-    assert newest(Other, language_model, tmp_path) == third
+    assert chosen(Mend, tiny("gpt2", seed=1), tmp_path) == other
+    assert chosen(Other, language_model, tmp_path) == third
+
+
+@pytest.mark.parametrize(
+    ("trial", "taken"),
+    [
+        ([{"val/score": 0.4, "val/count": 256}], "run"),  # of a few steps
+        ([{"val/score": 1.0, "val/count": 8}], "run"),  # judged on a few records
+        ([{"val/score": float("nan"), "val/count": 256}], "run"),
+        ([{"val/score": 0.9, "val/count": 256}], "trial"),
+        ([{"val/score": 0.8, "val/count": 256}], "trial"),  # no worse, and newer
+        (None, "run"),
+        ([], "run"),
+        ("no results", "run"),
+        ([{"val/score": "good"}], "run"),
+    ],
+)
+def test_a_trial_does_not_take_the_place_of_what_is_better(
+    trial, taken, write, language_model, tmp_path
+):
+    for name, results in (("run", [{"val/score": 0.8, "val/count": 256}]), ("trial", trial)):
+        write(tmp_path / name / "checkpoints/best.ckpt", language_model)
+        if results is not None:
+            (tmp_path / name / "results.json").write_text(json.dumps(results))
+    at(tmp_path / "run/checkpoints", -10)
+    assert chosen(Mend, language_model, tmp_path).parts[-3] == taken
+    (tmp_path / "run/chosen").touch()
+    assert chosen(Mend, language_model, tmp_path).parts[-3] == "run"
+    (tmp_path / "run/chosen").rename(tmp_path / "trial/chosen")
+    assert chosen(Mend, language_model, tmp_path).parts[-3] == "trial"
+
+
+def test_what_was_taken_says_what_it_reached(write, language_model, tmp_path):
+    path = write(tmp_path / "run/checkpoints/best.ckpt", language_model)
+    assert load_trained(Mend, language_model, path).origin == str(path)
+    (tmp_path / "run/results.json").write_text('[{"val/score": 0.75, "val/count": 1024}]')
+    origin = load_trained(Mend, language_model, path).origin
+    assert origin == f"{path} · val/score 0.75 on 1,024 records"
 
 
 def test_the_best_of_a_run_goes_before_its_last(write, language_model, tmp_path):
@@ -90,7 +127,7 @@ def test_the_best_of_a_run_goes_before_its_last(write, language_model, tmp_path)
     last = write(tmp_path / "run/checkpoints/last.ckpt", language_model)
     at(best, -100)
     at(last, 0)
-    assert newest(Mend, language_model, tmp_path) == best
+    assert chosen(Mend, language_model, tmp_path) == best
 
 
 def test_without_any_it_says_what_to_run(language_model, tmp_path):
@@ -134,7 +171,7 @@ def test_what_is_no_checkpoint_is_passed_over_and_refused_by_name(
     else:
         path.write_text("" if content == "nothing" else "no checkpoint")
     assert belongs_to(path) is None
-    assert newest(Mend, language_model, tmp_path) is None
+    assert chosen(Mend, language_model, tmp_path) is None
     with pytest.raises(ValueError, match=r"a.ckpt is no checkpoint of an editor"):
         load_trained(Mend, language_model, path)
 
@@ -145,13 +182,14 @@ def test_a_damaged_one_does_not_hide_the_others(write, language_model, tmp_path,
     (tmp_path / "good/results.json").write_text('[{"val/score": 0.75}]')
     bad = tmp_path / "bad/checkpoints/best.ckpt"
     bad.parent.mkdir(parents=True)
+    (tmp_path / "bad/chosen").touch()
     whole = good.read_bytes()
     at(good.parent, -10)
     for place in torch.randint(len(whole), (40,)).tolist():
         bad.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
-        assert newest(Mend, language_model, tmp_path) in (good, bad)
+        assert chosen(Mend, language_model, tmp_path) in (good, bad)
     bad.write_bytes(b"nothing")
-    assert newest(Mend, language_model, tmp_path) == good
+    assert chosen(Mend, language_model, tmp_path) == good
     assert f"passed over, no checkpoint or a damaged one: {bad}" in caplog.text
     with caplog.at_level(logging.INFO):
         load_trained(Mend, language_model, good)
@@ -222,9 +260,14 @@ def test_settings_are_plain_values_in_files_and_bundles_in_the_editor(
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"lr": 1.0}, "has settings that mend lacks: lr"),
-        ({"training": {"_target_": "os.mkdir"}}, "are no settings of HypernetworkTraining"),
-        ({"training": None}, "are no settings of HypernetworkTraining"),
+        ({"lr": 1.0}, "has settings of another mend: lr: Mend has no such setting"),
+        (
+            {"training": {"_target_": "os.mkdir"}},
+            r"training\._target_=os.mkdir: expected nothing of",
+        ),
+        ({"training": None}, "training=null: expected HypernetworkTraining"),
+        ({"rank": "4"}, "rank=4: expected a whole number"),
+        ({"training": {"lr": "fast"}}, r"training\.lr=fast: expected a number"),
     ],
 )
 def test_settings_that_an_editor_lacks_are_refused(change, what, folder, language_model):
@@ -262,7 +305,7 @@ def test_what_is_no_folder_of_an_editor_is_refused(folder, language_model, tmp_p
     with pytest.raises(FileNotFoundError, match=r"model.safetensors is not there"):
         Mend.from_pretrained(tmp_path / "empty", language_model)
     (path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"config.json does not say whose it is"):
+    with pytest.raises(ValueError, match=r"is no trained editor: config.json.editor is missing"):
         Mend.from_pretrained(path, language_model)
     (path / "model.safetensors").write_text("nothing")
     with pytest.raises(ValueError, match="is no trained editor"):

@@ -14,6 +14,7 @@ from edits import storage
 from edits.loading import load
 from edits.updates import Dense
 from edits.weights import WeightEdit
+from files import tensors as tensor_files
 from models import LanguageModel
 
 PROMPTS = ["Lagos is a city in", "The capital of Sweden is", "Tokyo"]
@@ -87,7 +88,7 @@ def test_a_failed_save_leaves_the_old_file(language_model, tmp_path, monkeypatch
         file.write_bytes(before[:100])
         raise OSError("disk full")
 
-    monkeypatch.setattr(storage, "save_file", half)
+    monkeypatch.setattr(tensor_files, "save_file", half)
     with pytest.raises(OSError, match="disk full"):
         random_edit(language_model, seed=1).save(path)
     assert path.read_bytes() == before
@@ -115,21 +116,38 @@ DAMAGED = {
         "this code reads 2; it needs a newer",
     ),
     "earlier": ({**HEAD, **UPDATES, "version": 1}, "format version 1; this code reads 2$"),
-    "no owner": ({"version": 2, "state": {}}, "is damaged: its header does not say whose"),
-    "no state": (HEAD, "is damaged: its header does not say whose"),
+    "no owner": (
+        {"version": 2, "state": {}},
+        "does not say whose edit it is: header.kind=null: ",
+    ),
+    "no state": (HEAD, "does not say whose edit it is: header.state=null: expected"),
     "unknown kind": ({**HEAD, **UPDATES, "kind": "dream"}, "unknown kind 'dream'; this code reads"),
-    "no updates": ({**HEAD, "state": {}}, "an edit of e: it lacks 'updates'"),
+    "no updates": ({**HEAD, "state": {}}, "an edit of e: header.updates is missing"),
     "no tensors": ({**HEAD, **UPDATES}, r"it lists 'a\.b' but lacks its tensors"),
-    "unknown update": ({**HEAD, "state": {"updates": {"a.b": "x"}}}, "an edit of e: it lacks 'x'"),
+    "unknown update": (
+        {**HEAD, "state": {"updates": {"a.b": "x"}}},
+        r"an edit of e: header\.updates\.a\.b=x: expected one of low_rank, dense",
+    ),
+    "left over": (
+        {**HEAD, "state": {"updates": {"f": "dense"}}},
+        "an edit of e: it has a tensor too many or too few: c.left",
+    ),
+    "more": (
+        {**HEAD, "state": {"updates": {"f": "dense"}, "x": 1}},
+        "an edit of e: header.x=1: expected nothing of this name",
+    ),
     "no list": ({**HEAD, "state": {"updates": 3}}, "an edit of e: "),
     "no layer": ({**HEAD, "state": {"updates": {}}}, "needs the update of at least one layer"),
     "one factor": ({**HEAD, "state": {"updates": {"c": "low_rank"}}}, "an edit of e: "),
     "other shapes": ({**HEAD, "state": {"updates": {"d": "low_rank"}}}, "do not fit"),
     "no increments": (
         {**HEAD, "kind": "journal", "state": {"updates": {"f": "dense"}}},
-        "it lacks 'increments'",
+        "an edit of e: header.increments is missing",
     ),
-    "no models": ({**HEAD, "kind": "routed", "state": {}}, "read by the editor that made it"),
+    "no models": (
+        {**HEAD, "kind": "routed", "state": {"caches": [], "trained": "m"}},
+        "read by the editor that made it",
+    ),
 }
 
 
@@ -254,3 +272,21 @@ def test_a_broken_edit_is_not_written(value, language_model, tmp_path):
         with pytest.raises(ValueError, match=r"the edit of random is broken: .*left holds NaN"):
             write()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_changed_number_is_noticed(language_model, tmp_path):
+    path = tmp_path / "edit"
+    random_edit(language_model).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ValueError, match=r"edit is damaged: it is not what was written"):
+        load(path)
+
+
+def test_numbers_that_are_none_are_refused(tmp_path):
+    state = {**HEAD, "state": {"updates": {"f": "dense"}}}
+    for value, message in ((torch.nan, "is broken: f.weight holds NaN or inf"), (1, "torch.int64")):
+        tensors = {"f.weight": torch.full((1, 2, 2), value)}
+        save_file(tensors, tmp_path / "edit", metadata={storage.HEADER: json.dumps(state)})
+        with pytest.raises(ValueError, match=message):
+            load(tmp_path / "edit")

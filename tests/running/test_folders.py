@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from filelock import FileLock
+from omegaconf import OmegaConf
 from scripts import ROOT, script  # noqa: F401
 
 from running.folders import _log_into, new_folder, refuse_another_run
@@ -22,18 +23,18 @@ with _locked(Path(sys.argv[1])):
 
 
 def test_two_runs_of_one_second_have_two_folders(tmp_path, monkeypatch):
-    class Asking:
-        hydra = object()
-
     monkeypatch.chdir(tmp_path)
-    folders = []
-    for _ in range(3):
-        Asking.hydra = object()
-        monkeypatch.setattr("running.folders.GlobalHydra.instance", lambda: Asking)
-        folders.append(new_folder("runs/mend/now"))
-        assert new_folder("runs/mend/now") == folders[-1]  # Hydra asks again
+    configs = [OmegaConf.create({"dir": "${new_folder:runs/mend,now,null}"}) for _ in range(3)]
+    folders = [config.dir for config in configs]
+    assert [config.dir for config in configs] == folders  # Hydra asks again
     assert folders == ["runs/mend/now", "runs/mend/now_2", "runs/mend/now_3"]
     assert all((tmp_path / folder).is_dir() for folder in folders)
+
+
+def test_a_run_that_is_repeated_lies_with_others_of_its_kind(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert new_folder("runs/mend", "now", "elsewhere/ke/first") == "runs/ke/now"
+    assert new_folder("runs/mend", "now", "elsewhere/ke/first") == "runs/ke/now_2"
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "run.json", "results.json", "checkpoints"])

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import safe_open
-from safetensors.torch import save_file
+import torch
 from torch import Tensor
 
-from files import written_whole
+from files.tensors import read as read_tensors
+from files.tensors import write as write_tensors
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,20 +46,28 @@ def digest(value: object) -> str:
 
 def write(path: Path, moment: SecondMoment, key: Mapping[str, str]) -> None:
     """Writes a second moment and its key, whole or not at all."""
-    _write(path, {"total": moment.total}, {**key, "count": str(moment.count)})
+    write_tensors(path, {"total": moment.total}, {**key, "count": str(moment.count)})
 
 
 def read(path: Path, key: Mapping[str, str]) -> SecondMoment:
     """Reads what `write` wrote.
 
     Raises:
-        ValueError: the file holds something else.
+        ValueError: the file holds something else, or is damaged.
     """
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        if {name: metadata.get(name) for name in key} != dict(key):
-            raise ValueError(f"{path} holds the second moment of something else; remove it")
-        return SecondMoment(file.get_tensor("total"), int(metadata["count"]))
+    tensors, metadata = read_tensors(path)
+    if {name: metadata.get(name) for name in key} != dict(key):
+        raise ValueError(f"{path} holds the second moment of something else; remove it")
+    total, count = tensors.get("total"), metadata.get("count", "")
+    if total is None or not count.isdecimal() or not int(count) or not _is_moment(total):
+        raise ValueError(f"{path} holds no second moment; remove it")
+    return SecondMoment(total, int(count))
+
+
+def _is_moment(total: Tensor) -> bool:
+    """Whether it can be a sum of ``k k^T``."""
+    square = total.ndim == 2 and total.shape[0] == total.shape[1]
+    return square and total.dtype == torch.float64 and torch.equal(total, total.mT)
 
 
 class Partial:
@@ -84,24 +95,28 @@ class Partial:
     def write(self, totals: Sequence[Tensor], batches: int, count: int) -> None:
         """Writes the totals of the process's first ``batches`` batches, of ``count`` tokens."""
         tensors = {str(number): total for number, total in enumerate(totals)}
-        _write(self.path, tensors, {"batches": str(batches), "count": str(count)})
+        write_tensors(self.path, tensors, {"batches": str(batches), "count": str(count)})
 
     def resume(self, totals: Sequence[Tensor]) -> tuple[int, int]:
-        """Fills in the totals that were written, if any; returns their batches and tokens."""
+        """Fills in the totals that were written, if any; returns their batches and tokens.
+
+        What is damaged is named and passed over: the pass then begins anew.
+        """
         if not self.path.is_file():
             return 0, 0
-        with safe_open(self.path, framework="pt") as file:
-            for number, total in enumerate(totals):
-                total.copy_(file.get_tensor(str(number)))
-            return int(file.metadata()["batches"]), int(file.metadata()["count"])
+        try:
+            tensors, metadata = read_tensors(self.path)
+            numbers = int(metadata["batches"]), int(metadata["count"])
+            parts = [tensors[str(number)] for number in range(len(totals))]
+            if [part.shape for part in parts] != [total.shape for total in totals]:
+                raise ValueError("its sums are of other layers")
+        except (KeyError, ValueError) as error:
+            logger.warning("%s cannot be gone on from, done again: %s", self.path, error)
+            return 0, 0
+        for total, part in zip(totals, parts, strict=True):
+            total.copy_(part)
+        return numbers
 
     def remove(self) -> None:
         """Once the second moments are written."""
         self.path.unlink(missing_ok=True)
-
-
-def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Writes a safetensors file, whole or not at all."""
-    contiguous = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    with written_whole(path) as draft:
-        save_file(contiguous, draft, metadata=dict(metadata))

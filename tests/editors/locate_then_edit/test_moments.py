@@ -14,9 +14,10 @@ from samples import CORPUS
 from scripts import ROOT
 
 from datamodules.text import TextCorpus
-from editors.locate_then_edit.statistics import moment_files, moments
+from editors.locate_then_edit.statistics import moments
 from editors.locate_then_edit.statistics.moment_files import Partial, SecondMoment, cache_path
 from editors.locate_then_edit.statistics.moments import Moments
+from files import tensors
 from models import LanguageModel
 
 TEXTS = [
@@ -179,7 +180,7 @@ def test_an_interrupted_write_leaves_nothing(language_model, tmp_path, monkeypat
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(moment_files, "save_file", interrupted)
+    monkeypatch.setattr(tensors, "save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
         Moments(TextCorpus(TEXTS), tmp_path).of(language_model, layers_of(language_model)[:1])
     assert list(tmp_path.iterdir()) == []
