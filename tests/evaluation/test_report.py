@@ -317,7 +317,7 @@ def test_the_table_fits_in_120_columns_and_nothing_is_cut(folder, scorer):
 TEN = [kind for kind in KINDS if KINDS[kind].group != "depth"][:10]
 
 
-@pytest.mark.parametrize(("kinds", "tables"), [(TEN, 1), (list(KINDS), 2), (["leak"], 1)])
+@pytest.mark.parametrize(("kinds", "tables"), [(TEN, 1), (list(KINDS), 3), (["leak"], 1)])
 def test_more_kinds_than_fit_beside_each_other_stand_below_each_other(kinds, tables):
     assert len(KINDS) > len(TEN) == 10
     rows = many(kinds)

@@ -86,6 +86,17 @@ def test_scorers_that_do_not_apply_say_so():
     assert applied == {"exact_match": 1.0, "token_accuracy": 1.0}
 
 
+def test_another_task_is_scored_per_token_and_as_a_whole():
+    probe = Probe("other_task", "Question: how?\nAnswer:", "long right one", "wrong")
+    long, short = Reading((1, 2, 3), (1, 2, 3), 1.0), Reading((4,), (4,), 2.0)
+    said = Answer((long,), short)
+    assert SCORERS["probability_success"](probe, said, said) == 1  # 1 nat a token before 2
+    assert SCORERS["likelihood_success"](probe, said, said) == 0  # 3 nats in all behind 2
+    assert SCORERS["likelihood_success"](IN_SCOPE, said, said) is None
+    alone = Answer((long,))
+    assert SCORERS["likelihood_success"](probe, alone, alone) is None
+
+
 @pytest.fixture(scope="module")
 def official(golden):
     """The official numbers, the model they belong to, and its edit."""
