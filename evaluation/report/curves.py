@@ -16,7 +16,7 @@ from datamodules.records import KINDS
 from evaluation.report.health import PERPLEXITY, RELATIVE_NORM
 from evaluation.report.lines import IMMEDIATE, UNEDITED
 from evaluation.report.page import caption
-from evaluation.report.rows import ALL, SCORE, common_scorer, is_measure
+from evaluation.report.rows import ALL, SCORE, common_scorer, is_measure, scorer_of
 from files import write_whole
 
 COLUMNS, WIDTH, HEIGHT = 4, 3.2, 2.6  # of panels; inches
@@ -26,11 +26,12 @@ DECADES = 30  # from this ratio on only powers of 10 are written
 def final(rows: Sequence[Mapping], split: str, scorer: str | None = None) -> dict[str, float]:
     """``split/editor/probe`` to the mean of a scorer, of the largest n and its last phase.
 
-    The scorer is here and below, unless it is named, the first that all editors have.
+    The scorer is here and below, unless it is named, the first that all editors have; kinds of the
+    group ``depth`` have their own.
     """
     scorer = scorer or common_scorer(rows)
     ordered = sorted(rows, key=lambda row: row["n"])
-    scored = (row for row in ordered if row["scorer"] == scorer)
+    scored = (row for row in ordered if row["scorer"] == scorer_of(row["probe"], scorer))
     return {f"{split}/{row['editor']}/{row['probe']}": row["mean"] for row in scored}
 
 
@@ -44,8 +45,9 @@ def scalars(
     scorer = scorer or common_scorer(rows)
     values: dict[int, dict[str, float]] = defaultdict(dict)
     for row in rows:
-        if row["scorer"] == scorer or is_measure(row["scorer"]):
-            name = row["probe"] if row["scorer"] == scorer else row["scorer"]
+        judged = row["scorer"] == scorer_of(row["probe"], scorer)
+        if judged or is_measure(row["scorer"]):
+            name = row["probe"] if judged else row["scorer"]
             values[row["n"]][f"{split}_{row['phase']}/{name}/{row['editor']}"] = row["mean"]
     return dict(sorted(values.items())) if len(values) > 1 else {}
 
@@ -66,7 +68,7 @@ def figure(rows: Sequence[Mapping], scorer: str | None = None) -> Figure:
     was asked right after each of the edits, where both are there. Bands: 95 % intervals.
     """
     scorer = scorer or common_scorer(rows)
-    panels = [(kind, scorer) for kind in KINDS] + [(ALL, SCORE)]
+    panels = [(kind, scorer_of(kind, scorer)) for kind in KINDS] + [(ALL, SCORE)]
     panels += [(ALL, PERPLEXITY), (ALL, RELATIVE_NORM)]
     there = {(row["probe"], row["scorer"]) for row in rows}
     panels = [panel for panel in panels if panel in there]
@@ -80,7 +82,7 @@ def figure(rows: Sequence[Mapping], scorer: str | None = None) -> Figure:
         for number, editor in enumerate(editors):
             colour = "0.55" if editor == UNEDITED else f"C{number}"
             _draw(axes, [row for row in panel_rows if row["editor"] == editor], editor, colour)
-        _dress(axes, probe if name == scorer else name, [row["n"] for row in rows])
+        _dress(axes, name if probe == ALL else probe, [row["n"] for row in rows])
         _scale(axes, log=is_measure(name))
     for axes in list(drawn.axes)[len(panels) :]:
         axes.remove()

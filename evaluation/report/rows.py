@@ -67,13 +67,15 @@ def shown_scorer(rows: Sequence[Mapping], scorer: str | None) -> str | None:
     return EXACT
 
 
+def scorer_of(kind: str, scorer: str) -> str:
+    """The scorer that is shown of a probe kind: its own, if its group is ``depth``."""
+    return SCORER_OF_DEPTH.get(kind, scorer)
+
+
 def depth_rows(rows: Sequence[Mapping], scorer: str) -> list[Mapping]:
-    """Rows of each kind of the group ``depth`` by its own scorer, where that is another one."""
-    return [
-        row
-        for row in rows
-        if SCORER_OF_DEPTH.get(row["probe"]) == row["scorer"] and row["scorer"] != scorer
-    ]
+    """Rows of the group ``depth`` by the kind's own scorer, where that is another one."""
+    of_depth = [row for row in rows if row["probe"] in DEPTH and row["scorer"] != scorer]
+    return [row for row in of_depth if row["scorer"] == scorer_of(row["probe"], scorer)]
 
 
 def gain_rows(rows: Sequence[Mapping]) -> list[Mapping]:

@@ -10,6 +10,7 @@ from datamodules.records import KINDS
 from evaluation.folder import RunFolder
 from evaluation.report import page
 from evaluation.report import rows as results
+from evaluation.report.differences import differences
 from evaluation.report.intervals import harmonic_mean, interval, resampled_means
 from evaluation.report.table import beside, events, table
 
@@ -492,3 +493,18 @@ def test_the_page_tells_lines_apart_and_gives_reasons():
     assert "| editor" in text and "| phase" in text and "retention" in text
     assert "3 of 2: 3 x keys depend" in text
     assert "1.25 (0.25 to 0.751)" in text
+
+
+def test_editors_are_compared_record_by_record():
+    def lines(editor, values):
+        return [line(str(i), "one_hop", v, v, editor=editor) for i, v in enumerate(values)]
+
+    better, worse = [1.0] * 9 + [0.0], [1.0] * 2 + [0.0] * 8
+    runs = {"a": lines("a", better), "b": lines("b", worse), "c": lines("c", better[:4])}
+    rows = {(row["editor"], row["against"]): row for row in differences(runs, "exact_match")}
+    row = rows["a", "b"]
+    assert (row["difference"], row["records"], row["probe"]) == (0.7, 10, "one_hop")
+    assert 0 < row["low"] < 0.7 < row["high"] < 1
+    assert rows["a", "c"]["difference"] == 0 and rows["a", "c"]["records"] == 4
+    assert rows["a", "c"]["low"] < 0 < rows["a", "c"]["high"]
+    assert differences({"a": runs["a"], "b": []}, "exact_match") == []
