@@ -105,6 +105,7 @@ def test_each_row_says_what_was_measured(run):
 def test_reports_stand_beside_the_rows(run):
     names = {path.name for path in run.iterdir()}
     assert names >= {"config.yaml", "results.csv", "results.md", "efficiency.json", "answers"}
+    assert names >= {"report.html", "about.json"}
     assert any(name.startswith("events.out.tfevents") for name in names)
 
 

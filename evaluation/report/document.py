@@ -19,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from datamodules.records import KINDS
-from evaluation.report.examples import EACH, VERDICTS, Example, examples
+from evaluation.report.examples import EACH, MOST, VERDICTS, Example, examples
 from evaluation.report.figures import curves_svg, means_svg
 from evaluation.report.lines import UNEDITED
 from evaluation.report.page import Cell, Section, caption, sections
@@ -243,7 +243,7 @@ def _examples(
     shown, count = [], 0
     for run, called in zip(runs, names, strict=True):
         edited = {editor: name for editor, name in called.items() if editor != UNEDITED}
-        of_run, answers = examples(run.lines(), scorer, edited)
+        of_run, answers = examples(run.lines(), scorer, edited, MOST // len(runs))
         shown += [(run.protocol, example) for example in of_run]
         count += answers
     return shown, count

@@ -73,7 +73,9 @@ def examples(
         if len(groups[key]) < EACH:
             groups[key].append(_example(line, verdict, names[line["editor"]]))
     each = max(1, most // max(1, len(groups)))
-    return [example for group in groups.values() for example in group[:each]][:most], count
+    shown = [example for group in groups.values() for example in group[:each]]
+    step = max(1, -(-len(shown) // most))  # more groups than examples: each so many-th of them
+    return shown[::step], count
 
 
 def verdict_of(line: Mapping, scorer: str) -> str:

@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 from callbacks.examples import Examples, escaped, markdown
 from callbacks.timing import Timing
 from datamodules.records import Probe, Record, Request
+from editors.checkpoint_file import saved
 from editors.editor import Editor
 from edits import Dense, WeightEdit
 
@@ -106,3 +107,23 @@ def test_a_row_shows_the_answers_of_its_own_edit(language_model):
 def test_numbers_that_cannot_be(name):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         Examples(**{name: 0})
+
+
+def test_what_training_cost_stands_in_the_checkpoint_and_goes_on(language_model, tmp_path):
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    loader, costs = DataLoader(RECORDS, batch_size=2, collate_fn=list), []
+    for epochs, path in ((1, None), (2, tmp_path / "0.ckpt")):
+        trainer = L.Trainer(
+            accelerator="cpu",
+            max_epochs=epochs,
+            callbacks=[Timing()],
+            enable_checkpointing=False,
+            limit_val_batches=0,
+            **quiet,
+        )
+        trainer.fit(Learner(language_model), loader, loader, ckpt_path=path, weights_only=True)
+        trainer.save_checkpoint(tmp_path / f"{len(costs)}.ckpt")
+        costs.append(saved(tmp_path / f"{len(costs)}.ckpt")["training_cost"])
+    assert [cost["records"] for cost in costs] == [3, 6]
+    assert 0 < costs[0]["seconds"] < costs[1]["seconds"]
+    assert 0 < costs[0]["peak_gib"] <= costs[1]["peak_gib"]

@@ -105,7 +105,8 @@ def test_examples_are_shared_out_among_editors_kinds_and_verdicts():
         ("rome", "wrong", "wrong"),
         ("MEMIT", "other", "not judged"),
     ]
-    assert len(examples(lines, "exact_match", {"rome": "rome"}, most=1)[0]) == 1
+    names = {"rome": "rome", "memit": "MEMIT"}
+    assert [e.record for e in examples(lines, "exact_match", names, most=2)[0]] == ["r0", "other"]
 
 
 def test_an_example_of_locality_expects_what_the_unedited_model_says():

@@ -45,3 +45,20 @@ def test_peak_memory_of_a_gpu_is_that_of_its_tensors():
     with measured(device) as cost:
         torch.ones(2**26, device=device)
     assert cost.peak_gib - before.peak_gib == pytest.approx(0.25, abs=0.01)
+
+
+def chunk(n, edits, seconds, preparing, peak=1.0):
+    cost = {"run": {"n": n}, "device": "cpu", "edits": edits, "at_once": n, "edit_seconds": seconds}
+    cost |= {"probes": 4, "probe_seconds": 2.0, "peak_gib": peak, "preparation_peak_gib": 2 * peak}
+    return cost | {"preparation_seconds": preparing}
+
+
+def test_preparation_and_training_are_shared_out_among_the_edits():
+    costs = {"mend": [chunk(1, 4, 2.0, 3.0), chunk(10, 10, 5.0, 0.0)], "rome": [chunk(1, 0, 0, 0)]}
+    training = {"mend": {"seconds": 5.0, "peak_gib": 7.0}}
+    one, ten, none = efficiency(costs, training)
+    assert (one["seconds_per_edit"], one["seconds_per_edit_in_all"]) == (0.5, 2.5)
+    assert (ten["seconds_per_edit"], ten["seconds_per_edit_in_all"]) == (0.5, 1.3)
+    assert (ten["preparation_seconds"], ten["preparation_peak_gib"]) == (3.0, 2.0)
+    assert (ten["training_seconds"], ten["training_peak_gib"]) == (5.0, 7.0)
+    assert none["seconds_per_edit_in_all"] is None and none["training_seconds"] is None
