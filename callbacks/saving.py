@@ -31,11 +31,18 @@ class WholeFiles(TorchCheckpointIO):
         path.parent.mkdir(parents=True, exist_ok=True)
         # not a folder of its own for each draft: a kill leaves one at most, which ends in no .ckpt
         draft = path.with_name(f".{path.name}.draft")
-        with draft.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
+        try:
+            with draft.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, path)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # what the disk refused, torch's way
+                raise error.__context__ from error
+            raise
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 class Best(ModelCheckpoint):

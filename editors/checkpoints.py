@@ -74,7 +74,7 @@ def load_trained(cls: type[T], language_model: LanguageModel, path: str | Path) 
     editor = cls.load_from_checkpoint(
         path, language_model=language_model, map_location="cpu", weights_only=True
     )
-    broken = [n for n, p in editor.named_parameters() if not p.isfinite().all()]
+    broken = [n for n, value in editor.state_dict().items() if not value.isfinite().all()]
     if broken:
         raise ValueError(f"{path} holds a broken {cls.name}: {broken[0]} has NaN or inf")
     editor.origin = origin

@@ -19,10 +19,17 @@ DIGEST = "digest"
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors and metadata, with a digest of both, whole or not at all; see `read`."""
+    """Write tensors and metadata, with a digest of both, whole or not at all; see `read`.
+
+    Raises:
+        OSError: the disk is full, or refuses the file.
+    """
     own = _each_its_own(tensors)
     with written_whole(path) as draft:
-        save_file(own, draft, metadata={**metadata, DIGEST: _digest(own, metadata)})
+        try:
+            save_file(own, draft, metadata={**metadata, DIGEST: _digest(own, metadata)})
+        except SafetensorError as error:
+            raise OSError(f"{path}: {error}") from error
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -308,6 +308,8 @@ def _parts_changed(value, key):
 
 def _may_be(what):
     """A setting that can have this value, of whatever use."""
+    if "locality_kinds without [" in what:
+        return True
     return what.endswith(("=3", "=0.5", "=True", "=None", "=[]", "=-1", "='nonsense'"))
 
 

@@ -78,8 +78,8 @@ def leaves(node, at=""):
         here = f"{at}.{key}" if at else str(key)
         if key in ("_target_", "_partial_", "defaults") or OmegaConf.is_missing(node, key):
             continue
-        if OmegaConf.is_interpolation(node, key):
-            continue  # it is set where it refers to
+        if OmegaConf.is_interpolation(node, key) or key in ("corpus", "pool"):
+            continue  # it is set elsewhere
         value = node[key]
         if isinstance(value, DictConfig):
             yield from leaves(value, here)
@@ -111,7 +111,7 @@ def ready(cfg):
         cfg.pool = {"_target_": "datamodules.pool.Pool", "data": data, "limit": 12}
         if cfg.editor.get("moments") is not None:
             cfg.editor.moments.cache_folder = None
-    return cfg
+    return OmegaConf.create({"editor": OmegaConf.to_container(cfg.editor, resolve=True)})
 
 
 def make_records(count):
