@@ -6,7 +6,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar, final
+from typing import Any, ClassVar, Generic, TypeVar, final
 
 from datamodules.records import Request
 from editors.settings import plain
@@ -31,6 +31,8 @@ class Editor(ABC, Generic[E]):
     language_model: LanguageModel
     name: str
     """The method's name in lower case."""
+    at_subject: ClassVar[bool] = False
+    """Whether it changes the model where a request's subject stands."""
 
     def __init_subclass__(cls, **keywords: Any):
         super().__init_subclass__(**keywords)

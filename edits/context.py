@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 Memory = tuple[Fact, ...]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ContextEdit(Edit):
     """N edits of one model; each is a memory of facts, some of which stand in front of a question.
 

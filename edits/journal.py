@@ -19,7 +19,7 @@ from edits.storage import Source
 from edits.weights import WeightEdit
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Journal(WeightEdit):
     """A weight edit made in steps; editors go on from it as from any other.
 

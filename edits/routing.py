@@ -61,7 +61,7 @@ AT_ONCE = 1024  # questions compared with a cache at once
 THRESHOLD = 0.5  # a question is in scope if its best similarity is more than this
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RoutedEdit(Edit):
     """N edits of one model; each is a cache of entries that questions are compared with.
 

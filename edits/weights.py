@@ -25,7 +25,7 @@ from models.passes import Around
 PAST_KEYS = "past_keys"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class WeightEdit(Edit):
     """N edits of the same layers of one model: each layer's output grows by ``x @ update``.
 
@@ -62,6 +62,11 @@ class WeightEdit(Edit):
 
     def __len__(self) -> int:
         return len(next(iter(self.updates.values())))
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Those whose weights change."""
+        return tuple(self.updates)
 
     def select(self, index: Tensor | Sequence[int] | int) -> Self:
         """The edits at ``index``, in that order; a number gives that one edit."""
