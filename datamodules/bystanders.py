@@ -32,10 +32,14 @@ class Bystanders:
     ):
         self.data, self.split, self.limit = data, split, limit
         shipped = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
-        self.facts = [Request(prompt, subject, str(answer)) for prompt, answer, subject in shipped["facts"]]
+        self.facts = [
+            Request(prompt, subject, str(answer)) for prompt, answer, subject in shipped["facts"]
+        ]
         if data is not None:
             requests = [r for record in data.records(split) for r in record.requests]
-            self.facts = [Request(r.prompt, r.subject, r.target_true) for r in requests if r.target_true]
+            self.facts = [
+                Request(r.prompt, r.subject, r.target_true) for r in requests if r.target_true
+            ]
         self.texts = list(TextCorpus(shipped["texts"] if texts is None else texts)[:limit])
 
     def records(self, subjects: Collection[str]) -> list[Record]:

@@ -10,7 +10,11 @@ from pathlib import Path
 from datamodules.reading import Fields, Reading, collect, fetch, read_rows
 from datamodules.records import Probe, Record, RecordError, Request
 
-NEW, TRUE, PARAPHRASES = ("target_new", "target"), ("ground_truth", "target_true"), "rephrase_prompt"
+NEW, TRUE, PARAPHRASES = (
+    ("target_new", "target"),
+    ("ground_truth", "target_true"),
+    "rephrase_prompt",
+)
 FIRST_WORDS = frozenset(
     "a an in on at of by as is are was were does did do which what who where when how the to for "
     "from question".split()

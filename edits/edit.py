@@ -149,7 +149,10 @@ class Edit(ABC):
         Raises:
             ValueError: single requests cannot be taken out of edits of this kind.
         """
-        raise ValueError(f"single requests cannot be taken out of an edit of {self.editor}")
+        raise ValueError(
+            f"single requests cannot be taken out of an edit of {self.editor}: make it again "
+            "without them"
+        )
 
     def merge(self, language_model: LanguageModel, folder: str | Path) -> None:
         """Write the edited model as a Hugging Face folder, whole or not at all.
@@ -180,6 +183,10 @@ class Edit(ABC):
         raise ValueError(
             f"an edit of {self.editor} has to see the prompts; ask the model that edited() gives"
         )
+
+    def norms(self) -> dict[str, Tensor]:
+        """Frobenius norm of what each layer's weight grows by, ``[N]``; none where none does."""
+        return {}
 
     def size(self, language_model: LanguageModel) -> dict[str, float]:
         """How large the change is, by name; nothing where there is no measure of it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Self
 
@@ -32,7 +32,7 @@ class Making:
     @classmethod
     def now(cls, editor: str, requests: Sequence[Request], settings: Mapping[str, Any]) -> Self:
         """What is being made at this moment."""
-        date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        date = datetime.now(UTC).isoformat(timespec="seconds")
         return cls(editor, tuple(requests), settings, date, _version())
 
     def values(self) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def _opened(path: Path, tensors: bool) -> tuple[dict[str, Any], dict[str, Tensor
     try:
         with safe_open(path, framework="pt") as file:
             header = _header(path, file.metadata() or {})
-            names = list(file.keys()) if tensors else []  # noqa: SIM118
+            names = list(file.keys()) if tensors else []
             return header, {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from error

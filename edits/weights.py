@@ -157,7 +157,7 @@ class WeightEdit(Edit):
         return [Route(range(len(prompts)), prompts, self.around(language_model, rows))]
 
     def norms(self) -> dict[str, Tensor]:
-        """Frobenius norm of each layer's updates, ``[N]`` in float64."""
+        """Frobenius norm of each layer's updates, ``[N]`` in float64, without those of biases."""
         return {name: update.norm() for name, update in self.updates.items()}
 
     def check(self, language_model: LanguageModel) -> None:

@@ -22,9 +22,7 @@ from running import presets
 from scoring.known import says
 
 
-def editor(
-    model: Model, name: str, *, overrides: Sequence[str] = (), **settings: Any
-) -> Editor:
+def editor(model: Model, name: str, *, overrides: Sequence[str] = (), **settings: Any) -> Editor:
     """An editor by its name in configs/editor, with the preset for the model.
 
     Args:

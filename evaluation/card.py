@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 from edits.history import History, requests_in
 from evaluation.check import Check
+from files import counted
 
 MOST = 500
 """Facts that are listed."""
@@ -64,8 +66,8 @@ def card(
     )
     parts = [
         "\n".join(head),
-        f"# {base}, with {len(requests):,} fact{'s' * (len(requests) != 1)} corrected",
-        f"Made with Errata: {'; '.join(map(_how, history))}.",
+        f"# {base}, with {counted(len(requests), 'fact')} corrected",
+        f"Made with Errata: {_how(history)}.",
         f"```python\n{use}\n```",
         "## What it does\n\n" + _table(("measure", "value"), list(check.lines().items())),
         "## Facts\n\n" + _table(("prompt", "is to be followed by", "before", "said now"), rows),
@@ -74,10 +76,14 @@ def card(
     return "\n\n".join(parts) + "\n"
 
 
-def _how(making) -> str:
-    count = len(making.requests)
-    facts = f"{count:,} fact{'s' * (count != 1)}"
-    return f"{facts} by `{making.editor}` on {making.date[:10]} (version {making.errata})"
+def _how(history: History) -> str:
+    """Who made how many facts, and when."""
+    parts = []
+    by_day = groupby(history, lambda making: (making.editor, making.date[:10], making.errata))
+    for (editor, day, errata), makings in by_day:
+        facts = counted(sum(len(making.requests) for making in makings), "fact")
+        parts.append(f"{facts} by `{editor}` on {day} (version {errata})")
+    return "; ".join(parts)
 
 
 def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -107,15 +107,19 @@ class Correction:
             raise ValueError("nothing is left of the edit without these requests")
         gone = set(prompts)
         records = [r for r in self.records if gone.isdisjoint(q.prompt for q in r.requests)]
-        edit = self._cut(len(history)) if history == self.history[: len(history)] else None
-        return replace(
-            self, edit=edit or self.edit.without(prompts), history=history, records=records
-        )
+        return replace(self, edit=self._rest(prompts, history), history=history, records=records)
 
-    def _cut(self, makings: int) -> Edit | None:
-        """The edit as it was after its first makings, if it remembers that."""
-        remembers = isinstance(self.edit, Journal) and self.edit.steps == len(self.history)
-        return self.edit.cut(makings) if remembers else None
+    def _rest(self, prompts: Sequence[str], history: History) -> Edit:
+        """The edit that is left: of one made in steps, as it was after the first of them."""
+        edit = self.edit
+        if not isinstance(edit, Journal) or edit.steps != len(self.history):
+            return edit.without(prompts)
+        if history != self.history[: len(history)]:
+            raise ValueError(
+                f"facts behind {prompts[0]!r} were made on top of it, one step after another: take "
+                "out the last ones only, or make the edit again without it"
+            )
+        return edit.cut(len(history))
 
     # where it goes
 

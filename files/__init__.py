@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and the first line of a text."""
+"""Files that are written whole or not at all, and how texts and counts are put into a line."""
 
 from __future__ import annotations
 
@@ -38,6 +38,11 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
         draft.write_bytes(content.encode() if isinstance(content, str) else content)
         with draft.open("rb+") as file:
             os.fsync(file.fileno())
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 fact``, ``3,000 facts``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def first_line(text: str) -> str:

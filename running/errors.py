@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import logging
 import sys
-import warnings
 from collections.abc import Callable
 
 from hydra.core.hydra_config import HydraConfig
@@ -16,8 +14,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from files import first_line
+from running import help  # noqa: F401 registers a resolver
 from running.folders import leave_no_empty_folder
 from running.interruption import Terminated, how_to_go_on, terminable
+from running.noise import quiet
 from running.settings import check, contents
 
 Main = Callable[[DictConfig], None]
@@ -34,7 +34,7 @@ def reporting_errors(main: Main) -> Main:
 
     @functools.wraps(main)
     def checked(cfg: DictConfig) -> None:
-        _quiet()
+        quiet()
         try:
             with terminable():
                 check(cfg)
@@ -89,13 +89,3 @@ def _text(error: BaseException) -> str:
         mark = error.problem_mark
         return f"{mark.name}, line {mark.line + 1}: {error.problem or error.context}"
     return first_line(str(error)) or type(error).__name__
-
-
-def _quiet() -> None:
-    """Lightning's messages go into the run's log, without its advice."""
-    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's, against newer torch
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).handlers.clear()
-        logging.getLogger(name).propagate = True
-    advice = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    advice.addFilter(lambda record: "Tip: " not in record.getMessage())

@@ -18,7 +18,6 @@ from editors.editor import Editor
 from files import first_line
 from models.language_model import LanguageModel
 from running.editors import built, check_name, editor_config
-from running.settings import check_types
 from running.targets import check_targets
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

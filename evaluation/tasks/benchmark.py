@@ -78,7 +78,8 @@ class Benchmark(Task):
             split=self.split,
             rendering=language_model.rendering,
         )
-        self.trainer.test(protocol, verbose=False)
+        with protocol.watch:
+            self.trainer.test(protocol, verbose=False)
         if self.trainer.is_global_zero:
             _show(folder, protocol.scorer, console)
 

@@ -52,12 +52,16 @@ def test_a_row_that_cannot_be_used_is_named(tmp_path):
     assert len(facts.records) == 2
     assert [left.index for left in facts.reading.left_out] == [2, 3]
     assert "'Bergen' is not in the prompt" in facts.reading.left_out[0].reason
-    with pytest.raises(ValueError, match=r"none of its 1 records can be used: facts.json\[0\].prom"):
+    with pytest.raises(
+        ValueError, match=r"none of its 1 records can be used: facts.json\[0\].prom"
+    ):
         read_facts(written(tmp_path / "facts.json", [{"a": "b"}]))
 
 
 def test_a_missing_subject_is_guessed_where_it_may_be(tmp_path):
-    path = written(tmp_path / "facts.csv", [{k: row[k] for k in row if k != "subject"} for row in ROWS])
+    path = written(
+        tmp_path / "facts.csv", [{k: row[k] for k in row if k != "subject"} for row in ROWS]
+    )
     facts = read_facts(path)
     assert [record.requests[0].subject for record in facts.records] == ["Lagos", "Japan"]
     assert facts.guessed == {"Lagos is a city in": "Lagos", "The capital of Japan is": "Japan"}
