@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from datamodules import rewrites, survey
 from datamodules.editing import FileData
 from datamodules.reading import Fields
 from datamodules.records import Probe, Record, RecordError, Request
@@ -23,7 +24,8 @@ class CounterFactData(FileData):
 
     The format is told by each record's fields. Probes: paraphrases as ``generalization`` (contrast:
     the true object), neighbours as ``neighborhood`` (target: the true object, which they share with
-    the subject; contrast: the new one).
+    the subject; contrast: the new one); in ROME's, where a record has such fields, what `survey`
+    says of portability and locality.
 
     Not used: ``attribute_prompts`` (other subjects of which the NEW object is true: ROME draws
     reference texts by them, but scores no answer to them, and an edit that says the new object
@@ -44,20 +46,23 @@ class CounterFactData(FileData):
 def _rome(id: str, fields: Fields) -> Record:
     fields.require(*ROME)
     rewrite = fields.inner("requested_rewrite")
-    rewrite.require("prompt", "subject", "target_new", "target_true")
-    template, subject = rewrite.text("prompt"), rewrite.text("subject")
-    if template.count("{}") != 1:
-        raise RecordError("requested_rewrite.prompt", f"expected one {{}}, got {template!r}")
-    new, true = rewrite.inner("target_new").text("str"), rewrite.inner("target_true").text("str")
-    _differ(new, true, "requested_rewrite.target_new.str")
+    request = rewrites.request(rewrite)
+    new, true = request.target, rewrite.inner("target_true").text("str")
     paraphrases = [
         Probe("generalization", prompt, new, true) for prompt in fields.texts("paraphrase_prompts")
     ]
     neighbours = [
         Probe("neighborhood", prompt, true, new) for prompt in fields.texts("neighborhood_prompts")
     ]
-    request = Request(template.replace("{}", subject), subject, new, true)
-    return Record(id, (request,), (*paraphrases, *neighbours))
+    portability = [
+        *survey.subject_template(fields, request, rewrites.template(rewrite)),
+        *survey.one_hop(fields, request),
+    ]
+    return Record(
+        id,
+        (request,),
+        (*paraphrases, *portability, *neighbours, *survey.locality(fields, request, true)),
+    )
 
 
 def _easyedit(id: str, fields: Fields) -> Record:
@@ -68,7 +73,7 @@ def _easyedit(id: str, fields: Fields) -> Record:
             f"in neither format: EasyEdit's has {', '.join(lacking)} too, ROME's {', '.join(ROME)}",
         )
     new, true = fields.text("target_new"), fields.text("ground_truth")
-    _differ(new, true, "target_new")
+    rewrites.differ(new, true, "target_new")
     neighbour = fields.text("locality_ground_truth")
     contrast = new if neighbour.casefold() != new.casefold() else None
     return Record(
@@ -79,8 +84,3 @@ def _easyedit(id: str, fields: Fields) -> Record:
             Probe("neighborhood", fields.text("locality_prompt"), neighbour, contrast),
         ),
     )
-
-
-def _differ(new: str, true: str, field: str) -> None:
-    if new.casefold() == true.casefold():
-        raise RecordError(field, f"{new!r} is the true object already")

@@ -17,6 +17,7 @@ from datamodules.batches import as_dataset
 from datamodules.order import Order, ResumableLoader
 from datamodules.reading import Fields, Reading, collect, fetch, read_rows
 from datamodules.records import Record
+from datamodules.traps import checked
 
 SPLITS = ("train", "val", "test")
 
@@ -173,6 +174,7 @@ class FileData(EditingData):
         test: file of the test split.
         val_share: share of train's subjects, in 0..1.
         test_share: share of train's subjects, in 0..1.
+        drop_named_target: leave out one-hop questions that name the new target; see `traps`.
         **options: as EditingData takes them.
     """
 
@@ -187,6 +189,7 @@ class FileData(EditingData):
         *,
         val_share: float = 0.1,
         test_share: float = 0.1,
+        drop_named_target: bool = True,
         **options,
     ):
         super().__init__(**options)
@@ -198,6 +201,8 @@ class FileData(EditingData):
         files = {"train": train, "val": val, "test": test}
         self.files = {split: file for split, file in files.items() if file} or self.published
         self.shares = {"val": val_share, "test": test_share}
+        self.drop_named_target = drop_named_target
+        self.readings: dict[str, Reading] = {}
 
     def begin(self, rows: Sequence[object]) -> None:
         """Sees all values of a file before the first record of it is built; by default nothing."""
@@ -220,7 +225,12 @@ class FileData(EditingData):
         path = fetch(source)
         rows = read_rows(path)
         self.begin(rows)
-        return collect(path, rows, lambda at, fields: self.record(f"{path.stem}-{at}", fields))
+
+        def build(at: int, fields: Fields) -> Record:
+            record = self.record(f"{path.stem}-{at}", fields)
+            return checked(record, fields.trace, self.drop_named_target)
+
+        return collect(path, rows, build, self.name)
 
     def load(self) -> dict[str, list[Record]]:
         """Reads the files, and splits ``train`` for the splits that have none."""
@@ -231,7 +241,7 @@ class FileData(EditingData):
         return splits
 
     def _read(self, source: str) -> list[Record]:
-        reading = self.read(source)
+        self.readings[source] = reading = self.read(source)
         rank_zero_info(f"{self.name}: {source}: {reading.summary()}")
         return reading.records
 

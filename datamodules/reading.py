@@ -1,4 +1,4 @@
-"""Files of records: fetching them, parsing their JSON, and naming each record that is left out."""
+"""Files of records: fetching and parsing them, and naming each record that is left out."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPException
@@ -17,7 +18,11 @@ from huggingface_hub import HfApi, hf_hub_download
 # of the HTTP library that this version of the hub's client has, whichever that is
 from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
 
+from datamodules.fields import Fields, Remark
+from datamodules.formats import guess
+from datamodules.legible import shown
 from datamodules.records import Record, RecordError
+from datamodules.tables import TABLES, read_table
 from files import written_whole
 from files.cache import cache_folder
 
@@ -26,7 +31,7 @@ TIMEOUT = 60  # seconds without a byte before a download is given up
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A record that could not be used: where it stands (``index`` from 0), and why."""
+    """A record that cannot be used: where it stands (``index`` from 0), and why."""
 
     file: str
     index: int
@@ -39,119 +44,83 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one file gave: its records, and those left out, both in the file's order."""
+    """What one file gave, everything in the file's order.
+
+    Attributes:
+        records: those that can be used.
+        left_out: those that cannot.
+        remarks: about records that are used, each with the record's index.
+        unread: names of fields that some record has and none needed.
+    """
 
     records: list[Record]
     left_out: list[LeftOut] = field(default_factory=list)
+    remarks: list[tuple[int, Remark]] = field(default_factory=list)
+    unread: tuple[str, ...] = ()
 
     def summary(self) -> str:
-        """For logs: how many records were read, and a line for each that was left out."""
+        """For logs: how many records were read, a line for each left out and for each remark."""
         total = len(self.records) + len(self.left_out)
         line = f"{len(self.records):,} of {total:,} records"
         if self.left_out:
             line += f"; left out {len(self.left_out):,}:"
-        return "\n  ".join([line, *map(str, self.left_out)])
+        unread = [f"fields not used: {', '.join(self.unread)}"] if self.unread else []
+        return "\n  ".join([line, *map(str, self.left_out), *self._remarked(), *unread])
+
+    def counts(self) -> dict[str, int]:
+        """How often each reason stands in a remark, the most frequent first."""
+        return dict(Counter(remark.reason for _, remark in self.remarks).most_common())
+
+    def _remarked(self) -> Iterator[str]:
+        for reason, count in self.counts().items():
+            at, first = next(pair for pair in self.remarks if pair[1].reason == reason)
+            value = f" {first.value}" if first.value else ""
+            yield f"{count:,} x {reason}, such as [{at}].{first.field}{value}"
 
 
-class Fields:
-    """One JSON object of a file; reads its fields by name, whatever they turn out to hold.
-
-    Texts come without blanks at their ends: published targets often carry one, and whoever joins
-    prompt and target puts exactly one between them. Inside a text nothing changes.
-    """
-
-    def __init__(self, raw: object, path: str = ""):
-        if not isinstance(raw, dict):
-            raise RecordError(path or "record", f"expected an object, got {_shown(raw)}")
-        self._raw = raw
-        self._path = path
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._raw
-
-    def require(self, *names: str) -> None:
-        """Raises RecordError, naming all of ``names`` that the object lacks."""
-        missing = [name for name in names if name not in self._raw]
-        if missing:
-            has = ", ".join(map(str, self._raw)) or "nothing"
-            also = f" (as are {', '.join(missing[1:])})" if missing[1:] else ""
-            raise RecordError(self._name(missing[0]), f"is missing{also}; the record has {has}")
-
-    def text(self, name: str) -> str:
-        """The text of a field; RecordError if it is missing, blank or anything else."""
-        self.require(name)
-        return _text(self._raw[name], self._name(name))
-
-    def texts(self, name: str) -> list[str]:
-        """The texts of a field that holds a list of them."""
-        self.require(name)
-        values = self._raw[name]
-        if not isinstance(values, list):
-            raise RecordError(self._name(name), f"expected a list of texts, got {_shown(values)}")
-        return [_text(value, f"{self._name(name)}[{i}]") for i, value in enumerate(values)]
-
-    def inner(self, name: str) -> Fields:
-        """The object that a field holds."""
-        self.require(name)
-        return Fields(self._raw[name], self._name(name))
-
-    def answers(self, name: str) -> tuple[str, ...]:
-        """The answer that a field holds, then its aliases, each once.
-
-        Published files write ``"a"``, ``["a", "b"]`` or ``[["a", "b"], ["c"]]``.
-        """
-        self.require(name)
-        texts = list(_leaves(self._raw[name], self._name(name)))
-        if not texts:
-            raise RecordError(self._name(name), "expected an answer, got none")
-        return tuple(dict.fromkeys(_text(text, place) for text, place in texts))
-
-    def each(self, name: str) -> Iterator[Fields]:
-        """The objects of a field that holds a list of them; none where the field is missing.
-
-        Args:
-            name: of the field, or dotted names on the way to it: ``"portability.Reasoning"``.
-        """
-        outer, _, rest = name.partition(".")
-        if outer not in self:
-            return
-        if rest:
-            yield from self.inner(outer).each(rest)
-            return
-        values, place = self._raw[outer], self._name(outer)
-        if not isinstance(values, list):
-            raise RecordError(place, f"expected a list of objects, got {_shown(values)}")
-        for index, value in enumerate(values):
-            yield Fields(value, f"{place}[{index}]")
-
-    def _name(self, name: str) -> str:
-        return f"{self._path}.{name}" if self._path else name
-
-
-def collect(path: Path, rows: Sequence[object], build: Callable[[int, Fields], Record]) -> Reading:
+def collect(
+    path: Path, rows: Sequence[object], build: Callable[[int, Fields], Record], format: str = ""
+) -> Reading:
     """Builds a record of each row of ``path``; leaves out, and names, those that raise RecordError.
 
+    Args:
+        path: of the file, for messages.
+        rows: what it holds.
+        build: makes a record of an index and its fields.
+        format: what the file is read as.
+
     Raises:
-        ValueError: not one row can be used, so this is hardly a file of the wanted format.
+        ValueError: not one row can be used, so this is hardly a file of the wanted format; says of
+            which other one it may be.
     """
-    reading = Reading([])
+    records, left_out, remarks = [], [], []
+    names, read = {}, set()
     for index, row in enumerate(rows):
         try:
-            reading.records.append(build(index, Fields(row)))
+            fields = Fields(row)
+            names |= dict.fromkeys(fields)
+            records.append(build(index, fields))
         except RecordError as error:
-            reading.left_out.append(LeftOut(str(path), index, error.field, error.reason))
-    if not reading.records:
-        first = reading.left_out[0]
-        raise ValueError(f"{path}: none of its {len(rows):,} records can be used: {first}")
-    return reading
+            left_out.append(LeftOut(str(path), index, error.field, error.reason))
+        else:
+            read |= fields.trace.read
+            remarks += [(index, remark) for remark in fields.trace.remarks]
+    if not records:
+        raise ValueError(
+            f"{path}: none of its {len(rows):,} records can be used: {left_out[0]}"
+            f"{guess(rows, format)}"
+        )
+    return Reading(records, left_out, remarks, tuple(str(n) for n in names if n not in read))
 
 
 def read_rows(path: Path) -> list[object]:
-    """The elements of a JSON list, or the values of a JSON lines file, one a line.
+    """The elements of a JSON list, the values of JSON lines, the rows of a CSV or parquet file.
 
     Raises:
-        ValueError: the file is empty, no UTF-8, no JSON, or no list.
+        ValueError: the file is empty, or is not what its name says: no UTF-8, no JSON, no list.
     """
+    if path.suffix.lower() in TABLES:
+        return read_table(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -163,7 +132,7 @@ def read_rows(path: Path) -> list[object]:
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(rows, list):
-        raise ValueError(f"{path}: expected a JSON list of objects, got {_shown(rows)}")
+        raise ValueError(f"{path}: expected a JSON list of objects, got {shown(rows)}")
     if not rows:
         raise ValueError(f"{path} holds an empty list; expected records")
     return rows
@@ -229,7 +198,7 @@ def _from_hub(source: str) -> Path:
 
 def _only_json(repository: str) -> str:
     files = HfApi().list_repo_files(repository, repo_type="dataset")
-    candidates = [file for file in files if file.endswith((".json", ".jsonl"))]
+    candidates = [file for file in files if file.endswith((".json", ".jsonl", *TABLES))]
     if len(candidates) != 1:
         raise ValueError(f"name one file of the data set {repository}: {candidates or files}")
     return candidates[0]
@@ -254,28 +223,3 @@ def _lines(text: str) -> list[object]:
             reason = f"in line {number}, {error.msg}"
             raise json.JSONDecodeError(reason, error.doc, error.pos) from None
     return rows
-
-
-def _text(value: object, name: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise RecordError(name, f"expected text, got {_shown(value)}")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise RecordError(name, f"is not valid Unicode: {error.reason}") from None
-    return value.strip()
-
-
-def _leaves(value: object, place: str) -> Iterator[tuple[object, str]]:
-    """What nested lists hold, in order, each with its place."""
-    if not isinstance(value, list):
-        yield value, place
-        return
-    for index, part in enumerate(value):
-        yield from _leaves(part, f"{place}[{index}]")
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=True)
-    return text if len(text) <= 60 else f"{text[:57]}..."

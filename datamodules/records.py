@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 from typing import Literal
+
+from datamodules.legible import fault, invisible, quoted, same
 
 Group = Literal["request", "generalization", "portability", "locality", "depth"]
 COLOURS: Mapping[str, str] = MappingProxyType(
@@ -33,12 +35,14 @@ class Kind:
             answer is whatever the unedited model says.
         heading: of its column in a table; narrow, so that ten of them fit beside each other.
         generated: whether it is answered by free generation too, unless a run says otherwise.
+        tokens: how many are generated at least.
     """
 
     name: str
     group: Group
     heading: str
     generated: bool = False
+    tokens: int = 0
 
     @property
     def colour(self) -> str:
@@ -69,8 +73,10 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             Kind("other_task", "locality", "other\ntask"),
             Kind("negated", "depth", "negated"),
             Kind("yes_no", "depth", "yes\nor no"),
+            Kind("yes_no_control", "depth", "yes/no\ncontrol"),
             Kind("choice", "depth", "choice"),
-            Kind("leak", "depth", "leak", generated=True),
+            Kind("choice_control", "depth", "choice\ncontrol"),
+            Kind("leak", "depth", "leak", generated=True, tokens=80),
         )
     }
 )
@@ -84,6 +90,7 @@ def kinds_of(*groups: Group) -> tuple[str, ...]:
 
 PROBE_KINDS = tuple(KINDS)
 PORTABILITY = kinds_of("portability")
+DEPTH = kinds_of("depth")
 LOCALITY = kinds_of("locality")
 GENERATED = tuple(kind.name for kind in KINDS.values() if kind.generated)
 
@@ -104,7 +111,10 @@ class Request:
     Targets have no leading blank; whoever joins prompt and target puts one between them.
 
     Raises:
-        RecordError: empty prompt, subject or target, or the subject is not in the prompt.
+        RecordError: empty prompt, subject or target, or one that cannot be put to a model
+            (`legible.fault`); the subject is not in the prompt; a target or subject with invisible
+            characters, which nobody will say; a target that differs from what was true in nothing
+            that can be seen.
     """
 
     prompt: str
@@ -119,7 +129,20 @@ class Request:
             if value != value.strip():
                 raise RecordError(name, f"has blanks at an end: {value!r}")
         if not self._mentions(re.IGNORECASE):
-            raise RecordError("subject", f"{self.subject!r} is not in the prompt {self.prompt!r}")
+            reason = f"{quoted(self.subject)} is not in the prompt {quoted(self.prompt)}"
+            raise RecordError("subject", reason)
+        self._check_target()
+
+    def _check_target(self) -> None:
+        for name in ("subject", "target"):
+            if invisible(getattr(self, name)):
+                raise RecordError(
+                    name, f"holds invisible characters: {quoted(getattr(self, name))}"
+                )
+        true = self.target_true
+        if true is not None and _only_form_differs(self.target, true):
+            forms = f"{quoted(self.target)}, {quoted(true)}"
+            raise RecordError("target", f"differs from the true one in Unicode form only: {forms}")
 
     @cached_property
     def span(self) -> tuple[int, int]:
@@ -144,6 +167,11 @@ class Request:
         return list(re.finditer(re.escape(self.subject), self.prompt, flags))
 
 
+def _only_form_differs(one: str, other: str) -> bool:
+    ascii = one.isascii() and other.isascii()
+    return not ascii and one.casefold() != other.casefold() and same(one, other)
+
+
 def _is_whole(mention: re.Match) -> bool:
     """Whether no letter or digit touches the mention."""
     before, behind = mention.string[: mention.start()][-1:], mention.string[mention.end() :][:1]
@@ -166,9 +194,15 @@ class Probe:
             judged.
         any_of: probes of a record under one such name are one question in several wordings: it is
             answered if one of them is. Empty: the probe stands by itself.
+        all_of: the same of probes that are answered only together, as a question to be answered
+            with yes and its control, to be answered with no. They presume the same.
+        distractors: wrong answers beside ``contrast``, each of which has to be less likely.
+        references: texts that are right about what the prompt asks to talk about.
+        hops: how many facts the answer takes; 0 where the source does not say.
 
     Raises:
-        RecordError: a kind that is none, or a field that holds no text where one is needed.
+        RecordError: a kind that is none, a field that holds no text where one is needed, or a probe
+            with both ``any_of`` and ``all_of``.
     """
 
     kind: str
@@ -178,13 +212,22 @@ class Probe:
     aliases: tuple[str, ...] = ()
     known: tuple[tuple[str, str], ...] = ()
     any_of: str = ""
+    all_of: str = ""
+    distractors: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    hops: int = field(
+        default=0, repr=False
+    )  # of the question, not of what is asked: no fingerprint
 
     def __post_init__(self):
         if self.kind not in KINDS:
             raise RecordError("kind", f"{self.kind!r} is none of {', '.join(KINDS)}")
+        if self.any_of and self.all_of:
+            raise RecordError("all_of", f"{self.all_of!r} beside any_of={self.any_of!r}: not both")
         for name in ("prompt", "target"):
             _checked_text(name, getattr(self, name))
-        for name, texts in (("aliases", self.aliases), *(("known", pair) for pair in self.known)):
+        several = ((name, getattr(self, name)) for name in ("aliases", "distractors", "references"))
+        for name, texts in (*several, *(("known", pair) for pair in self.known)):
             if isinstance(texts, str):
                 raise RecordError(name, f"expected several texts, got {texts!r}")
             for text in texts:
@@ -196,6 +239,11 @@ class Probe:
     def answers(self) -> tuple[str, ...]:
         """All right answers: the target, then the aliases."""
         return (self.target, *self.aliases)
+
+    @property
+    def wrong(self) -> tuple[str, ...]:
+        """All wrong answers: the contrast, if there is one, then the distractors."""
+        return (*(() if self.contrast is None else (self.contrast,)), *self.distractors)
 
 
 @dataclass(frozen=True)
@@ -254,3 +302,6 @@ def fingerprint(records: Iterable[Record]) -> str:
 def _checked_text(name: str, value: object) -> None:
     if not isinstance(value, str) or not value.strip():
         raise RecordError(name, f"expected text, got {value!r}")
+    reason = fault(value)
+    if reason:
+        raise RecordError(name, reason)

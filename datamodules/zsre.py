@@ -2,7 +2,8 @@
 
 Fields: ``src`` a question, ``subject`` within it, ``rephrase`` a back-translation of it, ``alt``
 the new target, ``answers`` the true ones, ``pred`` what MEND's BART answered (no truth, not used),
-``loc`` an unrelated question of Natural Questions with its answer ``loc_ans``, ``cond`` a summary.
+``loc`` an unrelated question of Natural Questions with its answer ``loc_ans``, ``cond`` a summary;
+in the files of `survey` also its questions, and mostly no ``loc``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import ClassVar
 
+from datamodules import survey
 from datamodules.editing import FileData
+from datamodules.legible import same
 from datamodules.reading import Fields
 from datamodules.records import Probe, Record, RecordError, Request
 
@@ -25,8 +28,9 @@ class ZsreData(FileData):
     The request is ``src`` with target ``alt``, and ``answers[0]`` as what was true; where ``alt``
     is itself one of the ``answers`` (regardless of case), ``target_true`` is None: such a request
     corrects BART, and there is no old object to set it against. Probes: ``rephrase`` as
-    ``generalization``, and ``loc`` as ``unrelated``, with its "nq question: " as published. Blanks
-    at the ends of fields are dropped.
+    ``generalization``, and ``loc``, where there is one, as ``unrelated``, with its "nq question: "
+    as published; where a record has such fields, what `survey` says of portability. Blanks at the
+    ends of fields are dropped.
 
     **Reduced files** have no ``answers``, and their ``alt`` is the TRUE answer. For records without
     the field ``answers``, ``new_targets`` says what becomes of it:
@@ -66,22 +70,23 @@ class ZsreData(FileData):
         """The record of a question."""
         target, true = self._targets(id, fields)
         request = Request(fields.text("src"), fields.text("subject"), target, true)
-        return Record(
-            id,
-            (request,),
-            (
-                Probe("generalization", fields.text("rephrase"), target, true),
-                Probe("unrelated", fields.text("loc"), fields.text("loc_ans")),
-            ),
-        )
+        probes = [
+            Probe("generalization", fields.text("rephrase"), target, true),
+            *survey.subject_question(fields, request),
+            *survey.reversed_relation(fields, request),
+            *survey.one_hop(fields, request),
+        ]
+        if "loc" in fields:
+            probes.append(Probe("unrelated", fields.text("loc"), fields.text("loc_ans")))
+        return Record(id, (request,), tuple(probes))
 
     def _targets(self, id: str, fields: Fields) -> tuple[str, str | None]:
         """The new target, and what was true."""
-        fields.require("subject", "src", "rephrase", "alt", "loc", "loc_ans")
+        fields.require("subject", "src", "rephrase", "alt")
         alt = fields.text("alt")
         if "answers" in fields:
             true = fields.texts("answers")
-            known = alt.casefold() in {answer.casefold() for answer in true}
+            known = any(same(alt, answer) for answer in true)
             return alt, None if known or not true else true[0]
         if self.new_targets == "alt":
             return alt, None

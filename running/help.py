@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 PURPOSE: Mapping[str, str] = MappingProxyType(
     {
-        "edit": "Makes edits of a language model and says what they did: in a benchmark of editors, "
-        "or for facts of your own.",
+        "edit": "Makes edits of a language model and says what they did: in a benchmark of "
+        "editors, or for facts of your own.",
         "train": "Trains an editor, or another thing that has a training step, such as a small "
         "language model.",
     }

@@ -18,19 +18,25 @@ class AtlasData(EditingData):
 
     Args:
         variants: new objects per editable fact of the train split.
+        depth: whether val and test also ask the questions of `datamodules.depth`.
         options: as EditingData takes them.
     """
 
     name = "atlas"
 
-    def __init__(self, *, variants: int = 4, **options):
+    def __init__(self, *, variants: int = 4, depth: bool = False, **options):
         super().__init__(**options)
         self.variants = variants
+        self.depth = depth
 
     def load(self) -> dict[str, list[Record]]:
         """Writes the records of all splits; the same ones every time."""
         world = World()
         return {
-            split: RecordWriter(world, split, SEED).records(variants)
-            for split, variants in (("train", self.variants), ("val", 1), ("test", 1))
+            split: RecordWriter(world, split, SEED, depth).records(variants)
+            for split, variants, depth in (
+                ("train", self.variants, False),
+                ("val", 1, self.depth),
+                ("test", 1, self.depth),
+            )
         }

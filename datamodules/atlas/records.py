@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 
+from datamodules.atlas.depth import DepthWriter
 from datamodules.atlas.world import Fact, Relation, World
 from datamodules.records import Probe, Record, Request
 
@@ -22,12 +23,14 @@ class RecordWriter:
         world: the facts.
         split: "train", "val" or "test".
         seed: of the choice of new objects, wordings and probes.
+        depth: whether records have the probes of `depth`, behind all others.
     """
 
-    def __init__(self, world: World, split: str, seed: int):
+    def __init__(self, world: World, split: str, seed: int, depth: bool = False):
         self.world = world
         self.split = split
         self.seed = seed
+        self.depth = depth
         derived = set().union(*(world.derived(kind) for kind in set(world.kind.values())))
         here = [fact for fact in world.facts if world.split[fact.subject] == split]
         self.facts = [fact for fact in here if fact.relation not in derived]
@@ -56,6 +59,8 @@ class RecordWriter:
         ]
         probes += self._portability(rng, fact, relation, request)
         probes += self._locality(rng, fact, relation, request)
+        if self.depth:
+            probes += DepthWriter(self.world, self.facts, rng).probes(fact, request)
         return Record(f"{fact.subject}/{fact.relation}/{variant}", (request,), tuple(probes))
 
     def _new_object(self, rng: random.Random, fact: Fact) -> str:

@@ -78,16 +78,11 @@ class AtlasText:
         facts = about[: rng.randint(min(2, len(about)), len(about))]
         first = Fact(subject, *facts[0])
         sentences = [f"{self._prompt(rng, first, only_statements=True)} {first.object}."]
-        pronoun = self._pronoun(subject)
+        called = pronoun(self.world, subject)
         for relation, obj in facts[1:]:
-            wording = rng.choice(self.world.relations[relation].pronoun).format(pronoun)
+            wording = rng.choice(self.world.relations[relation].pronoun).format(called)
             sentences.append(f"{wording} {obj}.")
         return " ".join(sentences)
-
-    def _pronoun(self, subject: str) -> str:
-        if self.world.kind[subject] != "person":
-            return "It"
-        return "She" if subject.split()[0][-1] in "aey" else "He"
 
     def _statements(self, rng: random.Random, facts: list[Fact]) -> list[str]:
         count = round(self.statements * len(facts))
@@ -117,6 +112,13 @@ class AtlasText:
         while other.subject == fact.subject:
             other = rng.choice(self.world.facts)
         return f"{premise} {self._prompt(rng, other)} {other.object}."
+
+
+def pronoun(world: World, subject: str) -> str:
+    """What the text calls a subject once it is named."""
+    if world.kind[subject] != "person":
+        return "It"
+    return "She" if subject.split()[0][-1] in "aey" else "He"
 
 
 def corpus(texts: int = 5000) -> TextCorpus:

@@ -9,9 +9,9 @@ from pathlib import Path
 from rich.console import Console
 
 from datamodules.bystanders import Bystanders
-from datamodules.facts import Facts, read_facts
 from datamodules.reading import fetch
 from datamodules.records import Record, requests_of
+from datamodules.requests import RequestsData
 from editors.editor import Editor
 from editors.settings import at_least
 from edits.history import Making
@@ -31,7 +31,8 @@ class Apply(Task):
     """Makes the facts of a file true with one editor, and says of each whether it is said now.
 
     Args:
-        requests: file of facts; see `datamodules.facts.read_facts`.
+        requests: file of facts; see `RequestsData`.
+        columns: the file's names of columns, where they are others.
         bystanders: other facts and text that are asked, too; None: well-known ones.
         step: how many facts are written together, one step after another, each of which can be
             undone; None: all at once.
@@ -51,6 +52,7 @@ class Apply(Task):
         self,
         *,
         requests: str | None,
+        columns: Mapping[str, str] | None = None,
         bystanders: Bystanders | None = None,
         step: int | None = None,
         conflicts: str = "last",
@@ -62,7 +64,7 @@ class Apply(Task):
         if requests is None:
             raise ValueError("requests is missing: name a file of facts, as in requests=facts.csv")
         at_least(1, step=step)
-        self.requests = fetch(requests)
+        self.requests, self.data = fetch(requests), RequestsData(columns=columns)
         self.bystanders = bystanders or Bystanders()
         self.step = step
         self.conflicts = checked_policy(conflicts)
@@ -83,9 +85,7 @@ class Apply(Task):
     ) -> None:
         """As `Task.run`."""
         [(name, editor)] = editors.items()
-        facts = read_facts(self.requests, guess=not editor.at_subject)
-        _tell(facts, self.requests)
-        records, overruled = settle(facts.records, self.conflicts)
+        records, overruled = settle(self._records(name, editor), self.conflicts)
         if overruled:
             log.warning("left out: %s", describe(overruled))
         correction = self._made(name, editor, language_model, records)
@@ -93,6 +93,22 @@ class Apply(Task):
         checked.write(check, folder)
         console.print(checked.tables(check, f"{name} on {language_model.name}"))
         self.destinations.write(correction, folder / FILE)
+
+    def _records(self, name: str, editor: Editor) -> Sequence[Record]:
+        """What the file asks for.
+
+        Raises:
+            ValueError: a subject had to be guessed, which this editor does not allow.
+        """
+        reading = self.data.read(self.requests)
+        log.info("%s: %s", self.requests, reading.summary().replace("records", "facts", 1))
+        guessed = [at for at, remark in reading.remarks if remark.field == "subject"]
+        if guessed and editor.at_subject:
+            raise ValueError(
+                f"{self.requests}: {len(guessed):,} facts have no subject, the first of them "
+                f"[{guessed[0]}], and {name} changes the model where it stands: add the column"
+            )
+        return reading.records
 
     def _made(
         self, name: str, editor: Editor, language_model: LanguageModel, records: Sequence[Record]
@@ -110,12 +126,3 @@ class Apply(Task):
                 watch.advance(len(requests))
         assert edit is not None  # a record at least
         return Correction(language_model, edit, tuple(history), records, self.bystanders)
-
-
-def _tell(facts: Facts, source: Path) -> None:
-    """What was read of a file, and which subjects were guessed."""
-    log.info("%s: %s", source, facts.reading.summary().replace("records", "facts", 1))
-    if facts.guessed:
-        shown = "; ".join(f"{s!r} in {p!r}" for p, s in list(facts.guessed.items())[:5])
-        more = f"; and {len(facts.guessed) - 5:,} more" if len(facts.guessed) > 5 else ""
-        log.info("no subject is given, so these are guessed: %s%s", shown, more)

@@ -15,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from datamodules.bystanders import Bystanders
-from datamodules.facts import read_facts
 from datamodules.reading import fetch
+from datamodules.records import requests_of
+from datamodules.requests import RequestsData
 from editors.editor import Editor
 from edits import storage
 from edits.edit import NOTHING, Edit
@@ -125,8 +126,8 @@ class Undo(Held):
         self.path = _file("edit", edit)
         self.prompts = _list("undo.prompts", prompts)
         if requests is not None:
-            facts = read_facts(requests).records
-            self.prompts += [request.prompt for fact in facts for request in fact.requests]
+            facts = RequestsData().read(requests).records
+            self.prompts += [request.prompt for request in requests_of(facts)]
         if not self.prompts:
             raise ValueError("undo.prompts is empty: name the facts that go by their prompts")
         self.destinations = Destinations(save)

@@ -56,7 +56,8 @@ def test_kinds_stand_in_one_order_by_group():
     assert kinds_of("portability") == PORTABILITY
     assert PORTABILITY == ("subject_alias", "reversed_relation", "one_hop", "entailed")
     assert kinds_of("locality") == LOCALITY == tuple(k for k in KINDS if KINDS[k].local)
-    assert kinds_of("depth") == ("negated", "yes_no", "choice", "leak")
+    forms = ("yes_no", "yes_no_control", "choice", "choice_control")
+    assert kinds_of("depth") == ("negated", *forms, "leak")
     groups = ("request", "generalization", "portability", "locality", "depth")
     assert tuple(KINDS) == sum((kinds_of(group) for group in groups), ())
     assert set(groups) == set(COLOURS)
