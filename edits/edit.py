@@ -162,8 +162,10 @@ class Edit(ABC):
         """
         raise ValueError(f"an edit of {self.editor} changes no weights, so it cannot be merged")
 
-    def export(self, language_model: LanguageModel, folder: str | Path) -> None:
-        """Write the edit as a LoRA adapter of ``peft``, whole or not at all.
+    def export(
+        self, language_model: LanguageModel, folder: str | Path, rank: int | None = None
+    ) -> None:
+        """Write the edit as a LoRA adapter of ``peft``, whole or not at all, of a rank at most.
 
         Raises:
             ValueError: edits of this kind change no weights.

@@ -236,8 +236,8 @@ class WeightEdit(Edit):
             rank: at most, of each layer; by default all that updates consist of.
 
         Raises:
-            ValueError: there are several edits, one moves a bias or holds NaN or infinity, the
-                folder holds something, or the rank is not above 0.
+            ValueError: there are several edits, one holds NaN or infinity, the folder holds
+                something, or the rank is not above 0.
         """
         self.check(language_model)
         if len(self) != 1:

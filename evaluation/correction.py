@@ -136,9 +136,12 @@ class Correction:
         self.edit.merge(self.language_model, folder)
         self._describe(folder, "transformers")
 
-    def export(self, folder: str | Path) -> None:
-        """Write the edit as a LoRA adapter of ``peft`` with a card; errors as `Edit.export`."""
-        self.edit.export(self.language_model, folder)
+    def export(self, folder: str | Path, rank: int | None = None) -> None:
+        """Write the edit as a LoRA adapter of ``peft`` with a card; errors as `WeightEdit.export`.
+
+        ``errata.json`` in it says what share of the change a rank leaves out.
+        """
+        self.edit.export(self.language_model, folder, rank)
         self._describe(folder, "peft")
 
     def push_to_hub(self, repository: str, private: bool = False) -> str:

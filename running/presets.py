@@ -48,7 +48,12 @@ def language_model(source: str, **options: Any) -> LanguageModel:
             cfg.path = source
         cfg.update({"device": "cpu", **options})
     check_targets(cfg)
-    return instantiate(cfg)
+    try:
+        return instantiate(cfg)
+    except InstantiationException as error:
+        if not isinstance(error.__cause__, ValueError | OSError):
+            raise
+        raise type(error.__cause__)(str(error.__cause__)) from error
 
 
 def editor(

@@ -29,7 +29,7 @@ PRESETS = CONFIGS / "preset"
 ROMES = [name for name in EDITORS if "rome" in name]
 SMALL = {path.stem: OmegaConf.load(path) for path in (ROOT / "tests/editors/small").glob("*.yaml")}
 """Settings that make an editor quick, beside its tests; a variant takes those of its base."""
-OF_EDIT = ("task", "protocol", "held_out")
+OF_EDIT = ("task", "protocol", "held_out", "bystanders")
 OF_EDIT_TOO = (("trainer", "edit"), ("experiment", "atlas_batch"), ("experiment", "atlas_sequence"))
 OF_ONE_EDITOR = {"preset": ("edit", "train"), "training": ("train",)}
 """Groups with a folder for each model and a file for each editor, and the scripts that read it."""

@@ -21,6 +21,7 @@ from evaluation.protocols.conflicts import checked_policy, describe, settle
 from evaluation.report import checked
 from evaluation.tasks.destinations import Destinations
 from evaluation.tasks.task import Task
+from files import counted
 from models.language_model import LanguageModel
 from watching import Watch
 
@@ -40,6 +41,7 @@ class Apply(Task):
         save: file for the edit; None: `FILE` in the run's folder.
         merge: folder for the edited model.
         export: folder for a LoRA adapter.
+        rank: of the adapter, at most; None: all that the edit consists of.
         push: repository of the Hugging Face hub for the edit.
 
     Raises:
@@ -59,6 +61,7 @@ class Apply(Task):
         save: str | None = None,
         merge: str | None = None,
         export: str | None = None,
+        rank: int | None = None,
         push: str | None = None,
     ):
         if requests is None:
@@ -68,7 +71,7 @@ class Apply(Task):
         self.bystanders = bystanders or Bystanders()
         self.step = step
         self.conflicts = checked_policy(conflicts)
-        self.destinations = Destinations(save, merge, export, push)
+        self.destinations = Destinations(save, merge, export, push, rank)
 
     def check(self, editors: Sequence[str]) -> None:
         """As `Task.check`; one editor makes all of them."""
@@ -105,7 +108,7 @@ class Apply(Task):
         guessed = [at for at, remark in reading.remarks if remark.field == "subject"]
         if guessed and editor.at_subject:
             raise ValueError(
-                f"{self.requests}: {len(guessed):,} facts have no subject, the first of them "
+                f"{self.requests}: {counted(len(guessed), 'fact')} without a subject, such as "
                 f"[{guessed[0]}], and {name} changes the model where it stands: add the column"
             )
         return reading.records

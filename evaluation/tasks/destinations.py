@@ -20,6 +20,7 @@ class Destinations:
         merge: folder for the edited model.
         export: folder for a LoRA adapter.
         push: repository of the Hugging Face hub for the edit.
+        rank: of the adapter, at most; None: all that the edit consists of.
 
     Raises:
         ValueError: there is something already.
@@ -29,6 +30,7 @@ class Destinations:
     merge: str | None = None
     export: str | None = None
     push: str | None = None
+    rank: int | None = None
 
     def __post_init__(self):
         if self.save and Path(self.save).exists():
@@ -56,7 +58,7 @@ class Destinations:
             correction.merge(self.merge)
             log.info("wrote the edited model: %s", self.merge)
         if self.export:
-            correction.export(self.export)
+            correction.export(self.export, self.rank)
             log.info("wrote the adapter: %s", self.export)
         if self.push:
             log.info("uploaded the edit: %s", correction.push_to_hub(self.push))
