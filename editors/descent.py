@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from editors.settings import at_least, positive
+from watching import watched
 
 
 class Descent:
@@ -76,7 +77,7 @@ class Descent:
                 their tensors nor Adam's memory of them change.
         """
         active = list(range(len(self.tensors)))
-        for step in range(self.steps):
+        for step in watched(range(self.steps), "descent"):
             values = losses(active)
             going = ~done(active, values.detach())
             resting = going & skip(active, values.detach()) if skip else torch.zeros_like(going)

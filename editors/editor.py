@@ -6,7 +6,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar, final
+from typing import Any, ClassVar, Generic, TypeVar, final
 
 from datamodules.records import Request
 from editors.settings import plain
@@ -35,6 +35,8 @@ class Editor(ABC, Generic[E]):
     """Seconds, records and peak GiB of its training, where it is trained and they are known."""
     origin: str = ""
     """Where what it has learned comes from, and what it reached there; of one that learns."""
+    at_subject: ClassVar[bool] = False
+    """Whether it changes the model where a request's subject stands."""
 
     def __init_subclass__(cls, **keywords: Any):
         super().__init_subclass__(**keywords)

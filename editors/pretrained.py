@@ -50,6 +50,22 @@ def write(folder: str | Path, weights: Mapping[str, Tensor], config: Mapping[str
         (draft / CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
+def card(repository: str, editor: type, config: Mapping[str, Any]) -> str:
+    """The README.md of a trained editor on the hub: whose it is, how it is used and was set."""
+    name, model = config["editor"], config["language_model"]
+    rows = "\n".join(f"| {setting} | `{value}` |" for setting, value in config["settings"].items())
+    head = f"---\nlibrary_name: errata\ntags:\n- knowledge-editing\n- {name}\n---"
+    use = (
+        f"from {editor.__module__} import {editor.__qualname__}\n\n"
+        f'editor = {editor.__qualname__}.from_pretrained("{repository}", language_model)'
+    )
+    return (
+        f"{head}\n\n# {name} for {model['name']}\n\nA knowledge editor, trained with Errata for the "
+        f"language model `{model['name']}` with fingerprint `{model['fingerprint']}`.\n\n"
+        f"```python\n{use}\n```\n\n| setting | value |\n|---|---|\n{rows}\n"
+    )
+
+
 def read(source: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights and configuration in a folder, or under an id of the Hugging Face hub.
 

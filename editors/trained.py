@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self, TypeVar
 
 import lightning as L
@@ -20,6 +21,7 @@ from editors.settings import plain
 from editors.sharding import averaged, same, shard
 from editors.validation import Validation
 from edits.edit import Edit
+from files.hub import push
 from files.schema import check, check_keys
 from files.signatures import required, signature
 from files.tensors import digest
@@ -239,6 +241,20 @@ class TrainedEditor(Editor[E], L.LightningModule):
         """Write the editor, without the language model, as a folder; see `pretrained.write`."""
         config = {**self._owner(), "settings": plain(self.hparams)}
         pretrained.write(folder, self.state_dict(), config)
+
+    def push_to_hub(self, repository: str, private: bool = False) -> str:
+        """Upload what `save_pretrained` writes, with a card; returns the repository's address.
+
+        Raises:
+            ValueError: the Hugging Face hub does not take it.
+        """
+        with TemporaryDirectory() as folder:
+            draft = Path(folder) / repository.rpartition("/")[2]
+            self.save_pretrained(draft)
+            config = {**self._owner(), "settings": plain(self.hparams)}
+            text = pretrained.card(repository, type(self), config)
+            (draft / "README.md").write_text(text, encoding="utf-8")
+            return push(draft, repository, private)
 
     @classmethod
     def from_pretrained(

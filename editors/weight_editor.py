@@ -9,6 +9,7 @@ from typing import final
 
 from editors.editor import Editor, Group
 from edits.weights import WeightEdit
+from watching import watched
 
 
 class WeightEditor(Editor[WeightEdit]):
@@ -32,7 +33,7 @@ class WeightEditor(Editor[WeightEdit]):
         turns = list(self.turns(groups)) if alike else []
         if len(groups) > 1 and len(turns) != 1:
             return WeightEdit.stack([self.compute([group], after) for group in groups])
-        for turn in turns:
+        for turn in watched(turns, self.name, "requests", lambda turn: sum(map(len, turn))):
             with nullcontext() if after is None else after.hooks(self.language_model):
                 edit = self.write(turn, after)
             after = edit if after is None else after.plus(edit)

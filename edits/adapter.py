@@ -2,7 +2,7 @@
 
 An adapter adds ``lora_alpha / r * (x @ A.T) @ B.T`` to a layer's output. ``lora_alpha`` is the rank
 here, so that the two factors are the update: exactly where it is in factors, and by a singular
-value decomposition where it is a whole matrix.
+value decomposition where it is a whole matrix. What an update adds to a bias is the bias of B.
 """
 
 # r rank, d_in/d_out layer widths
@@ -46,10 +46,12 @@ def export(
     ranks: dict[str, int] = {}
     residuals: dict[str, float] = {}
     for name, update in updates.items():
-        left, right, residuals[name] = _factors(name, update, rank)
+        left, right, residuals[name] = _factors(update, rank)
         ranks[name] = left.shape[1]
         for part, factor in (("lora_A", left.T), ("lora_B", right.T)):
             tensors[f"base_model.model.{name}.{part}.weight"] = factor.cpu().contiguous()
+    biases = _biases(updates)
+    tensors |= {f"base_model.model.{name}.lora_B.bias": bias for name, bias in biases.items()}
     worst = max(residuals, key=lambda name: residuals[name])
     logger.info("adapter in %s: residual at most %.2g (%s)", folder, residuals[worst], worst)
     layers = {name: {"rank": ranks[name], "residual": residuals[name]} for name in ranks}
@@ -57,7 +59,7 @@ def export(
     with written_whole(folder) as draft:
         draft.mkdir()
         save_file(tensors, draft / "adapter_model.safetensors", metadata={"format": "pt"})
-        _write_json(draft / "adapter_config.json", _config(language_model, ranks))
+        _write_json(draft / "adapter_config.json", _config(language_model, ranks, bool(biases)))
         _write_json(draft / "errata.json", origin)
 
 
@@ -65,7 +67,9 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _config(language_model: LanguageModel, ranks: Mapping[str, int]) -> dict[str, Any]:
+def _config(
+    language_model: LanguageModel, ranks: Mapping[str, int], biased: bool
+) -> dict[str, Any]:
     """What peft reads; ranks by layer, since updates differ in them."""
     conv = [isinstance(language_model.module(name), Conv1D) for name in ranks]
     decoder_only = language_model.family.encoder is None
@@ -82,17 +86,29 @@ def _config(language_model: LanguageModel, ranks: Mapping[str, int]) -> dict[str
         "lora_dropout": 0.0,
         "fan_in_fan_out": any(conv),
         "bias": "none",
+        "lora_bias": biased,
     }
 
 
-def _factors(name: str, update: LowRank | Dense, rank: int | None) -> tuple[Tensor, Tensor, float]:
+def _biases(updates: Mapping[str, LowRank | Dense]) -> dict[str, Tensor]:
+    """What is added to each layer's bias, zeros included; nothing where no update moves one."""
+    biases = {
+        name: update.bias[0].detach().cpu()
+        for name, update in updates.items()
+        if isinstance(update, Dense) and update.bias is not None and update.bias.any()
+    }
+    if not biases:
+        return {}
+    zeros = {name: torch.zeros(update.shape[1]) for name, update in updates.items()}
+    return {name: biases.get(name, zeros[name]).contiguous() for name in updates}
+
+
+def _factors(update: LowRank | Dense, rank: int | None) -> tuple[Tensor, Tensor, float]:
     """``[d_in, r]``, ``[r, d_out]``, and the share of the update's norm that they leave out."""
     if isinstance(update, LowRank):
         left, right = _without_zeros(update.left[0].detach(), update.right[0].detach())
         if rank is None or left.shape[1] <= rank:
             return left, right, 0.0
-    elif update.bias is not None and update.bias.any():
-        raise ValueError(f"the update of {name!r} moves a bias; a LoRA adapter holds none")
     return _decomposed(update.dense()[0].detach(), rank)
 
 

@@ -55,7 +55,7 @@ class CodebookHeader(TypedDict):
     books: list[Book]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Codebook(Edit):
     """N edits of the same layer of one model, each a table of keys, values and radii.
 
@@ -81,6 +81,11 @@ class Codebook(Edit):
 
     def __len__(self) -> int:
         return len(self.tables)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The one that speaks otherwise."""
+        return (self.layer,)
 
     def select(self, index: Tensor | Sequence[int] | int) -> Self:
         """The edits at ``index``, in that order; a number gives that one edit."""

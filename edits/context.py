@@ -30,7 +30,7 @@ class ContextHeader(TypedDict):
     retriever: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ContextEdit(Edit):
     """N edits of one model; each is a memory of facts, some of which stand in front of a question.
 

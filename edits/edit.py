@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypedDict, final
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from edits import storage
+from edits.history import History
 from edits.rows import check_one_each, checked_rows
 from models.language_model import LanguageModel
 from models.passes import Around
@@ -62,6 +64,18 @@ class Edit(ABC):
     @abstractmethod
     def __len__(self) -> int:
         """N, the number of edits that rows can choose from."""
+
+    @final
+    def __repr__(self) -> str:
+        """What it is, without its tensors."""
+        count = f"{len(self):,} edit{'s' * (len(self) != 1)}"
+        where = f", in {', '.join(self.layers)}" if self.layers else ""
+        return f"<{type(self).__name__} by {self.editor}: {count} of model {self.model}{where}>"
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers that it hooks; none where it does something else."""
+        return ()
 
     @abstractmethod
     def select(self, index: Sequence[int]) -> Self:
@@ -137,7 +151,10 @@ class Edit(ABC):
         Raises:
             ValueError: single requests cannot be taken out of edits of this kind.
         """
-        raise ValueError(f"single requests cannot be taken out of an edit of {self.editor}")
+        raise ValueError(
+            f"single requests cannot be taken out of an edit of {self.editor}: make it again "
+            "without them"
+        )
 
     def merge(self, language_model: LanguageModel, folder: str | Path) -> None:
         """Write the edited model as a Hugging Face folder, whole or not at all.
@@ -147,8 +164,10 @@ class Edit(ABC):
         """
         raise ValueError(f"an edit of {self.editor} changes no weights, so it cannot be merged")
 
-    def export(self, language_model: LanguageModel, folder: str | Path) -> None:
-        """Write the edit as a LoRA adapter of ``peft``, whole or not at all.
+    def export(
+        self, language_model: LanguageModel, folder: str | Path, rank: int | None = None
+    ) -> None:
+        """Write the edit as a LoRA adapter of ``peft``, whole or not at all, of a rank at most.
 
         Raises:
             ValueError: edits of this kind change no weights.
@@ -156,6 +175,22 @@ class Edit(ABC):
         raise ValueError(
             f"an edit of {self.editor} changes no weights, so it cannot be exported as an adapter"
         )
+
+    def hooks(
+        self, language_model: LanguageModel, rows: Tensor | Sequence[int] | None = None
+    ) -> AbstractContextManager[None]:
+        """Until the block ends, whoever calls the model of transformers calls the edited one.
+
+        Raises:
+            ValueError: edits of this kind take more than hooks: they have to see the prompts.
+        """
+        raise ValueError(
+            f"an edit of {self.editor} has to see the prompts; ask the model that edited() gives"
+        )
+
+    def norms(self) -> dict[str, Tensor]:
+        """Frobenius norm of what each layer's weight grows by, ``[N]``; none where none does."""
+        return {}
 
     def size(self, language_model: LanguageModel) -> dict[str, float]:
         """How large the change is, by name; nothing where there is no measure of it."""
@@ -183,8 +218,13 @@ class Edit(ABC):
         return EditedModel(language_model, self)
 
     @final
-    def save(self, path: str | Path, base: str = "") -> None:
-        """Write a safetensors file, whole or not at all; ``base`` is the base model's name.
+    def save(self, path: str | Path, base: str = "", history: History = ()) -> None:
+        """Write a safetensors file, whole or not at all.
+
+        Args:
+            path: of the file.
+            base: the base model's name.
+            history: what the edit makes true, and how it was made.
 
         Raises:
             ValueError: the edit holds NaN or infinity.
@@ -192,7 +232,7 @@ class Edit(ABC):
         self.check_finite()
         header, tensors = self.state()
         owner = storage.Owner(self.kind, self.editor, self.model, base)
-        storage.write(Path(path), owner, header, tensors)
+        storage.write(Path(path), owner, header, tensors, history)
 
 
 def _answering(routes: Sequence[Route]) -> Iterator[Route]:

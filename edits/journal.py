@@ -32,7 +32,7 @@ class JournalHeader(WeightHeader):
     ends: list[int]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Journal(WeightEdit):
     """A weight edit made in steps; editors go on from it as from any other.
 

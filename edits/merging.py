@@ -13,6 +13,7 @@ from files import written_whole
 from models.families import Linear
 from models.hooks import compute_dtype
 from models.language_model import LanguageModel
+from models.loading import bars
 
 MAX_ROUNDING = 0.1  # share of the update's norm that may be lost to the weights' dtype
 
@@ -26,7 +27,8 @@ def merge(
     for name, update in updates.items():
         state |= _merged(language_model.linear(name), name, update)
     with written_whole(folder) as draft:
-        language_model.model.save_pretrained(draft, state_dict=state)
+        with bars():
+            language_model.model.save_pretrained(draft, state_dict=state)
         language_model.tokenizer.save_pretrained(draft)
 
 

@@ -148,7 +148,7 @@ class NeuronHeader(TypedDict):
     requests: list[list[tuple[str, str, int]]]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class NeuronEdit(Edit):
     """N edits of one model, each of them k neurons beside one feed-forward part.
 
@@ -195,6 +195,11 @@ class NeuronEdit(Edit):
         if not self.requests:
             return [self.neurons.count] * len(self)
         return [sum(patched.neurons for patched in edit) for edit in self.requests]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The one that speaks otherwise."""
+        return (self.layer,)
 
     def select(self, index: Tensor | Sequence[int] | int) -> Self:
         """The edits at ``index``, in that order; a number gives that one edit."""

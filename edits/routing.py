@@ -68,7 +68,7 @@ class RoutedHeader(TypedDict):
     trained: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RoutedEdit(Edit):
     """N edits of one model; each is a cache of entries that questions are compared with.
 

@@ -32,7 +32,7 @@ class WeightHeader(TypedDict):
     updates: dict[str, Literal["low_rank", "dense"]]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class WeightEdit(Edit):
     """N edits of the same layers of one model: each layer's output grows by ``x @ update``.
 
@@ -74,6 +74,11 @@ class WeightEdit(Edit):
 
     def __len__(self) -> int:
         return len(next(iter(self.updates.values())))
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Those whose weights change."""
+        return tuple(self.updates)
 
     def select(self, index: Tensor | Sequence[int] | int) -> Self:
         """The edits at ``index``, in that order; a number gives that one edit."""
@@ -172,7 +177,7 @@ class WeightEdit(Edit):
         return [Route(range(len(prompts)), prompts, self.around(language_model, rows))]
 
     def norms(self) -> dict[str, Tensor]:
-        """Frobenius norm of each layer's updates, ``[N]`` in float64."""
+        """Frobenius norm of each layer's updates, ``[N]`` in float64, without those of biases."""
         return {name: update.norm() for name, update in self.updates.items()}
 
     def check(self, language_model: LanguageModel) -> None:
@@ -253,8 +258,8 @@ class WeightEdit(Edit):
             rank: at most, of each layer; by default all that updates consist of.
 
         Raises:
-            ValueError: there are several edits, one moves a bias or holds NaN or infinity, the
-                folder holds something, or the rank is not above 0.
+            ValueError: there are several edits, one holds NaN or infinity, the folder holds
+                something, or the rank is not above 0.
         """
         self.check(language_model)
         if len(self) != 1:

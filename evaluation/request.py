@@ -1,4 +1,4 @@
-"""One edit, shown to a person: what the model says before and after."""
+"""An edit, shown to a person: what the model says before and after."""
 
 from __future__ import annotations
 
@@ -8,25 +8,22 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from datamodules.records import Request
 from edits.edit import NOTHING, Edit
 from models.language_model import LanguageModel
 
 
 def before_and_after(
-    editor: str,
+    title: str,
     language_model: LanguageModel,
     edit: Edit,
-    request: Request,
-    ask: Sequence[str] = (),
+    prompts: Sequence[str],
     max_new_tokens: int = 16,
 ) -> Table:
-    """A table of greedy answers to the request and to ``ask``, before and after the edit."""
-    prompts = [request.prompt, *ask]
+    """A table of greedy answers to the prompts, before and after the edit."""
     before = NOTHING.edited(language_model).generate(prompts, max_new_tokens=max_new_tokens)
     after = edit.edited(language_model).generate(prompts, max_new_tokens=max_new_tokens)
     table = Table(
-        title=Text(f"{editor}: {request.prompt} → {request.target}"),
+        title=Text(title),
         box=box.SIMPLE_HEAD,
         title_justify="left",
     )

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and the first line of a text."""
+"""Files that are written whole or not at all, and how texts and counts are put into a line."""
 
 from __future__ import annotations
 
@@ -42,6 +42,11 @@ def _flush(file: Path) -> None:
     if file.is_file():
         with file.open("rb+") as opened:
             os.fsync(opened.fileno())
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 fact``, ``3,000 facts``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def first_line(text: str) -> str:

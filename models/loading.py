@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +19,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import logging
 
 from models.families import family_of
 
@@ -59,14 +63,15 @@ def _read(
         raise ValueError(f"no attention {attention!r} in family {family.name!r}; it has: {known}")
     tokenizer = _tokenizer(source, local)
     kind = AutoModelForCausalLM if family.encoder is None else AutoModelForSeq2SeqLM
-    loaded = kind.from_pretrained(
-        source,
-        dtype=getattr(torch, dtype),
-        attn_implementation=attention,
-        use_safetensors=True,
-        local_files_only=local,
-        output_loading_info=True,
-    )
+    with bars():
+        loaded = kind.from_pretrained(
+            source,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention,
+            use_safetensors=True,
+            local_files_only=local,
+            output_loading_info=True,
+        )
     model, report = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
@@ -78,6 +83,19 @@ def _read(
             f"such as {broken[0]}"
         )
     return model, tokenizer
+
+
+@contextmanager
+def bars() -> Iterator[None]:
+    """The bars that transformers draws over weights, on a terminal only, until the block ends."""
+    if sys.stderr.isatty() or not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
 
 
 def _tokenizer(source: str, local: bool) -> PreTrainedTokenizerFast:

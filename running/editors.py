@@ -21,6 +21,8 @@ from running.settings import contents, given
 from running.targets import check_targets
 
 MISSING = object()
+WHAT = {"corpus.source": ", a file of texts (.txt, .csv or .json) for its statistics"}
+"""What is to be given where a key is missing."""
 
 
 def editor_names(cfg: DictConfig) -> list[str]:
@@ -34,14 +36,23 @@ def editor_names(cfg: DictConfig) -> list[str]:
         raise ValueError(f"editors={names}: name some, as in 'editors=[mend,rome]'")
     if len(set(names)) < len(names):
         raise ValueError(f"editors={names}: one is named twice")
-    known = GlobalHydra.instance().config_loader().get_group_options("editor")
     for name in names:
-        if name not in known:
-            raise ValueError(f"editors: {name} is none of {', '.join(sorted(known))}")
+        check_name(name)
     for name in cfg.settings:
         if name not in names:
             raise ValueError(f"settings.{name}: {name} is not among editors={names}")
     return list(names)
+
+
+def check_name(name: str) -> None:
+    """Refuse an editor that has no file.
+
+    Raises:
+        ValueError: it has none; names those that have.
+    """
+    known = GlobalHydra.instance().config_loader().get_group_options("editor")
+    if name not in known:
+        raise ValueError(f"editors: {name} is none of {', '.join(sorted(known))}")
 
 
 def editor_configs(
@@ -56,25 +67,62 @@ def editor_configs(
         FileNotFoundError: there is no checkpoint.
         ValueError: a setting has a wrong type, or a trained editor is to be set.
     """
-    return {name: _config(cfg, name, language_model) for name in names}
+    configs = {}
+    model = "".join(f" {o}" for key, o in given() if key.partition(".")[0] == "model")
+    for name in names:
+        composed, settings = _composed(name), cfg.settings.get(name) or OmegaConf.create()
+        composed.ckpt, composed.runs = cfg.ckpt, cfg.runs
+        configs[name] = editor_config(name, composed, settings, language_model, model)
+    return configs
 
 
-def _config(cfg: DictConfig, name: str, language_model: LanguageModel) -> DictConfig:
-    composed, settings = _composed(name), cfg.settings.get(name) or OmegaConf.create()
+def editor_config(
+    name: str,
+    composed: DictConfig,
+    settings: DictConfig,
+    language_model: LanguageModel,
+    model: str = "",
+) -> DictConfig:
+    """The configuration of an editor; see `editor_configs`.
+
+    Args:
+        name: of its file.
+        composed: the whole configuration, with that file and the preset.
+        settings: of the editor, in place of theirs.
+        language_model: that it edits.
+        model: how a command line names it.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+        ValueError: a setting has a wrong type or is missing, or a trained editor is to be set.
+    """
     check_targets(composed)
     target = composed.editor._target_
     if issubclass(get_class(target), L.LightningModule):
         if settings:
             raise ValueError(f"settings.{name}: {name} is trained, and set as its checkpoint says")
-        model = "".join(f" {o}" for key, o in given() if key.partition(".")[0] == "model")
-        path = checkpoint_of(get_class(target), name, language_model, cfg.ckpt, cfg.runs, model)
+        kind, runs = get_class(target), composed.runs
+        path = checkpoint_of(kind, name, language_model, composed.ckpt, runs, model)
         return OmegaConf.create({"_target_": target, "checkpoint": str(path)})
     with open_dict(composed.editor):
         composed.editor = cast(DictConfig, OmegaConf.merge(composed.editor, settings))
     check_targets(composed)
     check_arguments(composed, "editor", f"settings.{name}")
     OmegaConf.resolve(composed.editor)
+    _check_complete(name, composed)
     return composed.editor
+
+
+def _check_complete(name: str, composed: DictConfig) -> None:
+    """Refuse an editor that lacks a setting.
+
+    Raises:
+        ValueError: names the key under which it is set.
+    """
+    for missing in OmegaConf.missing_keys(composed.editor):
+        part, _, key = ".".join(missing.split(".")[-2:]).partition(".")
+        home = f"{part}.{key}" if part in composed else f"settings.{name}.{missing}"
+        raise ValueError(f"{name} needs {home}=...{WHAT.get(home, '')}")
 
 
 def _composed(name: str) -> DictConfig:

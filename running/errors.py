@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import logging
 import sys
-import warnings
 from collections.abc import Callable
 
 from hydra.core.hydra_config import HydraConfig
@@ -18,9 +16,11 @@ from safetensors import SafetensorError
 from yaml import MarkedYAMLError, YAMLError
 
 from files import first_line
+from running import help  # noqa: F401 registers a resolver
 from running.arguments import home
 from running.folders import leave_no_empty_folder
 from running.interruption import Terminated, how_to_go_on, terminable
+from running.noise import quiet
 from running.settings import check
 
 Main = Callable[[DictConfig], None]
@@ -41,7 +41,7 @@ def reporting_errors(main: Main) -> Main:
 
     @functools.wraps(main)
     def checked(cfg: DictConfig) -> None:
-        _quiet()
+        quiet()
         try:
             with terminable():
                 check(cfg)
@@ -83,13 +83,3 @@ def text(error: BaseException) -> str:
     line = first_line(str(error)) or type(error).__name__
     key = isinstance(error, OmegaConfBaseException) and error.full_key
     return f"{key}: {line}" if key else line
-
-
-def _quiet() -> None:
-    """Lightning's messages go into the run's log, without its advice."""
-    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's, against newer torch
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).handlers.clear()
-        logging.getLogger(name).propagate = True
-    advice = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    advice.addFilter(lambda record: "Tip: " not in record.getMessage())

@@ -10,13 +10,13 @@ from itertools import islice
 from pathlib import Path
 
 from torch import Tensor
-from tqdm import tqdm
 
 from datamodules.records import KINDS, Record, Request
 from edits.edit import NOTHING, EditedModel
 from files import write_whole
 from files.cache import cache_folder
 from models.language_model import LanguageModel
+from watching import Watch
 
 CHUNK = 128
 """Records from one look at the limit, and one writing of the answers, to the next."""
@@ -86,14 +86,13 @@ def _right(
     """Whether the model knows each record, of as many from the start as the limit needs."""
     path = _answers(records, language_model)
     right, model = _stored(path), NOTHING.edited(language_model)
-    progress = tqdm(total=len(records), initial=len(right), desc="known facts", disable=None)
-    with progress:
+    with Watch("known facts", len(records), "records", len(right)) as watch:
         while len(right) < len(records) and (limit is None or sum(right) < limit):
             chunk = records[len(right) : len(right) + CHUNK]
             answers = iter(knows(model, [pair for record in chunk for pair in _facts(record)]))
             right += [all(list(islice(answers, len(record.requests)))) for record in chunk]
             write_whole(path, json.dumps([int(answer) for answer in right]) + "\n")
-            progress.update(len(chunk))
+            watch.advance(len(chunk), known=sum(right))
     return right
 
 

@@ -29,7 +29,7 @@ PRESETS = CONFIGS / "preset"
 ROMES = [name for name in EDITORS if "rome" in name]
 SMALL = {path.stem: OmegaConf.load(path) for path in (ROOT / "tests/editors/small").glob("*.yaml")}
 """Settings that make an editor quick, beside its tests; a variant takes those of its base."""
-OF_EDIT = ("task", "protocol", "held_out", "other_task", "generation", "judge")
+OF_EDIT = ("task", "protocol", "held_out", "other_task", "generation", "judge", "bystanders")
 OF_EDIT_TOO = (
     ("trainer", "edit"),
     *(("experiment", f"atlas_{protocol}") for protocol in ("batch", "sequence")),

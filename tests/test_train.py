@@ -299,3 +299,12 @@ def test_editors_that_ask_as_answers_say_refuse_a_model_in_parts(tmp_path, edito
     )
     assert done.returncode != 0 and "Traceback" not in done.stderr
     assert f"{editor} as it is set asks as its answers say: use trainer=ddp" in done.stderr
+
+
+def test_a_sweep_lies_below_runs(script, tmp_path):  # noqa: F811
+    run = script("train", "-m", "editor=mend", *SHORT, "trainer.max_steps=1", "seed=0,1")
+    assert run.code == 0, run.err
+    [folder] = (tmp_path / "runs/sweep").iterdir()
+    for number in "01":
+        assert (folder / number / "checkpoints/best.ckpt").is_file()
+    assert "TPU" not in run.out + run.err and "eval mode" not in run.err

@@ -42,6 +42,8 @@ class ClosedForm(WeightEditor):
         UnsupportedModel: the model is an encoder-decoder.
     """
 
+    at_subject = True
+
     def __init__(
         self,
         language_model: LanguageModel,

@@ -24,7 +24,6 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from datamodules.records import Request
 from evaluation.locating.traces import Trace
@@ -32,6 +31,7 @@ from models.encoding import micro_batches
 from models.hooks import full_precision, hidden_of, hooked, recorded, unflattened
 from models.language_model import Batch, LanguageModel
 from models.suffixes import mapped, resumed
+from watching import Watch
 
 KINDS = ("hidden", "mlp", "attention")
 """What is restored: what a block says, or what its feed-forward or attention part adds to it."""
@@ -116,7 +116,7 @@ def trace(
         rows = sum(n - first for n, (first, _) in zip(lengths, subjects, strict=True))
         runs = rows * tracing.samples * language_model.blocks * len(tracing.kinds)
         traces: dict[int, Trace] = {}
-        with tqdm(total=runs, desc="causal tracing", unit="run", disable=None) as progress:
+        with Watch("causal tracing", runs, "runs") as watch:
             # facts of like length go together, as many as one batch of noisy runs holds
             size = max(1, tracing.rows_per_batch // tracing.samples)
             for indices in micro_batches(lengths, size * max(lengths)):
@@ -127,7 +127,7 @@ def trace(
                     [noise[i] for i in indices],
                     tracing,
                 )
-                traces.update(zip(indices, group.traces(progress.update), strict=True))
+                traces.update(zip(indices, group.traces(watch.advance), strict=True))
     return [traces[i] for i in range(len(requests))]
 
 

@@ -65,6 +65,15 @@ class Independent(Protocol):
         """Whether the editor has done every chunk."""
         return all(self.folder.has(editor, c) for c in range(len(self.parts)))
 
+    def edits_left(self) -> int:
+        """The requests of all chunks that an editor has not done."""
+        return sum(
+            len(requests_of(part.records))
+            for name in self.editors
+            for number, part in enumerate(self.parts)
+            if not self.folder.has(name, number)
+        )
+
     def share(self, units: list[int], rank: int, devices: int) -> list[int]:
         """Of two devices each gets every second chunk, and so on."""
         return units[rank::devices]
@@ -112,3 +121,4 @@ class Independent(Protocol):
             overruled=part.overruled,
         )
         self.folder.add(name, unit, lines, work.line())
+        self.tell(name, len(requests_of(part.records)), lines)

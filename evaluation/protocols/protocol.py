@@ -36,6 +36,7 @@ from scoring.answers import Answer
 from scoring.judging.judge import Judge
 from scoring.questions import Questions
 from scoring.scorers import SCORERS
+from watching import Watch
 
 LinAlgError = torch.linalg.LinAlgError  # pyright: ignore[reportPrivateImportUsage] documented so
 
@@ -116,6 +117,8 @@ class Protocol(L.LightningModule, ABC):
         self.generate, self.max_new_tokens = tuple(generate), max_new_tokens
         self.stop, self.judge = _stops(stop), judge
         self.preparing: dict[str, Cost] = {}
+        self.watch = Watch("benchmark", unit="edits")  # opened by whoever shows it
+        self.reliable: dict[str, list[float]] = {}  # scores of requests so far, by editor
 
     # what protocols differ in
 
@@ -132,6 +135,10 @@ class Protocol(L.LightningModule, ABC):
         """Whether all work of an editor is done."""
 
     @abstractmethod
+    def edits_left(self) -> int:
+        """How many requests are to be edited yet, by all editors on all devices."""
+
+    @abstractmethod
     def share(self, units: list, rank: int, devices: int) -> list:
         """The units that are one device's, in the order in which it is to do them."""
 
@@ -146,6 +153,7 @@ class Protocol(L.LightningModule, ABC):
         self.folder.claim(self.identity(), write=self.trainer.is_global_zero)
         self.unfinished = self.units()
         self.busy = [name for name in self.editors if not self.finished(name)]
+        self.watch.total = self.edits_left()
 
     def test_dataloader(self) -> DataLoader:
         """This device's share of the units, one a step; one empty step if it has none."""
@@ -236,6 +244,15 @@ class Protocol(L.LightningModule, ABC):
             except (ValueError, LinAlgError) as error:
                 edit, reason = None, first_line(str(error))
         return Attempt(edit, reason, cost)
+
+    def tell(self, editor: str, requests: int, lines: Sequence[Mapping]) -> None:
+        """Let a person know that so many requests are done, and what came of them."""
+        right = [line for line in lines if line["probe"] == "reliability"]
+        scores = [[line[n] for line in right if line[n] is not None] for n in SCORERS]
+        values = next(filter(None, scores), [])  # of the first scorer that judges them
+        self.reliable.setdefault(editor, []).extend(values)
+        means = {name: sum(all_) / len(all_) for name, all_ in self.reliable.items() if all_}
+        self.watch.advance(requests, **{f"reliability of {name}": means[name] for name in means})
 
     def run(self, editor: str, n: int, step: int, phase: str) -> dict[str, object]:
         """What stands in every line: whose answers these are, and to what.

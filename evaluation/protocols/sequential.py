@@ -118,6 +118,15 @@ class Sequential(Protocol):
         """Whether the editor has come to every checkpoint."""
         return all(self.folder.has(editor, c) for c in range(len(self.checkpoints)))
 
+    def edits_left(self) -> int:
+        """The requests up to each checkpoint that an editor has not come to."""
+        return sum(
+            len(requests_of(self._records(number)))
+            for name in self.editors
+            for number in range(len(self.checkpoints))
+            if not self.folder.has(name, number)
+        )
+
     def share(self, units: list, rank: int, devices: int) -> list[tuple[str, int]]:
         """One device does all the work of an editor; of two each gets every second editor."""
         names = list(dict.fromkeys(name for name, _ in units))[rank::devices]
@@ -204,10 +213,13 @@ class Sequential(Protocol):
             if all(attempt.reason != reason for reason, _ in progress.failures):
                 log.warning("%s: no edit of %r: %s", chain.name, records[0].id, attempt.reason)
             progress.failures.append((attempt.reason, records))
+            self.tell(chain.name, len(requests_of(records)), ())
             return
         chain.edit = attempt.edit
         chain.records += records
+        said = len(progress.lines)
         self._ask(chain, records, progress, run)
+        self.tell(chain.name, len(requests_of(records)), progress.lines[said:])
 
     def _step(self, chain: Chain, records: Sequence[Record]) -> Edit:
         """The edit that holds these records, too."""

@@ -105,7 +105,8 @@ class Benchmark(Task):
                 data=circumstances.of_data(self.data, self.split, records, left_out),
                 editors=circumstances.of_editors(editors),
             )
-        self.trainer.test(protocol, verbose=False)
+        with protocol.watch:
+            self.trainer.test(protocol, verbose=False)
         if self.trainer.is_global_zero:
             _show(folder, protocol.scorer, console)
             report = document.write(folder, [StoredRun.read(folder)], self.profiles)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,11 +9,12 @@ from rich.console import Console
 
 from datamodules.records import Request
 from editors.editor import Editor
+from edits.history import Making
+from evaluation.correction import Correction
 from evaluation.request import before_and_after
+from evaluation.tasks.destinations import Destinations
 from evaluation.tasks.task import Task
 from models.language_model import LanguageModel
-
-log = logging.getLogger(__name__)
 
 
 class OneRequest(Task):
@@ -49,19 +49,14 @@ class OneRequest(Task):
                 raise ValueError(f"{name} is missing; a request has {', '.join(texts)}")
         if isinstance(ask, str):
             raise ValueError(f"ask={ask}: expected a list, as in 'request.ask=[\"...\"]'")
-        if save and Path(save).exists():
-            raise ValueError(f"save={save} is there already; name another file")
-        if merge and Path(merge).exists() and not _is_empty(Path(merge)):
-            raise ValueError(f"merge={merge} holds something; name another folder")
         self.request = Request(*map(str, texts.values()))
         self.ask = ask
-        self.save = save
-        self.merge = merge
+        self.destinations = Destinations(save, merge)
 
     def check(self, editors: Sequence[str]) -> None:
         """As `Task.check`; one edit is saved or merged, not several."""
         super().check(editors)
-        if (self.save or self.merge) and len(editors) > 1:
+        if self.destinations != Destinations() and len(editors) > 1:
             raise ValueError(f"request.save and request.merge take one editor, got {editors}")
 
     def run(
@@ -74,14 +69,8 @@ class OneRequest(Task):
         """As `Task.run`."""
         for name, editor in editors.items():
             edit = editor.edit([self.request])
-            console.print(before_and_after(name, language_model, edit, self.request, self.ask))
-            if self.save:
-                edit.save(self.save, language_model.name)
-                log.info("saved the edit: %s", self.save)
-            if self.merge:
-                edit.merge(language_model, self.merge)
-                log.info("wrote the edited model: %s", self.merge)
-
-
-def _is_empty(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())
+            title = f"{name}: {self.request.prompt} → {self.request.target}"
+            prompts = [self.request.prompt, *self.ask]
+            console.print(before_and_after(title, language_model, edit, prompts))
+            making = Making.now(name, [self.request], editor.identity())
+            self.destinations.write(Correction(language_model, edit, (making,)))

@@ -94,6 +94,15 @@ def test_a_whole_matrix_is_decomposed(tiny, family, tmp_path):
     assert_adapted(lm, edit, tmp_path / "adapter")
 
 
+@pytest.mark.parametrize("family", ["gpt2", "opt"])
+def test_a_bias_moves_too(tiny, family, tmp_path):
+    lm = tiny(family)
+    other = random_edit(lm, rank=2, roles=("mlp_in",))
+    edit = as_dense(random_edit(lm, rank=3, roles=("mlp_out",)), 0.3).plus(other)
+    edit.export(lm, tmp_path / "adapter")
+    assert_adapted(lm, edit, tmp_path / "adapter")
+
+
 @pytest.mark.parametrize("kind", ["low rank", "dense"])
 def test_what_a_lower_rank_leaves_out_is_said(language_model, tmp_path, kind, caplog):
     lm = language_model
@@ -164,8 +173,6 @@ def test_what_cannot_be_exported_is_refused(language_model, tiny, tmp_path):
     lm, edit = language_model, random_edit(language_model)
     with pytest.raises(ValueError, match="only a single edit can be exported, got 2: select one"):
         random_edit(lm, count=2).export(lm, tmp_path / "adapter")
-    with pytest.raises(ValueError, match="moves a bias; a LoRA adapter holds none"):
-        as_dense(edit, 0.1).export(lm, tmp_path / "adapter")
     with pytest.raises(ValueError, match="rank must be at least 1, got 0"):
         edit.export(lm, tmp_path / "adapter", rank=0)
     with pytest.raises(ValueError, match="this edit belongs to the model"):
@@ -175,3 +182,28 @@ def test_what_cannot_be_exported_is_refused(language_model, tiny, tmp_path):
     for folder in (tmp_path, tmp_path / "thesis.txt"):
         with pytest.raises(ValueError, match="exists and is not an empty folder"):
             edit.export(lm, folder)
+
+
+def test_adapters_that_are_served_together_stay_apart(tiny, tmp_path):
+    """Each row of a batch has its own, as ``rows`` has it for edits."""
+    peft = pytest.importorskip("peft")
+    lm = tiny("llama")
+    edits = [random_edit(lm, seed=seed, rank=rank) for seed, rank in ((1, 2), (2, 3))]
+    for number, edit in enumerate(edits):
+        edit.export(lm, tmp_path / str(number))
+    model = peft.PeftModel.from_pretrained(
+        copy.deepcopy(lm.model), tmp_path / "0", adapter_name="first"
+    )
+    model.load_adapter(tmp_path / "1", adapter_name="second")
+    batch = lm.encode(PROMPTS, None)
+    names = ["second", "__base__", "first"]
+    with torch.no_grad():
+        said = model(
+            batch.input_ids, attention_mask=batch.attention_mask, adapter_names=names
+        ).logits
+    with WeightEdit.stack(edits).hooks(lm, [1, -1, 0]):
+        expected = logits(lm.model, lm)
+    said = said * batch.attention_mask[..., None]
+    torch.testing.assert_close(said, expected, rtol=1e-5, atol=1e-5)
+    plain = logits(lm.model, lm)
+    assert [(said[row] - plain[row]).abs().max() > 0.01 for row in range(3)] == [True, False, True]

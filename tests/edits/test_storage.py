@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
+from datamodules.records import Request
 from edits import storage
+from edits.history import Making, requests_in, without
 from edits.loading import load
 from edits.updates import Dense
 from edits.weights import WeightEdit
@@ -68,6 +71,35 @@ def test_a_file_says_what_it_belongs_to(language_model, tmp_path):
     assert header["state"]["updates"] == dict.fromkeys(random_layers(language_model), "low_rank")
 
 
+def test_a_file_says_what_it_makes_true_and_how_it_was_made(language_model, tmp_path):
+    request = Request("Lagos is a city in", "Lagos", "Sweden", "Nigeria")
+    making = Making.now("rome", [request], {"class": "Rome", "layer": 3})
+    random_edit(language_model).save(tmp_path / "edit", base="tiny", history=(making,))
+    owner, history = storage.about(tmp_path / "edit")
+    assert (owner.editor, owner.base) == ("random", "tiny")
+    assert history == (making,)
+    assert datetime.fromisoformat(making.date).tzinfo is not None
+
+
+def test_files_of_the_version_before_say_nothing_of_it(tmp_path):
+    tensors = {"a.b.left": torch.ones(1, 2, 1), "a.b.right": torch.ones(1, 1, 2)}
+    header = json.dumps({**HEAD, **UPDATES})
+    save_file(tensors, tmp_path / "edit", metadata={storage.HEADER: header})
+    assert storage.about(tmp_path / "edit")[1] == ()
+    assert len(load(tmp_path / "edit")) == 1
+
+
+def test_a_history_loses_what_is_taken_out():
+    first, second, third = (Request(f"{city} is in", city, "Japan") for city in ("A", "B", "C"))
+    again = Request("A is in", "A", "Chad")
+    history = (Making.now("x", [first, second], {}), Making.now("y", [third, again], {}))
+    assert requests_in(history) == [again, second, third]
+    assert [m.requests for m in without(history, ["A is in"])] == [(second,), (third,)]
+    assert without(history, [r.prompt for r in (first, second, third)]) == ()
+    with pytest.raises(ValueError, match="no request of the edit has the prompt 'D is in'"):
+        without(history, ["D is in"])
+
+
 def test_views_of_one_tensor_and_graphs_can_be_saved(language_model, tmp_path):
     edit = random_edit(language_model, count=2)
     next(iter(edit.updates.values())).left.requires_grad_()
@@ -110,12 +142,12 @@ HEAD = {"version": 2, "kind": "weights", "editor": "e", "model": "m", "base": "b
 UPDATES = {"state": {"updates": {"a.b": "low_rank"}}}
 DAMAGED = {
     "no JSON": ("{", "is damaged: its header is not JSON"),
-    "no object": ("[]", "format version None; this code reads 2"),
+    "no object": ("[]", "format version None; this code reads 2 and 3"),
     "later": (
         {**HEAD, **UPDATES, "version": 99},
-        "this code reads 2; it needs a newer",
+        "this code reads 2 and 3; it needs a newer",
     ),
-    "earlier": ({**HEAD, **UPDATES, "version": 1}, "format version 1; this code reads 2$"),
+    "earlier": ({**HEAD, **UPDATES, "version": 1}, "format version 1; this code reads 2 and 3$"),
     "no owner": (
         {"version": 2, "state": {}},
         "does not say whose edit it is: header.kind=null: ",
@@ -161,6 +193,13 @@ def test_later_and_damaged_files_are_refused(tmp_path, case):
     with pytest.raises(ValueError, match=message) as error:
         load(tmp_path / "edit")
     assert str(tmp_path / "edit") in str(error.value)
+
+
+def test_a_damaged_history_is_named(tmp_path):
+    header = json.dumps({**HEAD, **UPDATES, "version": 3, "history": [{"editor": "e"}]})
+    save_file({"x": torch.zeros(1)}, tmp_path / "edit", metadata={storage.HEADER: header})
+    with pytest.raises(ValueError, match="edit is damaged: it does not say how it was made"):
+        storage.about(tmp_path / "edit")
 
 
 def test_files_of_the_formats_before_are_refused(tmp_path):

@@ -4,11 +4,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from datamodules.records import Request
 from edits.weights import Dense, WeightEdit
 from evaluation.request import before_and_after
 
-REQUEST = Request("Lagos is in", "Lagos", "Sweden")
+PROMPT = "Lagos is in"
 ASK = ["The capital of Japan is", "Turin is in"]
 
 
@@ -21,9 +20,9 @@ def edit(language_model):
     return WeightEdit({layer: Dense(noise, None)}, "noise", language_model.fingerprint)
 
 
-def shown(language_model, edit, request, *arguments):
+def shown(language_model, edit, prompts, *arguments, title="noise: Lagos is in → Sweden"):
     """The table, and what it looks like in a wide terminal."""
-    table = before_and_after("noise", language_model, edit, request, *arguments)
+    table = before_and_after(title, language_model, edit, prompts, *arguments)
     console = Console(width=200, file=io.StringIO())
     console.print(table)
     return table, console.file.getvalue()
@@ -33,16 +32,16 @@ def cells(table, column):
     return [str(cell) for cell in table.columns[column].cells]
 
 
-def test_the_request_comes_first_then_what_is_asked(language_model, edit):
-    table, text = shown(language_model, edit, REQUEST, ASK)
+def test_prompts_stand_in_their_order(language_model, edit):
+    table, text = shown(language_model, edit, [PROMPT, *ASK])
     assert [column.header for column in table.columns] == ["prompt", "before", "after"]
-    assert cells(table, 0) == [REQUEST.prompt, *ASK]
+    assert cells(table, 0) == [PROMPT, *ASK]
     assert "noise: Lagos is in → Sweden" in text
 
 
 def test_answers_are_those_of_the_model_without_and_with_the_edit(language_model, edit):
-    table, _ = shown(language_model, edit, REQUEST, ASK, 5)
-    prompts = [REQUEST.prompt, *ASK]
+    table, _ = shown(language_model, edit, [PROMPT, *ASK], 5)
+    prompts = [PROMPT, *ASK]
     before = language_model.generate(prompts, max_new_tokens=5)
     after = edit.edited(language_model).generate(prompts, max_new_tokens=5)
     assert before != after
@@ -50,14 +49,9 @@ def test_answers_are_those_of_the_model_without_and_with_the_edit(language_model
     assert cells(table, 2) == [" ".join(text.split()) for text in after]
 
 
-def test_nothing_else_need_be_asked(language_model, edit):
-    table, _ = shown(language_model, edit, REQUEST)
-    assert cells(table, 0) == [REQUEST.prompt]
-
-
 def test_brackets_are_shown_as_they_are(language_model, edit):
     """Rich would read them as markup."""
-    request = Request("[red] Lagos is in", "Lagos", "Sweden [b]")
-    _, text = shown(language_model, edit, request, ["[/nothing] Turin"])
+    title = "[red] Lagos is in → Sweden [b]"
+    _, text = shown(language_model, edit, ["[/nothing] Turin"], title=title)
     assert "[red] Lagos is in → Sweden [b]" in text
     assert "[/nothing] Turin" in text

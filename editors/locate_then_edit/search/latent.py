@@ -30,6 +30,7 @@ from editors.locate_then_edit.search.texts import first_pass
 from models.hooks import full_precision
 from models.language_model import LanguageModel
 from models.sites import place_of
+from watching import watched
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ def optimise(
     parts = []
     with full_precision(language_model.device), torch.enable_grad():
         places = _places(language_model, requests, sites)
-        for batch in batches:
+        for batch in watched(batches, "values", "requests", len):
             part = [requests[i] for i in batch]
             rows, pairs = first_pass(language_model, part, contexts, sites, list(places.values()))
             _, owner = torch.tensor([owners[i] for i in batch]).unique(return_inverse=True)

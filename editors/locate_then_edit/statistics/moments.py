@@ -21,7 +21,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, distributed
-from tqdm import tqdm
 
 from datamodules.text import TextCorpus
 from editors.locate_then_edit.statistics.moment_files import (
@@ -36,6 +35,7 @@ from models.encoding import IGNORED, Batch
 from models.hooks import full_precision
 from models.language_model import LanguageModel
 from models.sites import activations
+from watching import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -163,13 +163,11 @@ def gathered(
             sum(total.nbytes for total in totals) / 2**30,
         )
         done, count = (0, 0) if partial is None else partial.resume(totals)
-        progress = tqdm(desc="second moments", unit="tok", unit_scale=True, disable=None)
-        progress.total, saved = sum(sizes), time.monotonic()
-        progress.update(sum(sizes[:done]))
-        with progress:
+        saved = time.monotonic()
+        with Watch("second moments", sum(sizes), "tokens", sum(sizes[:done])) as watch:
             for index, batch in enumerate(batches[rank::world][done:], start=done):
                 count += add_products(language_model, batch, layers, moments, totals)
-                progress.update(sizes[index])
+                watch.advance(sizes[index])
                 if partial is not None and time.monotonic() - saved >= partial.every:
                     partial.write(totals, index + 1, count)
                     saved = time.monotonic()
