@@ -13,6 +13,7 @@ from edits.edit import NOTHING, Edit
 from edits.journal import Journal
 from edits.neurons import NeuronEdit
 from edits.routing import RoutedEdit
+from edits.sides import SideEdit
 from edits.weights import WeightEdit
 from models.language_model import LanguageModel
 
@@ -26,6 +27,7 @@ KINDS = MappingProxyType(
             ContextEdit,
             Codebook,
             NeuronEdit,
+            SideEdit,
             type(NOTHING),
         )
     }

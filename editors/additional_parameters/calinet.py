@@ -21,7 +21,7 @@ from torch import Tensor
 
 from editors.breadth_first import Epochs, train
 from editors.descent import OPTIMISERS
-from editors.editor import Editor, Group
+from editors.editor import Editor, Group, alike
 from editors.settings import at_least, one_of, positive
 from edits.neurons import NeuronEdit, Neurons, Patched
 from models.feed_forward import feed_forward
@@ -78,7 +78,7 @@ class CaliNet(Editor[NeuronEdit]):
         """One part for each group; those of one size are trained side by side."""
         edits: dict[int, NeuronEdit] = {}
         with nullcontext() if after is None else after.hooks(self.language_model):
-            for numbers in self._chunks(groups):
+            for numbers in alike(groups, self.edits_per_batch):
                 edit, _ = self.run([groups[n] for n in numbers])
                 edits.update((n, edit.select(at)) for at, n in enumerate(numbers))
         edit = NeuronEdit.stack([edits[n] for n in range(len(groups))])
@@ -125,14 +125,6 @@ class CaliNet(Editor[NeuronEdit]):
     def _widths(self) -> tuple[int, int]:
         model = self.language_model
         return model.shape(self.place.given)[0], model.shape(self.place.layer)[1]
-
-    def _chunks(self, groups: Sequence[Group]) -> list[list[int]]:
-        """The numbers of groups that are trained together."""
-        by_size: dict[int, list[int]] = {}
-        for number, group in enumerate(groups):
-            by_size.setdefault(len(group), []).append(number)
-        size = self.edits_per_batch
-        return [n[at : at + size] for n in by_size.values() for at in range(0, len(n), size)]
 
     def _edit(
         self, values: Sequence[Sequence[Tensor]], owners: tuple[tuple[Patched, ...], ...] = ()
