@@ -11,6 +11,7 @@ from edits.codebook import Codebook
 from edits.context import ContextEdit
 from edits.edit import NOTHING, Edit
 from edits.journal import Journal
+from edits.masked import MaskedEdit
 from edits.neurons import NeuronEdit
 from edits.routing import RoutedEdit
 from edits.sides import SideEdit
@@ -28,6 +29,7 @@ KINDS = MappingProxyType(
             Codebook,
             NeuronEdit,
             SideEdit,
+            MaskedEdit,
             type(NOTHING),
         )
     }

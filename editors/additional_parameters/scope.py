@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -91,16 +92,10 @@ def _span(request: Request, context: str) -> tuple[int, int]:
     return start + shift, end + shift
 
 
-def left_alone(
-    texts: Sequence[Text], request: Request, count: int, seed: int
-) -> list[Text]:
-    """``count`` texts that do not mention the request's subject, drawn by request and seed."""
-    key = hashlib.sha256(f"{seed}\0{request.prompt}\0{request.target}".encode()).digest()
-    drawn = torch.Generator().manual_seed(int.from_bytes(key[:7], "big"))
-    chosen: list[Text] = []
-    for place in torch.randperm(len(texts), generator=drawn).tolist():
-        if len(chosen) == count:
-            break
-        if request.subject not in texts[place][0]:
-            chosen.append(texts[place])
-    return chosen
+def drawn(texts: Sequence[Text], count: int, key: str, subject: str = "") -> list[Text]:
+    """``count`` of the texts, drawn by the key; none that mentions the subject, if there is one."""
+    digest = hashlib.sha256(key.encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    order = torch.randperm(len(texts), generator=generator).tolist()
+    fitting = (texts[n] for n in order if not subject or subject not in texts[n][0])
+    return list(islice(fitting, count))

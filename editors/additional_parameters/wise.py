@@ -23,8 +23,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from datamodules.pool import Pool
+from datamodules.records import Request
 from editors.additional_parameters.memory import Text, texts_of
-from editors.additional_parameters.scope import Rows, left_alone, rows_of
+from editors.additional_parameters.scope import Rows, drawn, rows_of
 from editors.additional_parameters.ties import ties
 from editors.descent import Descent, means
 from editors.editor import Editor, Group, alike
@@ -230,12 +231,13 @@ class Wise(Editor[SideEdit]):
     def rows(self, groups: Sequence[Group]) -> Rows:
         """What each edit is trained on."""
         assert self._templates is not None
-        others = [
-            [t for r in group for t in left_alone(self._texts, r, self.locality, self.seed)]
-            for group in groups
-        ]
+        others = [[text for request in group for text in self._others(request)] for group in groups]
         subject = self.scope == "subject"
         return rows_of(self.language_model, groups, self._templates, others, subject)
+
+    def _others(self, request: Request) -> list[Text]:
+        key = f"{self.seed}\0{request.prompt}\0{request.target}"
+        return drawn(self._texts, self.locality, key, request.subject)
 
     def mask_of(self, memory: int) -> Tensor:
         """Which weights ``[d_in, d_out]`` the memory of this number may change."""
