@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from editors.settings import at_least, one_of
 from editors.weight_editor import WeightEditor
 from edits.updates import Dense, LowRank
 from edits.weights import WeightEdit
+from models.language_model import LanguageModel
 
 MEANS = ("requests", "tokens")
 
@@ -105,42 +107,82 @@ class BreadthFirst(WeightEditor):
         chunks = [groups[i : i + size] for i in range(0, len(groups), size)]
         return WeightEdit.stack([self.run(chunk)[0] for chunk in chunks])
 
-    @torch.enable_grad()
     def run(self, groups: Sequence[Group]) -> tuple[WeightEdit, list[list[float]]]:
         """Train an edit for each of the groups, which are of one size, on the model as it now is.
 
         Returns:
             The N edits, and each one's loss at every batch it saw.
         """
-        requests = [request for group in groups for request in group]
-        texts = Texts(self.language_model, requests, "target")
         trained = self.start(len(groups))
-        course = Course(self.epochs, len(groups), len(groups[0]))
-
-        def losses(active: list[int]) -> Tensor:
-            return self._losses(texts, trained, active, course)
-
-        fused = self.language_model.device.type == "cpu"
-        descent = Descent(trained.values, steps=course.steps, lr=self.lr, fused=fused)
-        descent.run(losses, course.done, partial(self.slope, trained), skip=course.skipped)
+        losses = train(
+            self.language_model,
+            groups,
+            self.epochs,
+            trained.values,
+            lambda numbers: self._edit(trained.updates(numbers)),
+            slope=partial(self.slope, trained),
+            lr=self.lr,
+            fused=self.language_model.device.type == "cpu",
+        )
         with torch.no_grad():
-            return self._edit(self.finished(trained.updates(range(len(groups))))), course.losses
-
-    def _losses(self, texts: Texts, trained: Trained, active: list[int], course: Course) -> Tensor:
-        """Loss of each active edit's requests of the next batch."""
-        batch = course.next_batch()
-        rows = [number * course.requests + at for number in active for at in batch]
-        place = torch.arange(len(active)).repeat_interleave(len(batch))
-        each = place if len(trained.values) > 1 else None
-        with self._edit(trained.updates(active)).hooks(self.language_model, each):
-            values, row = texts.token_losses(rows)
-        place = place.to(values.device)
-        if self.epochs.mean_over == "tokens":
-            return means(values, place[row], len(active))
-        return means(means(values, row, len(rows)), place, len(active))
+            return self._edit(self.finished(trained.updates(range(len(groups))))), losses
 
     def _edit(self, updates: dict[str, LowRank | Dense]) -> WeightEdit:
         return WeightEdit(updates, self.name, self.language_model.fingerprint)
+
+
+class Hooking(Protocol):
+    """Edits in the making, whose tensors gradients flow to."""
+
+    def hooks(
+        self, language_model: LanguageModel, rows: Tensor | None = None
+    ) -> AbstractContextManager[None]:
+        """Run the model with row b of each batch seeing edit ``rows[b]``, until the block ends."""
+        ...
+
+
+@torch.enable_grad()
+def train(
+    language_model: LanguageModel,
+    groups: Sequence[Group],
+    epochs: Epochs,
+    values: Sequence[Sequence[Tensor]],
+    edits: Callable[[Sequence[int]], Hooking],
+    slope: Callable[[int, int, Tensor], Tensor] | None = None,
+    **descent: Any,
+) -> list[list[float]]:
+    """Train the tensors of an edit for each group, in place, on the model as it now is.
+
+    Args:
+        language_model: the model that is edited.
+        groups: of one size.
+        epochs: order of their requests, and when to stop.
+        values: the tensors of each edit.
+        edits: what the tensors of the edits with these numbers make of the model.
+        slope: as of `Descent.run`.
+        **descent: what else `Descent` takes.
+
+    Returns:
+        Each edit's loss at every batch that it saw.
+    """
+    texts = Texts(language_model, [request for group in groups for request in group], "target")
+    course = Course(epochs, len(groups), len(groups[0]))
+
+    def losses(active: list[int]) -> Tensor:
+        batch = course.next_batch()
+        rows = [number * course.requests + at for number in active for at in batch]
+        place = torch.arange(len(active)).repeat_interleave(len(batch))
+        with edits(active).hooks(language_model, place if len(groups) > 1 else None):
+            each, row = texts.token_losses(rows)
+        place = place.to(each.device)
+        if epochs.mean_over == "tokens":
+            return means(each, place[row], len(active))
+        return means(means(each, row, len(rows)), place, len(active))
+
+    Descent(values, steps=course.steps, **descent).run(
+        losses, course.done, slope, skip=course.skipped
+    )
+    return course.losses
 
 
 class Course:

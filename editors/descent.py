@@ -4,33 +4,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
+from transformers.optimization import Adafactor
 
-from editors.settings import at_least, positive
+from editors.settings import at_least, one_of, positive
 from watching import watched
+
+OPTIMISERS: Mapping[str, Callable[..., Optimizer]] = MappingProxyType(
+    {
+        "adam": torch.optim.Adam,
+        "adafactor": partial(Adafactor, scale_parameter=False, relative_step=False),
+        "sgd": torch.optim.SGD,
+    }
+)
+"""All of them go tensor by tensor, so that edits beside each other do not meet in them."""
 
 
 class Descent:
-    """Adam on the tensors of B edits, each of which stops by itself.
+    """Descent on the tensors of B edits, each of which stops by itself.
 
-    Losses are summed and Adam works element by element, so that each edit's course is the one it
-    would have alone. An edit that has stopped stays as it is, to the bit. One whose gradient is not
+    Losses are summed and the optimiser works tensor by tensor, so that each edit's course is the
+    one it would have alone. An edit that has stopped stays as it is, to the bit. One whose gradient is not
     finite stops before the step and is in ``unsound``.
 
     Args:
         tensors: those of each edit, as many each; they are changed in place.
         steps: largest number of losses computed.
-        lr: of Adam.
+        lr: of the optimiser, which takes it as it is.
         last: whether a step follows the last loss, too.
+        optimiser: one of `OPTIMISERS`.
         fused: whether Adam's loop is fused; values and gradients must be laid out alike then.
-        weight_decay: of Adam, in its L2 form.
+        weight_decay: of Adam and SGD, in its L2 form.
         clip: longest gradient of an edit, over all its tensors; None: any.
 
     Raises:
-        ValueError: no step, or a step size that is not above 0.
+        ValueError: no step, a step size that is not above 0, or no such optimiser.
     """
 
     def __init__(
@@ -40,12 +54,14 @@ class Descent:
         steps: int,
         lr: float,
         last: bool = True,
+        optimiser: str = "adam",
         fused: bool = False,
         weight_decay: float = 0.0,
         clip: float | None = None,
     ):
         at_least(1, steps=steps)
         positive(lr=lr, clip=clip)
+        one_of("optimiser", optimiser, list(OPTIMISERS))
         self.tensors = tensors
         self.clip = clip
         self.steps, self.last = steps, last
@@ -53,9 +69,8 @@ class Descent:
         # in the order of the tensors of an edit, as their gradients are taken; a loop over many
         # small tensors is best run outside Python
         flat = [edit[at] for at in range(len(tensors[0])) for edit in tensors]
-        self._adam = torch.optim.Adam(
-            flat, lr, weight_decay=weight_decay, fused=fused, foreach=not fused
-        )
+        loop = {} if optimiser == "adafactor" else {"fused": fused, "foreach": not fused}
+        self._optimiser = OPTIMISERS[optimiser](flat, lr=lr, weight_decay=weight_decay, **loop)
 
     def run(
         self,
@@ -74,7 +89,7 @@ class Descent:
                 and the tensor's gradient; by default the gradient.
             project: brings the tensors of these edits back into bounds, after a step.
             skip: which of them (bool ``[b]``) go on, but without a step at these losses: neither
-                their tensors nor Adam's memory of them change.
+                their tensors nor the optimiser's memory of them change.
         """
         active = list(range(len(self.tensors)))
         for step in watched(range(self.steps), "descent"):
@@ -103,12 +118,12 @@ class Descent:
         self.unsound |= bad
         if self.clip is not None:
             gradients = _clipped(gradients, len(active), self.clip)
-        self._adam.zero_grad()  # a tensor without a gradient is not stepped
+        self._optimiser.zero_grad()  # a tensor without a gradient is not stepped
         for (number, at), gradient in zip(places, gradients, strict=True):
             if number not in bad:
                 change = gradient if slope is None else slope(number, at, gradient)
                 self.tensors[number][at].grad = change
-        self._adam.step()
+        self._optimiser.step()
         return [number for number in active if number not in bad]
 
 

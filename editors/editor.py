@@ -101,6 +101,14 @@ class Editor(ABC, Generic[E]):
         return load(path, self.language_model)
 
 
+def alike(groups: Sequence[Group], most: int) -> list[list[int]]:
+    """The numbers of groups that are of one size, ``most`` of them at a time."""
+    sizes: dict[int, list[int]] = {}
+    for number, group in enumerate(groups):
+        sizes.setdefault(len(group), []).append(number)
+    return [own[at : at + most] for own in sizes.values() for at in range(0, len(own), most)]
+
+
 def arguments(kind: type) -> list[str]:
     """The names of a constructor's arguments."""
     return [name for name in inspect.signature(kind.__init__).parameters if name != "self"]

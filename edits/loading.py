@@ -14,8 +14,10 @@ from edits.codebook import Codebook
 from edits.context import ContextEdit
 from edits.edit import NOTHING, Edit
 from edits.journal import Journal
+from edits.masked import MaskedEdit
 from edits.neurons import NeuronEdit
 from edits.routing import RoutedEdit
+from edits.sides import SideEdit
 from edits.weights import WeightEdit
 from files.schema import check
 from models.language_model import LanguageModel
@@ -30,6 +32,8 @@ KINDS = MappingProxyType(
             ContextEdit,
             Codebook,
             NeuronEdit,
+            SideEdit,
+            MaskedEdit,
             type(NOTHING),
         )
     }

@@ -270,14 +270,16 @@ class _Course:
     def losses(self, active: Sequence[int]) -> Tensor:
         """Of the requests with these numbers."""
         model, place = self.patches.mistakes.language_model, self.patches.place
-        neurons, real = self.patches.neurons(active), self.real[active]
+        neurons = self.patches.neurons(active)
+        most = neurons.count  # of these; one that has stopped may have had more
+        queries, real = self.queries[active, :most], self.real[active, :most]
         edit = NeuronEdit(neurons, place.given, place.layer, self.name, model.fingerprint)
         with edit.hooks(model, range(len(active)) if len(active) > 1 else None):
             logits, targets, row = self.patches.mistakes.logits(active)
         target = means(self.settings.nll(logits, targets), row, len(active))
         wrong = (logits.argmax(1) != targets).to(target.dtype)
         self.right = means(wrong, row, len(active)) == 0
-        own = (self.queries[active] * neurons.keys).sum(-1) + neurons.biases
+        own = (queries * neurons.keys).sum(-1) + neurons.biases
         activation = self.settings.activation(own, real)
         quiet = own.new_zeros(len(active))
         if self.memories is not None and self.settings.memory_weight:

@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
+from greedy import greedily
 
 from datamodules.records import Request
 from editors.additional_parameters.grace import Grace
 from edits import NOTHING, load
 from edits.storage import Owner, write
-from models import Batch, LanguageModel, UnsupportedModel
-from models.passes import Pass
+from models import LanguageModel, UnsupportedModel
 
 REQUESTS = [
     Request("Lagos is in", "Lagos", "Sweden", "Nigeria"),
@@ -130,19 +130,6 @@ def test_a_generated_answer_is_the_one_that_is_scored(language_model, replaced):
         ids = language_model.encode([prompt], None).input_ids
         predicted = greedily(language_model, ids, route, 5)
         assert language_model.form.text(ids[0].tolist(), predicted) == text
-
-
-def greedily(lm, ids, route, steps):
-    """Each token by a pass over all before it, without a cache."""
-    asked, given = ids.shape[1] - 1, []
-    for _ in range(steps):
-        mask = torch.ones_like(ids)
-        batch = Batch(ids, mask, torch.full_like(ids, -100))
-        around = route.around(Pass(torch.tensor([0]), mask, torch.tensor([asked]), steps=False))
-        with torch.no_grad(), around:
-            given.append(int(lm.head(lm.hidden(batch)[0, -1]).argmax()))
-        ids = torch.cat([ids, torch.tensor([[given[-1]]])], dim=1)
-    return given
 
 
 def test_a_stream_holds_all_its_requests(language_model):

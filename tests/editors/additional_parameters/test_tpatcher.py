@@ -7,7 +7,7 @@ from datamodules.atlas.data import AtlasData
 from datamodules.pool import Pool
 from datamodules.records import Request
 from editors.additional_parameters.margins import PatchLosses
-from editors.additional_parameters.tpatcher import Stopping, TPatcher
+from editors.additional_parameters.tpatcher import Stopping, TPatcher, _Course
 
 REQUESTS = [
     Request("The Eiffel Tower is in", "Eiffel Tower", "Sweden"),
@@ -118,3 +118,18 @@ def test_what_cannot_be_is_refused(language_model):
         PatchLosses(margins="none")
     with pytest.raises(ValueError, match="copies must be at least 1, got 0"):
         PatchLosses(copies=0)
+
+
+def test_a_request_with_more_patches_than_the_others_may_stop_first(exact, pool):
+    """Those that go on have the losses that they have alone."""
+    one = editor(exact, pool, most=3)
+    one.prepare()
+    with torch.no_grad():
+        patches = one.start(REQUESTS)
+    counts = [len(own) for own, *_ in patches.tensors]
+    fewer = [n for n, count in enumerate(counts) if count < max(counts)]
+    assert fewer
+    beside = _Course(one, patches, one._memories).losses(fewer)
+    for number, loss in zip(fewer, beside, strict=True):
+        alone = _Course(one, patches.of([number]), one._memories).losses([0])
+        torch.testing.assert_close(loss, alone[0], rtol=1e-12, atol=0)
