@@ -135,10 +135,9 @@ class Request:
 
     def _check_target(self) -> None:
         for name in ("subject", "target"):
-            if invisible(getattr(self, name)):
-                raise RecordError(
-                    name, f"holds invisible characters: {quoted(getattr(self, name))}"
-                )
+            text = getattr(self, name)
+            if invisible(text):
+                raise RecordError(name, f"holds invisible characters: {quoted(text)}")
         true = self.target_true
         if true is not None and _only_form_differs(self.target, true):
             forms = f"{quoted(self.target)}, {quoted(true)}"
@@ -215,9 +214,7 @@ class Probe:
     all_of: str = ""
     distractors: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
-    hops: int = field(
-        default=0, repr=False
-    )  # of the question, not of what is asked: no fingerprint
+    hops: int = field(default=0, repr=False)  # no part of what is asked, nor of a fingerprint
 
     def __post_init__(self):
         if self.kind not in KINDS:
