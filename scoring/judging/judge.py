@@ -22,6 +22,8 @@ from files import write_whole
 from files.cache import cache_folder
 from scoring.answers import Answer, Verdict
 
+CHUNK = 40
+"""Cases from one writing of verdicts to the next: what was paid for is not lost."""
 RIGHT, WRONG = "A", "B"
 UNPARSEABLE = "unparseable"
 """Why there is no verdict: the reply says neither letter."""
@@ -80,10 +82,12 @@ class Judge(ABC):
         paths = {case: self._path(case) for case in cases}
         known = {case: _stored(path) for case, path in paths.items()}
         new = [case for case, verdict in known.items() if verdict is None]
-        for case, verdict in zip(new, self.ask(new) if new else [], strict=True):
-            known[case] = verdict
-            if verdict.reason in ("", UNPARSEABLE):
-                write_whole(paths[case], json.dumps([verdict.right]) + "\n")
+        for start in range(0, len(new), CHUNK):
+            chunk = new[start : start + CHUNK]
+            for case, verdict in zip(chunk, self.ask(chunk), strict=True):
+                known[case] = verdict
+                if verdict.reason in ("", UNPARSEABLE):
+                    write_whole(paths[case], json.dumps([verdict.right]) + "\n")
         return [verdict for case in cases if (verdict := known[case]) is not None]
 
     @final
