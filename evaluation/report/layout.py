@@ -23,8 +23,10 @@ TRAINING: Layout = {
         "losses": _chart(r"^train/(.*_)?loss$", r"^(train|val)/nll$"),
         "success on val": _chart(r"^val/(.*/)?(score|reliability|generalization)$"),
         "locality on val": _chart(r"^val/(.*/)?(locality|unrelated|neighborhood)$"),
-        "size of steps and updates": _chart(r"^train/grad_norm$", r"^train/update_norm/"),
-        "learning rates": _chart(r"^lr-", r"^train/edit_lr/"),
+        "gradient": _chart(r"^train/grad_norm$"),
+        "updates": _chart(r"^train/update_norm/"),
+        "learning rates": _chart(r"^lr-"),
+        "learning rates of edits": _chart(r"^train/edit_lr/"),
     }
 }
 
