@@ -84,9 +84,7 @@ def test_what_does_not_fit_is_named(value, kind, message):
 
 def test_an_unknown_key_is_named_with_the_one_that_is_near():
     check_keys(["steps"], ["steps", "lr"], "Search")
-    with pytest.raises(
-        ValueError, match=r"a\.stepz: Search has no such setting; did you mean"
-    ):
+    with pytest.raises(ValueError, match=r"a\.stepz: Search has no such setting; did you mean"):
         check_keys(["stepz"], ["steps", "lr"], "Search", "a.")
     with pytest.raises(ValueError, match="Search has no such setting; it has steps, lr"):
         check_keys(["nonsense"], ["steps", "lr"], "Search")
