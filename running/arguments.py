@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, cast, get_type_hints
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -94,6 +95,12 @@ def _children(node: DictConfig | ListConfig) -> Iterator[tuple[str | int, Any]]:
             yield key, Unresolved if OmegaConf.is_missing(node, key) else node[key]
         except OmegaConfBaseException:
             yield key, Unresolved
+
+
+def overrides() -> list[str]:
+    """What the command line says, as it stands there: references are not followed."""
+    task = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    return [str(override) for override in cast(list, task)]
 
 
 def home(cfg: DictConfig, key: str) -> str:

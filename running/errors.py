@@ -6,7 +6,6 @@ import functools
 import sys
 from collections.abc import Callable
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -17,7 +16,7 @@ from yaml import MarkedYAMLError, YAMLError
 
 from files import first_line
 from running import help  # noqa: F401 registers a resolver
-from running.arguments import home
+from running.arguments import home, overrides
 from running.folders import leave_no_empty_folder
 from running.interruption import Terminated, how_to_go_on, terminable
 from running.noise import quiet
@@ -65,11 +64,9 @@ def reporting_errors(main: Main) -> Main:
 def _of_part(cfg: DictConfig, error: InstantiationException) -> str:
     """What a part of the configuration says against its settings, and where it stands."""
     key = home(cfg, str(error).rpartition("full_key: ")[2])
-    overrides = [
-        o for o in HydraConfig.get().overrides.task if o.lstrip("+~").startswith(f"{key}.")
-    ]
+    below = [o for o in overrides() if o.lstrip("+~").startswith(f"{key}.")]
     wrong_type = isinstance(error.__cause__, TypeError)
-    behind = f" ({' '.join(overrides)})" if overrides and wrong_type else ""
+    behind = f" ({' '.join(below)})" if below and wrong_type else ""
     return f"{key}: {text(error.__cause__ or error)}{behind}"
 
 

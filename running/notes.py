@@ -16,12 +16,12 @@ from typing import Any
 
 import psutil
 import torch
-from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.utilities import rank_zero_only
 
 from evaluation.costs import GIB
 from files import write_whole
 from files.schema import check
+from running.arguments import overrides
 
 NOTES = "notes.json"
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,7 +64,7 @@ def start() -> dict[str, Any]:
     """What can be said of this process by itself."""
     return {
         "command": shlex.join(["python", *sys.argv]),
-        "overrides": list(HydraConfig.get().overrides.task),
+        "overrides": overrides(),
         "folder": os.getcwd(),
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "code": code(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.utilities import rank_zero_only
@@ -37,10 +37,7 @@ def keep(cfg: DictConfig, folder: Path) -> None:
 
 def as_text(cfg: DictConfig) -> str:
     """The resolved configuration; a task's references stay, so that each setting stands once."""
-    resolved = contents(cfg, resolve=True)
-    if "task" in cfg:
-        resolved["task"] = contents(cfg)["task"]
-    return OmegaConf.to_yaml(OmegaConf.create(resolved))
+    return OmegaConf.to_yaml(OmegaConf.create(_resolved(cfg)))
 
 
 # going on
@@ -154,7 +151,7 @@ def checkpoint(path: str) -> str:
 
 
 def moved(cfg: DictConfig, old: str, new: Path) -> DictConfig:
-    """The configuration, resolved, with the run's folder in another place."""
+    """The configuration, resolved as in `as_text`, with the run's folder in another place."""
 
     def place(value: object) -> object:
         if isinstance(value, dict):
@@ -165,7 +162,14 @@ def moved(cfg: DictConfig, old: str, new: Path) -> DictConfig:
             return f"{new}{value[len(old) :]}"
         return value
 
-    return OmegaConf.create(cast(dict, place(contents(cfg, resolve=True))))
+    return OmegaConf.create(cast(dict, place(_resolved(cfg))))
+
+
+def _resolved(cfg: DictConfig) -> dict[str, Any]:
+    resolved = contents(cfg, resolve=True)
+    if "task" in cfg:
+        resolved["task"] = contents(cfg)["task"]
+    return resolved
 
 
 def check_agreement(run: DictConfig, now: DictConfig, keys: Sequence[str]) -> None:

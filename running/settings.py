@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from editors.settings import positive
 from files.schema import check as check_value
 from files.schema import check_keys
-from running.arguments import check_arguments
+from running.arguments import check_arguments, overrides
 from running.targets import check_targets
 
 OWN: Mapping[str, Any] = MappingProxyType(
@@ -128,7 +128,7 @@ def check_device(name: str) -> None:
 def shipped() -> DictConfig:
     """The configuration as it is without a user's settings, given the user's choice of files."""
     hydra = HydraConfig.get()
-    groups = [o for o in hydra.overrides.task if _key(o) in hydra.runtime.choices]
+    groups = [o for o in overrides() if _key(o) in hydra.runtime.choices]
     return compose(hydra.job.config_name, overrides=groups)
 
 
@@ -139,7 +139,7 @@ def contents(cfg: DictConfig, resolve: bool = False) -> dict[str, Any]:
 
 def given() -> list[tuple[str, str]]:
     """What the command line says: the key and the text of each override."""
-    return [(_key(override), override) for override in HydraConfig.get().overrides.task]
+    return [(_key(override), override) for override in overrides()]
 
 
 def _key(override: str) -> str:

@@ -36,7 +36,10 @@ WRONG = [
     ("edit editors=[rome] +settings.rome.search.stepz=3", "settings.rome.search.stepz: Search has"),
     ("edit editors=[rome] +settings.rome.layer=x", "settings.rome.layer=x: expected a whole"),
     ("edit editors=[rome] corpus.source=3 corpus=pretrained", "corpus.source=3: expected text"),
-    ("edit editors=[rome] corpus=pretrained model=pretrained model.path=x", "model: no folder 'x'"),
+    (
+        "edit editors=[rome] corpus=pretrained model=pretrained model.path=/x",
+        "model: no folder '/x'",
+    ),
     ("edit rerun=gone data.limit=3", "rerun keeps the run's own settings; leave out data.limit=3"),
 ]
 
