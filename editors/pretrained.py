@@ -44,7 +44,8 @@ def card(repository: str, editor: type, config: Mapping[str, Any]) -> str:
         f'editor = {editor.__qualname__}.from_pretrained("{repository}", language_model)'
     )
     return (
-        f"{head}\n\n# {name} for {model['name']}\n\nA knowledge editor, trained with Errata for the "
+        f"{head}\n\n# {name} for {model['name']}\n\n"
+        "A knowledge editor, trained with Errata for the "
         f"language model `{model['name']}` with fingerprint `{model['fingerprint']}`.\n\n"
         f"```python\n{use}\n```\n\n| setting | value |\n|---|---|\n{rows}\n"
     )
