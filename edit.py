@@ -25,9 +25,11 @@ from running.runs import editing_run, keep, new_run, repeated
 
 log = logging.getLogger(__name__)
 
+CONFIGS = str(Path(__file__).with_name("configs"))  # also where it is started as a command
+
 
 @one_line
-@hydra.main(version_base="1.3", config_path="configs", config_name="edit")
+@hydra.main(version_base="1.3", config_path=CONFIGS, config_name="edit")
 @reporting_errors
 def main(cfg: DictConfig) -> None:
     """Composes a run or goes on with one, builds model and editors, and does the task."""

@@ -27,9 +27,11 @@ from running.settings import contents
 
 log = logging.getLogger(__name__)
 
+CONFIGS = str(Path(__file__).with_name("configs"))  # also where it is started as a command
+
 
 @one_line
-@hydra.main(version_base="1.3", config_path="configs", config_name="train")
+@hydra.main(version_base="1.3", config_path=CONFIGS, config_name="train")
 @reporting_errors
 def main(cfg: DictConfig) -> None:
     """Builds everything from the configuration, trains, and writes what was reached on val."""
