@@ -5,8 +5,8 @@
 
 Records are those whose fact the model knows. For each part: CPU seconds of one thread, the
 operations done (2 for a multiplication and an addition, counted by PyTorch in a second run), their
-rate, and its share of what this machine makes of 512 x 576 x 1536 products. Machines differ: compare
-only what one machine has printed.
+rate, and its share of what this machine makes of 512 x 576 x 1536 products. Machines differ:
+compare only what one machine has printed.
 """
 
 from __future__ import annotations
@@ -156,9 +156,7 @@ def mend(bench: Bench) -> None:
     bench.timed("MEND, an example of a step", len(bench.records), step)
 
 
-PARTS = {
-    part.__name__: part for part in (asking, generating, rome, memit, alphaedit, ft_m, mend)
-}
+PARTS = {part.__name__: part for part in (asking, generating, rome, memit, alphaedit, ft_m, mend)}
 
 if __name__ == "__main__":
     main()
