@@ -34,6 +34,8 @@ from models.scores import TOKENS_PER_BATCH, Answer, Scores, split
 
 CACHED = 1024
 """Padded tokens of a micro-batch on a processor, where more of them are no faster."""
+STEPPED = 2048
+"""The same of a generation, whose steps take a token of each row: these are to be many."""
 A_PASS = 32
 """Tokens that take a processor core as long as a pass of few tokens does beside them."""
 
@@ -268,11 +270,17 @@ class LanguageModel(Anatomy):
             self._keep_step(len(batches))
         return Scores.of([answers[i] for i in range(len(targets))])
 
-    def _micro_batches(self, lengths: Sequence[int], tokens: int) -> list[list[int]]:
-        """Rows in groups of at most ``tokens`` padded tokens, of all stacks."""
+    def _micro_batches(
+        self, lengths: Sequence[int], tokens: int, passes: int = 1
+    ) -> list[list[int]]:
+        """Rows in groups of at most ``tokens`` padded tokens, of all stacks.
+
+        The more ``passes`` follow one another, the less does padding, which is in the first alone.
+        """
         if self.device.type != "cpu":
             return micro_batches(lengths, tokens // self.form.stacks)
-        return micro_batches(lengths, min(tokens, CACHED) // self.form.stacks, A_PASS)
+        tokens = min(tokens, CACHED if passes == 1 else STEPPED)
+        return micro_batches(lengths, tokens // self.form.stacks, A_PASS * passes)
 
     @torch.no_grad()
     def generate(
@@ -304,7 +312,7 @@ class LanguageModel(Anatomy):
         prompt_ids, _, lengths = self._ids_of(prompts, None, max_new_tokens)
         self._check_lengths(prompts, lengths)
         texts = [""] * len(prompts)
-        for rows in self._micro_batches(lengths, tokens_per_batch):
+        for rows in self._micro_batches(lengths, tokens_per_batch, max_new_tokens):
             inputs = [prompt_ids[i] for i in rows]
             start = self.form.start(inputs).to(self.device)
 
