@@ -41,7 +41,7 @@ from models.smollm2 import language_model as smollm2
 from scoring.known import known
 from scoring.questions import Questions
 
-MOMENTS = Moments(corpus(), cache_folder=".cache/moments")
+MOMENTS = Moments(corpus(500), cache_folder=".cache/moments")  # enough to be timed with
 FIVE = Contexts(lengths=((10, 5),))  # and the bare prompt: six
 BLOCK = 11
 

@@ -16,7 +16,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from models.encoding import IGNORED, Batch, pad_right
+from models.encoding import IGNORED, Batch, attention_bias, pad_right
 from models.scores import Answer
 
 HEADS = 128
@@ -61,12 +61,11 @@ class Asked:
         return places - before.sum(2)
 
     def bias(self, dtype: torch.dtype) -> Tensor:
-        """What is added to attention logits ``[B, 1, T, T]``: 0 where a token sees another."""
+        """See `attention_bias`."""
         assert self.branch is not None
         own, other = self.branch[:, :, None], self.branch[:, None]
         seen = ((other == 0) | (other == own)) & self.batch.attention_mask[:, None].bool()
-        bias = torch.full(seen.shape, torch.finfo(dtype).min, dtype=dtype, device=seen.device)
-        return bias.masked_fill(seen.tril(), 0)[:, None]
+        return attention_bias(seen.tril(), dtype)
 
 
 def branched(

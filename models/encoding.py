@@ -16,6 +16,9 @@ from models.rendering import Rendering
 IGNORED = -100
 """Label of positions that hold no target token."""
 
+A_PASS = 32
+"""Tokens that take a processor core as long as a pass of few tokens does beside them."""
+
 _REMEMBERED = 2**16  # texts whose ids are kept
 
 
@@ -116,6 +119,18 @@ def micro_batches(
         groups[-1].append(row)
         room -= width
     return groups
+
+
+def attention_bias(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to attention logits ``[B, 1, T, S]``: 0 where a token sees another.
+
+    Args:
+        seen: bool ``[B, T, S]``; where nothing is seen, as by padding, everything counts alike.
+        dtype: of the model. Softmax may be taken in float32, in which the bias is finite too.
+    """
+    least = max(torch.finfo(dtype).min, torch.finfo(torch.float32).min)
+    bias = torch.full(seen.shape, least, dtype=dtype, device=seen.device)
+    return bias.masked_fill(seen, 0)[:, None]
 
 
 class TokenIds:

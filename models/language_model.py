@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from models.anatomy import Anatomy
 from models.asked import likely, targets_of
 from models.encoder_decoder import EncoderDecoder
-from models.encoding import IGNORED, Batch, TokenIds, micro_batches
+from models.encoding import A_PASS, IGNORED, Batch, TokenIds, micro_batches
 from models.families import Family, family_of
 from models.forms import DecoderOnly, Form
 from models.generation import cut
@@ -36,8 +36,6 @@ CACHED = 1024
 """Padded tokens of a micro-batch on a processor, where more of them are no faster."""
 STEPPED = 2048
 """The same of a generation, whose steps take a token of each row: these are to be many."""
-A_PASS = 32
-"""Tokens that take a processor core as long as a pass of few tokens does beside them."""
 
 
 class LanguageModel(Anatomy):
