@@ -19,7 +19,7 @@ from edits.history import History
 from edits.rows import check_one_each, checked_rows
 from models.language_model import LanguageModel
 from models.passes import Around
-from models.scores import TOKENS_PER_BATCH, Scores
+from models.scores import TOKENS_PER_BATCH, Answer, Scores
 
 State = tuple[dict[str, Any], dict[str, Tensor]]
 """What an edit's file holds: JSON values, and tensors by name."""
@@ -265,6 +265,7 @@ class EditedModel:
         prompts: Sequence[str],
         targets: Sequence[str],
         *,
+        behind: Sequence[int] | None = None,
         rows: Tensor | Sequence[int] | None = None,
         tokens_per_batch: int = TOKENS_PER_BATCH,
     ) -> Scores:
@@ -278,14 +279,16 @@ class EditedModel:
             raise ValueError(f"an edit of {self.edit.editor} generates answers; it scores none")
         routes = self.edit.routes(self.language_model, prompts, self._rows(prompts, rows))
         if len(routes) == 1:  # all prompts, in their order
-            return self._read(routes[0], targets, tokens_per_batch)
-        answers: list[tuple] = [()] * len(prompts)
+            return self._read(routes[0], targets, behind, tokens_per_batch)
+        behind = range(len(prompts)) if behind is None else behind
+        answers: dict[int, Answer] = {}
         for route in routes:
-            scores = self._read(route, [targets[i] for i in route.index], tokens_per_batch)
-            each = zip(scores.log_probs, scores.predicted, scores.targets, strict=True)
-            for index, answer in zip(route.index, each, strict=True):
-                answers[index] = answer
-        return Scores(*([answer[i] for answer in answers] for i in range(3)))
+            place = {prompt: at for at, prompt in enumerate(route.index)}
+            own = [number for number, prompt in enumerate(behind) if prompt in place]
+            places = [place[behind[number]] for number in own]
+            scores = self._read(route, [targets[n] for n in own], places, tokens_per_batch)
+            answers.update(zip(own, scores.answers, strict=True))
+        return Scores.of([answers[i] for i in range(len(targets))])
 
     def generate(
         self,
@@ -310,10 +313,19 @@ class EditedModel:
             tokens_per_batch=tokens_per_batch,
         )
 
-    def _read(self, route: Route, targets: Sequence[str], tokens_per_batch: int) -> Scores:
-        reader = route.reader or self.language_model
-        return reader.score(
-            route.prompts, targets, around=route.around, tokens_per_batch=tokens_per_batch
+    def _read(
+        self,
+        route: Route,
+        targets: Sequence[str],
+        behind: Sequence[int] | None,
+        tokens_per_batch: int,
+    ) -> Scores:
+        return (route.reader or self.language_model).score(
+            route.prompts,
+            targets,
+            behind=behind,
+            around=route.around,
+            tokens_per_batch=tokens_per_batch,
         )
 
     def _rows(self, prompts: Sequence[str], rows: Tensor | Sequence[int] | None) -> Tensor | None:

@@ -10,6 +10,7 @@ from typing import cast
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from models.asked import Asked, each_alone
 from models.encoding import Batch, TokenIds, pad_right
 from models.families import UnsupportedModel
 from models.forms import Form
@@ -81,6 +82,20 @@ class EncoderDecoder(Form):
             use_cache=False,
         )
         return states.last_hidden_state
+
+    def asked_length(self, prompt: int, answers: Sequence[int]) -> int:
+        """As many rows as there are answers."""
+        return sum(self.length(prompt, answer) for answer in answers)
+
+    def asked(self, prompts: Sequence[list[int]], targets: Sequence[Sequence[list[int]]]) -> Asked:
+        """Each target has a row of its own."""
+        numbers = [number for number, each in enumerate(targets) for _ in each]
+        answers = [ids for each in targets for ids in each]
+        return each_alone(self.batch([prompts[n] for n in numbers], answers), numbers)
+
+    def asked_hidden(self, asked: Asked) -> Tensor:
+        """As `hidden`, of `asked`."""
+        return self.hidden(asked.batch)
 
     def start(self, prompts: Sequence[list[int]]) -> Batch:
         """Prompts as the source, and the decoder's start."""

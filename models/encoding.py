@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from models.rendering import Rendering
 
 IGNORED = -100
 """Label of positions that hold no target token."""
+
+A_PASS = 32
+"""Tokens that take a processor core as long as a pass of few tokens does beside them."""
 
 _REMEMBERED = 2**16  # texts whose ids are kept
 
@@ -96,21 +100,37 @@ def pad_left(prompts: Sequence[list[int]], pad_id: int) -> Batch:
     return Batch(ids, mask, torch.full_like(ids, IGNORED))
 
 
-def micro_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
+def micro_batches(
+    lengths: Sequence[int], tokens_per_batch: int, most_padding: float = inf
+) -> list[list[int]]:
     """Rows of like length, longest first, in groups of at most ``tokens_per_batch`` padded tokens.
 
-    A row that is longer than that makes a group of its own.
+    Of these at most ``most_padding`` are padding. A row that is longer than a group may be makes
+    one of its own.
     """
     groups: list[list[int]] = []
-    room = 0
+    width = room = padding = 0
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        if room < lengths[row]:  # a group is as wide as its first row
+        padding += width - lengths[row]
+        if room < lengths[row] or padding > most_padding:
             groups.append([])
-            width = lengths[row]
+            width, padding = lengths[row], 0  # a group is as wide as its first row
             room = max(tokens_per_batch // max(width, 1), 1) * width
         groups[-1].append(row)
         room -= width
     return groups
+
+
+def attention_bias(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to attention logits ``[B, 1, T, S]``: 0 where a token sees another.
+
+    Args:
+        seen: bool ``[B, T, S]``; where nothing is seen, as by padding, everything counts alike.
+        dtype: of the model. Softmax may be taken in float32, in which the bias is finite too.
+    """
+    least = max(torch.finfo(dtype).min, torch.finfo(torch.float32).min)
+    bias = torch.full(seen.shape, least, dtype=dtype, device=seen.device)
+    return bias.masked_fill(seen, 0)[:, None]
 
 
 class TokenIds:

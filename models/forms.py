@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from models.asked import Asked, branched
 from models.encoding import Batch, TokenIds, pad_left, pad_right
 from models.families import family_of
 from models.generation import end_tokens, greedy
@@ -72,6 +73,18 @@ class Form(ABC):
         """Hidden states ``[B, T, d]`` before the output head; differentiable."""
 
     @abstractmethod
+    def asked_length(self, prompt: int, answers: Sequence[int]) -> int:
+        """Tokens that are read for a prompt and all of its answers, of these lengths."""
+
+    @abstractmethod
+    def asked(self, prompts: Sequence[list[int]], targets: Sequence[Sequence[list[int]]]) -> Asked:
+        """Prompts with all targets that are asked for behind each, on the CPU."""
+
+    @abstractmethod
+    def asked_hidden(self, asked: Asked) -> Tensor:
+        """As `hidden`, of `asked`."""
+
+    @abstractmethod
     def start(self, prompts: Sequence[list[int]]) -> Batch:
         """What is read before an answer's first token, which the last position predicts."""
 
@@ -114,6 +127,26 @@ class DecoderOnly(Form):
         """Hidden states ``[B, T, d]`` before the output head; differentiable."""
         states = self.model.base_model(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+        )
+        return states.last_hidden_state
+
+    def asked_length(self, prompt: int, answers: Sequence[int]) -> int:
+        """The prompt once, and each answer without its last token."""
+        return prompt + sum(length - 1 for length in answers)
+
+    def asked(self, prompts: Sequence[list[int]], targets: Sequence[Sequence[list[int]]]) -> Asked:
+        """A prompt is read once for all of its targets."""
+        return branched(prompts, targets, self.pad_id)
+
+    def asked_hidden(self, asked: Asked) -> Tensor:
+        """As `hidden`; targets of one prompt do not see each other."""
+        if asked.branch is None:
+            return self.hidden(asked.batch)
+        states = self.model.base_model(
+            input_ids=asked.batch.input_ids,
+            attention_mask=asked.bias(self.model.dtype),
+            position_ids=asked.positions,
+            use_cache=False,
         )
         return states.last_hidden_state
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import cast
@@ -22,15 +21,21 @@ from torch import Tensor, distributed, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from models.anatomy import Anatomy
+from models.asked import likely, targets_of
 from models.encoder_decoder import EncoderDecoder
-from models.encoding import IGNORED, Batch, TokenIds, micro_batches
+from models.encoding import A_PASS, IGNORED, Batch, TokenIds, micro_batches
 from models.families import Family, family_of
 from models.forms import DecoderOnly, Form
 from models.generation import Text, cut
 from models.loading import load_pretrained
-from models.passes import Around, Pass
+from models.passes import Around, surrounded
 from models.rendering import Rendering
-from models.scores import TOKENS_PER_BATCH, Scores
+from models.scores import TOKENS_PER_BATCH, Answer, Scores, split
+
+CACHED = 1024
+"""Padded tokens of a micro-batch on a processor, where more of them are no faster."""
+STEPPED = 2048
+"""The same of a generation, whose steps take a token of each row: these are to be many."""
 
 
 class LanguageModel(Anatomy):
@@ -217,31 +222,63 @@ class LanguageModel(Anatomy):
         prompts: Sequence[str],
         targets: Sequence[str],
         *,
+        behind: Sequence[int] | None = None,
         around: Around | None = None,
         tokens_per_batch: int = TOKENS_PER_BATCH,
     ) -> Scores:
         """How probable each target is after its prompt, token by token; an end is not asked for.
 
         Rows of like length go together in micro-batches of at most ``tokens_per_batch`` padded
-        tokens; answers come in the caller's order and do not depend on who shares a batch.
+        tokens; answers come in the order of the targets, and do not depend on who shares a batch.
+
+        Args:
+            prompts: what stands before the targets; each is read once for all of its targets.
+            targets: what is asked for.
+            behind: number of the prompt that each target follows; by default they go in pairs.
+            around: see `Around`.
+            tokens_per_batch: see above.
+
+        Raises:
+            ValueError: not a prompt for each target, a prompt or target without a token, or more
+                tokens than the model takes.
         """
-        prompt_ids, target_ids, lengths = self._ids_of(prompts, targets, ended=False)
-        self._check_lengths(prompts, lengths)
-        answers: dict[int, tuple[Tensor, ...]] = {}
-        batches = list(micro_batches(lengths, tokens_per_batch // self.form.stacks))
-        for rows in batches:
-            batch = self.form.batch([prompt_ids[i] for i in rows], [target_ids[i] for i in rows])
-            batch = batch.to(self.device)
-            with _surrounded(around, rows, batch, batch.asked, steps=False):
-                logits, ids, _ = self.target_logits(batch)
-            log_probs = logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(1)
-            sizes = [len(target_ids[i]) for i in rows]
-            parts = [x.cpu().split(sizes) for x in (log_probs, logits.argmax(1), ids)]
-            answers.update(zip(rows, zip(*parts, strict=True), strict=True))
+        own = targets_of(prompts, targets, behind)
+        whole = [prompts[number] for number, each in enumerate(own) for _ in each]
+        order = [target for each in own for target in each]
+        _, ids, lengths = self._ids_of(whole, [targets[i] for i in order], ended=False)
+        self._check_lengths(whole, lengths)
+        prompt_ids, target_ids = self._ids.prompts(prompts), dict(zip(order, ids, strict=True))
+        asked = [number for number, each in enumerate(own) if each]
+        sizes = [
+            self.form.asked_length(len(prompt_ids[n]), [len(target_ids[i]) for i in own[n]])
+            for n in asked
+        ]
+        answers: dict[int, Answer] = {}
+        batches = self._micro_batches(sizes, tokens_per_batch)
+        for places in batches:
+            numbers = [asked[place] for place in places]
+            each = [[target_ids[i] for i in own[number]] for number in numbers]
+            batch = self.form.asked([prompt_ids[n] for n in numbers], each).to(self.device)
+            rows = [numbers[place] for place in batch.prompts]
+            with surrounded(around, rows, batch.batch, batch.first, steps=False):
+                hidden = self.form.asked_hidden(batch)
+                parts = split(likely(self.head, batch, hidden), [len(x) for y in each for x in y])
+            answers.update(zip((i for n in numbers for i in own[n]), parts, strict=True))
         if self.sharded:
             self._keep_step(len(batches))
-        ordered = [answers[i] for i in range(len(prompts))]
-        return Scores(*([answer[i] for answer in ordered] for i in range(3)))
+        return Scores.of([answers[i] for i in range(len(targets))])
+
+    def _micro_batches(
+        self, lengths: Sequence[int], tokens: int, passes: int = 1
+    ) -> list[list[int]]:
+        """Rows in groups of at most ``tokens`` padded tokens, of all stacks.
+
+        The more ``passes`` follow one another, the less does padding, which is in the first alone.
+        """
+        if self.device.type != "cpu":
+            return micro_batches(lengths, tokens // self.form.stacks)
+        tokens = min(tokens, CACHED if passes == 1 else STEPPED)
+        return micro_batches(lengths, tokens // self.form.stacks, A_PASS * passes)
 
     @torch.no_grad()
     def generate(
@@ -273,7 +310,7 @@ class LanguageModel(Anatomy):
         prompt_ids, _, lengths = self._ids_of(prompts, None, max_new_tokens)
         self._check_lengths(prompts, lengths)
         texts = [Text("", False)] * len(prompts)
-        for rows in micro_batches(lengths, tokens_per_batch // self.form.stacks):
+        for rows in self._micro_batches(lengths, tokens_per_batch, max_new_tokens):
             inputs = [prompt_ids[i] for i in rows]
             start = self.form.start(inputs).to(self.device)
 
@@ -282,7 +319,7 @@ class LanguageModel(Anatomy):
                 return cut(text, stop) != text
 
             asked = torch.full((len(rows),), start.input_ids.shape[1] - 1)
-            with _surrounded(around, rows, start, asked, steps=True):
+            with surrounded(around, rows, start, asked, steps=True):
                 answers = self.form.answers(start, max_new_tokens, stopped if stop else None)
             for row, prompt, answer in zip(rows, inputs, answers, strict=True):
                 text = self.form.text(prompt, answer)
@@ -325,13 +362,3 @@ class LanguageModel(Anatomy):
                     f"prompt {prompt[:40]!r}... and what follows it make {length} tokens; "
                     f"the model takes at most {self.max_length}"
                 )
-
-
-def _surrounded(
-    around: Around | None, rows: list[int], batch: Batch, asked: Tensor, *, steps: bool
-) -> AbstractContextManager:
-    if around is None:
-        return nullcontext()
-    source = None if batch.source is None else batch.source.attention_mask
-    asked = asked.to(batch.input_ids.device)
-    return around(Pass(torch.tensor(rows), batch.attention_mask, asked, steps, source))

@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+from models.encoding import Batch
 
 
 @dataclass(frozen=True)
@@ -33,3 +36,14 @@ class Pass:
 
 Around = Callable[[Pass], AbstractContextManager]
 """Surrounds a micro-batch, and the steps of generation that follow it."""
+
+
+def surrounded(
+    around: Around | None, rows: Sequence[int], batch: Batch, asked: Tensor, *, steps: bool
+) -> AbstractContextManager:
+    """What surrounds the pass over a batch; the arguments are those of `Pass`."""
+    if around is None:
+        return nullcontext()
+    source = None if batch.source is None else batch.source.attention_mask
+    asked = asked.to(batch.input_ids.device)
+    return around(Pass(torch.tensor(rows), batch.attention_mask, asked, steps, source))

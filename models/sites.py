@@ -62,14 +62,14 @@ def watched(
 
 
 def shifted(
-    module: nn.Module, delta: Tensor, rows: int, tokens: int
+    module: nn.Module, delta: Tensor, rows: Tensor, at: Tensor, texts: int
 ) -> AbstractContextManager[None]:
-    """Adds ``delta``, ``[N, d]``, to the module's output at the first of each row's tokens."""
+    """Adds ``delta``, ``[n, d]``, to the module's output at tokens ``at`` of ``rows``."""
 
     def shift(name: str, given: Tensor, output: Output) -> Output:
         hidden = hidden_of(output)
-        changed = hidden.view(rows, tokens, -1).clone()
-        changed[:, 0] = (widened(changed[:, 0]) + delta).to(hidden.dtype)
+        changed = unflattened(hidden, texts).clone()
+        changed[rows, at] = (widened(changed[rows, at]) + delta).to(hidden.dtype)
         return with_hidden(output, changed.view_as(hidden))
 
     return hooked({"": module}, shift)
@@ -90,7 +90,7 @@ def place_of(language_model: LanguageModel, site: str, batch: Batch) -> str:
     one, first = batch.rows([0]), torch.zeros(1, dtype=torch.long, device=batch.input_ids.device)
     before = activations(language_model, one, [site, block], first, first)
     shift = before[site][1]
-    with shifted(language_model.module(site), shift, *one.input_ids.shape):
+    with shifted(language_model.module(site), shift, first, first, 1):
         after = activations(language_model, one, [block], first, first)[block][1]
     apart = (after - before[block][1] - shift).norm()
     return block if apart <= ADDED * shift.norm() else site

@@ -5,39 +5,45 @@ is to be shifted at some block, the tokens before it enter as keys and values co
 blocks below are not run at all. The answers are those of the whole texts.
 """
 
-# N rows, T tokens, P tokens kept as keys and values at most, S tokens of an end at most
+# N texts, R rows, T tokens, P tokens of a row kept as keys and values at most, S tokens that are
+# run at most
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import DynamicCache
 
-from models.encoding import Batch
+from models.encoding import IGNORED, Batch, attention_bias
 from models.hooks import Output, hidden_of, hooked, recorded
 from models.language_model import LanguageModel
 
 
 @dataclass(frozen=True)
 class Suffixes:
-    """Each row's tokens from its own position on, right padded, and what they depend on.
+    """Texts' tokens, each text's from a place of its own on, and what they depend on.
+
+    A row holds one text, or several that do not see each other; it is padded on the right.
 
     Attributes:
-        input_ids: ``[N, S]``.
-        mask: ``[N, P + S]``, 1 for the row's tokens among those kept, then among its suffix.
-        positions: ``[N, S]``, places of the tokens in the whole text.
-        past: keys and values ``[N, heads, P, d_head]`` of each block, stand-ins below ``first``.
+        input_ids: ``[R, S]``.
+        text: ``[R, S]``, the number in its row of each token's text, -1 for padding.
+        past_text: ``[R, P]``, the same of the tokens that are kept.
+        positions: ``[R, S]``, places of the tokens in the whole text.
+        past: keys and values ``[R, heads, P, d_head]`` of each block, stand-ins below ``first``.
         first: the lowest block that is run.
-        below: what block ``first - 1`` says about the suffixes, ``[N, S, d]`` (in a tuple if the
+        below: what block ``first - 1`` says about the suffixes, ``[R, S, d]`` (in a tuple if the
             block answers so); None if ``first`` is 0.
     """
 
     input_ids: Tensor
-    mask: Tensor
+    text: Tensor
+    past_text: Tensor
     positions: Tensor
     past: tuple[tuple[Tensor, Tensor], ...]
     first: int
@@ -47,7 +53,8 @@ class Suffixes:
         """Those of some of the rows."""
         return Suffixes(
             self.input_ids[rows],
-            self.mask[rows],
+            self.text[rows],
+            self.past_text[rows],
             self.positions[rows],
             tuple((keys[rows], values[rows]) for keys, values in self.past),
             self.first,
@@ -55,9 +62,9 @@ class Suffixes:
         )
 
     def hidden(self, language_model: LanguageModel, read: Tensor | None = None) -> Tensor:
-        """Final hidden states ``[N, S, d]`` of the suffixes, with all hooks from ``first`` on.
+        """Final hidden states ``[R, S, d]`` of the suffixes, with all hooks from ``first`` on.
 
-        Where some are ``read``, ``[N, S]``, the others need not be right; see `read_alone`.
+        Where some are ``read``, ``[R, S]``, the others need not be right; see `read_alone`.
         """
         cache = DynamicCache()  # a new one each time: the model appends to it
         for index, (keys, values) in enumerate(self.past):
@@ -68,19 +75,101 @@ class Suffixes:
                 stack.enter_context(read_alone(language_model, read))
             states = language_model.model.base_model(
                 input_ids=self.input_ids,
-                attention_mask=self.mask,
+                attention_mask=self._bias(language_model.dtype),
                 position_ids=self.positions,
                 past_key_values=cache,
                 use_cache=True,
             )
         return states.last_hidden_state
 
+    def _bias(self, dtype: torch.dtype) -> Tensor:
+        """See `attention_bias`; padding sees itself."""
+        past, own = (self.text[:, :, None] == x[:, None] for x in (self.past_text, self.text))
+        return attention_bias(torch.cat([past, own.tril()], dim=2), dtype)
+
+    def packed(self, texts: int) -> tuple[Suffixes, Tensor]:
+        """Each ``texts`` successive rows of one text as one row, without padding between them.
+
+        Returns:
+            The rows, and where each of their tokens stood, counted through ``[R * S]``, -1 for
+            padding.
+        """
+        own, past = (_packing(x >= 0, texts) for x in (self.text, self.past_text))
+        rows = len(own)
+
+        def put(x: Tensor, source: Tensor) -> Tensor:  # [R, S, ...]
+            return x.flatten(0, 1)[source.clamp(min=0)]
+
+        def numbered(source: Tensor, width: int) -> Tensor:
+            return torch.where(source >= 0, source // max(width, 1) % texts, -1)
+
+        pairs = [
+            tuple(put(x.transpose(1, 2), past).transpose(1, 2).contiguous() for x in pair)
+            if index >= self.first
+            else tuple(x[:rows] for x in pair)
+            for index, pair in enumerate(self.past)
+        ]
+        one = Suffixes(
+            put(self.input_ids, own),
+            numbered(own, self.text.shape[1]),
+            numbered(past, self.past_text.shape[1]),
+            put(self.positions, own),
+            tuple(pairs),
+            self.first,
+            mapped(self.below, lambda hidden: put(hidden, own)),
+        )
+        return one, own
+
+    @staticmethod
+    def joined(parts: Sequence[Suffixes]) -> Suffixes:
+        """The rows of all parts, one after another."""
+        most = max(part.past_text.shape[1] for part in parts)
+        width = max(part.text.shape[1] for part in parts)
+
+        def whole(name: str, size: int, value: int) -> Tensor:
+            tensors = [getattr(part, name) for part in parts]
+            return torch.cat([pad(x, (0, size - x.shape[1]), value=value) for x in tensors])
+
+        def cached(tensors: Sequence[Tensor], kept: bool) -> Tensor:
+            size = most if kept else max(x.shape[2] for x in tensors)
+            return torch.cat([pad(x, (0, 0, 0, size - x.shape[2])) for x in tensors])
+
+        first = parts[0].first
+        blocks = zip(*(part.past for part in parts), strict=True)
+        past = [
+            tuple(cached(x, index >= first) for x in zip(*pairs, strict=True))
+            for index, pairs in enumerate(blocks)
+        ]
+        below = None
+        if first:
+            states = [hidden_of(part.below) for part in parts if part.below is not None]
+            states = torch.cat([pad(x, (0, 0, 0, width - x.shape[1])) for x in states])
+            below = mapped(parts[0].below, lambda _: states)
+        return Suffixes(
+            whole("input_ids", width, 0),
+            whole("text", width, -1),
+            whole("past_text", most, -1),
+            whole("positions", width, 0),
+            tuple(past),
+            first,
+            below,
+        )
+
+
+def _packing(inside: Tensor, texts: int) -> Tensor:
+    """Where the tokens of packed rows come from, counted through ``inside``; -1: padding."""
+    width = inside.shape[1]
+    sources = torch.arange(inside.numel(), device=inside.device).view(-1, texts * width)
+    tokens = inside.view(len(sources), texts * width)
+    order = (~tokens).int().argsort(dim=1, stable=True)[:, : int(tokens.sum(1).max())]
+    return torch.where(tokens.gather(1, order), sources.gather(1, order), -1)
+
 
 @torch.no_grad()
 def suffixes(
     language_model: LanguageModel, batch: Batch, at: Tensor, first: int, narrow: bool = False
 ) -> tuple[Suffixes, Tensor]:
-    """The suffixes from token ``at[i]`` of each row on, and their labels ``[N, S]``; one pass.
+    """The suffixes from token ``at[i]`` of each text on, and their labels ``[N, S]``; one pass.
 
     With ``narrow`` the last block makes keys and values alone: nobody looks at what it says.
     For a model with a sliding window the texts have to fit into the window.
@@ -110,13 +199,14 @@ def suffixes(
     below = mapped(outputs[lowest], lambda hidden: hidden[rows, sources]) if first else None
     ends = Suffixes(
         batch.input_ids[rows, sources],
-        torch.cat([before, inside], dim=1).long(),
+        inside.long() - 1,
+        before.long() - 1,
         places.clamp(max=language_model.max_length - 1),  # of padding, at most
         tuple(past),
         first,
         below,
     )
-    return ends, torch.where(inside, batch.labels[rows, sources], -100)
+    return ends, torch.where(inside, batch.labels[rows, sources], IGNORED)
 
 
 @contextmanager

@@ -49,8 +49,8 @@ class Questions:
     def ask(self, model: EditedModel, each: bool = False) -> list[Answer]:
         """The answer to each probe; ``each``: by the edit of the probe's own record.
 
-        Targets and contrasts, then aliases and distractors, are scored together, as rows of one
-        call. An edit that only generates is not asked for scores.
+        Targets, contrasts, aliases and distractors are scored together, all of a probe behind one
+        reading of its prompt. An edit that only generates is not asked for scores.
         """
         answers = [Answer() for _ in self.probes]
         if model.edit.scores:
@@ -77,9 +77,10 @@ class Questions:
             contrasts, distractors = [], []
         rows = [*targets, *contrasts, *aliases, *distractors]
         scores = model.score(
-            [probes[at].prompt for at, _ in rows],
+            [probe.prompt for probe in probes],
             [text for _, text in rows],
-            rows=[owners[at] for at, _ in rows] if each else None,
+            behind=[at for at, _ in rows],
+            rows=owners if each else None,
         )
         readings = iter(_readings(scores))
         right = [[next(readings)] for _ in targets]

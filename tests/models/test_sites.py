@@ -5,6 +5,8 @@ from models.sites import activations, place_of, shifted
 
 PROMPTS = ["The capital of Sweden is", "Paris", "What is the mother tongue of Angela Merkel?"]
 
+FIRST = torch.arange(3), torch.zeros(3, dtype=torch.long)  # the first token of each row
+
 
 @pytest.fixture
 def batch(any_family):
@@ -18,19 +20,18 @@ def sites_of(lm, block):
 def test_a_zero_shift_changes_nothing_to_the_bit(any_family, batch):
     expected = any_family.hidden(batch)
     for site in sites_of(any_family, 1):
-        with shifted(any_family.module(site), torch.zeros(3, 32), *batch.input_ids.shape):
+        with shifted(any_family.module(site), torch.zeros(3, 32), *FIRST, 3):
             assert torch.equal(any_family.hidden(batch), expected)
 
 
 def test_a_shift_reaches_its_row_and_the_site_by_its_amount(any_family, batch):
     expected = any_family.hidden(batch)
-    rows, first = torch.arange(3), torch.zeros(3, dtype=torch.long)
     delta = torch.zeros(3, 32)
     delta[0], delta[2] = 1.0, torch.arange(32)
     for site in sites_of(any_family, 1):
-        before = activations(any_family, batch, [site], rows, first)[site][1]
-        with shifted(any_family.module(site), delta, *batch.input_ids.shape):
-            after = activations(any_family, batch, [site], rows, first)[site][1]
+        before = activations(any_family, batch, [site], *FIRST)[site][1]
+        with shifted(any_family.module(site), delta, *FIRST, 3):
+            after = activations(any_family, batch, [site], *FIRST)[site][1]
             changed = (any_family.hidden(batch) != expected).any(2)
         torch.testing.assert_close(after - before, delta, rtol=1e-5, atol=1e-5)
         assert changed[[0, 2], 0].all() and not changed[1].any()
@@ -40,7 +41,7 @@ def test_a_shift_reaches_its_row_and_the_site_by_its_amount(any_family, batch):
 def test_shifts_take_gradients_and_parameters_none(any_family, batch):
     delta = torch.zeros(3, 32, requires_grad=True)
     for site in sites_of(any_family, 2):
-        with shifted(any_family.module(site), delta, *batch.input_ids.shape):
+        with shifted(any_family.module(site), delta, *FIRST, 3):
             value = any_family.head(any_family.hidden(batch)).logsumexp(-1).sum()
         (gradient,) = torch.autograd.grad(value, delta)
         assert (gradient != 0).any(1).all()
@@ -69,10 +70,10 @@ def test_what_is_only_added_to_the_residual_stream_is_shifted_behind_its_block(a
     assert place_of(any_family, block, batch) == block
     parallel = any_family.family.name in ("gptj", "gpt_neox")  # attention beside the feed-forward
     assert (place_of(any_family, other, batch) == block) == parallel
-    delta, shape = torch.randn(3, 32), batch.input_ids.shape
-    with shifted(any_family.module(own), delta, *shape):
+    delta = torch.randn(3, 32)
+    with shifted(any_family.module(own), delta, *FIRST, 3):
         expected = any_family.hidden(batch)
-    with shifted(any_family.module(block), delta, *shape):
+    with shifted(any_family.module(block), delta, *FIRST, 3):
         torch.testing.assert_close(any_family.hidden(batch), expected, rtol=1e-4, atol=1e-4)
 
 

@@ -97,7 +97,7 @@ class Course:
         numbers = torch.tensor(active, device=self.owner.device)
         self.index = torch.isin(self.owner, numbers).nonzero().flatten()
         self.place = torch.searchsorted(numbers, self.owner[self.index])
-        if len(self.index) * self.rows.per_edit < len(self.current.targets):
+        if len(self.index) < len(self.current.targets):
             self.current = self.rows.of(self.index)
 
     def _done(self, active: list[int], sums: Tensor) -> Tensor:
@@ -135,23 +135,27 @@ def answers(
         next token at the subject's last token of the KL row, ``[b, V]``; and those at which the
         target tokens were read, ``[n, V]``.
     """
-    targets, per_edit = rows.targets, rows.per_edit
+    targets, text, starts = rows.targets, rows.suffixes.text, rows.starts
+    edits, per_edit = starts.shape
+    every = torch.arange(edits, device=starts.device)
     with ExitStack() as stack:
         for name, shift in delta.items():
-            each = shift.repeat_interleave(per_edit, dim=0)
-            stack.enter_context(shifted(language_model.module(name), each, *targets.shape))
-        hidden = rows.suffixes.hidden(language_model, rows.read)  # [N, S, d]
+            each, place = shift.repeat_interleave(per_edit, dim=0), starts.flatten()
+            row = every.repeat_interleave(per_edit)
+            module = language_model.module(name)
+            stack.enter_context(shifted(module, each, row, place, edits))
+        hidden = rows.suffixes.hidden(language_model, rows.read)  # [b, S, d]
     row, place = (targets != IGNORED).nonzero(as_tuple=True)
-    states = torch.cat([hidden[row, place], hidden[per_edit - 1 :: per_edit, 0]])
+    states = torch.cat([hidden[row, place], hidden[every, starts[:, -1]]])
     log_p = language_model.head(states).log_softmax(-1)  # [n + b, V]
     nll = -log_p[: len(row)].gather(1, targets[row, place][:, None])[:, 0]
-    counts = torch.bincount(row, minlength=len(targets))
-    means = nll.new_zeros(len(targets)).index_add(0, row, nll / counts[row])
-    return means.view(-1, per_edit)[:, :-1].mean(1), log_p[len(row) :], log_p[: len(row)]
+    contexts = per_edit - 1
+    of_text = means(nll, row * contexts + text[row, place], edits * contexts)
+    return of_text.view(edits, contexts).mean(1), log_p[len(row) :], log_p[: len(row)]
 
 
 def _settled(log_p: Tensor, rows: Rows) -> Tensor:
     """Whether all target tokens are the likeliest in all contexts, ``[b]``."""
     row, place = (rows.targets != IGNORED).nonzero(as_tuple=True)
-    wrong = row[log_p.argmax(-1) != rows.targets[row, place]] // rows.per_edit
-    return torch.bincount(wrong, minlength=len(rows.targets) // rows.per_edit) == 0
+    wrong = row[log_p.argmax(-1) != rows.targets[row, place]]
+    return torch.bincount(wrong, minlength=len(rows.targets)) == 0

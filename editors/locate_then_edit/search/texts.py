@@ -13,34 +13,36 @@ from torch.nn.functional import pad
 
 from datamodules.records import Request
 from editors.locate_then_edit.keys import placed
-from models.encoding import IGNORED, Batch
+from models.encoding import A_PASS, IGNORED, Batch, micro_batches
 from models.language_model import LanguageModel
 from models.sites import watched
 from models.suffixes import Suffixes, suffixes
 
+ROOM = 1024
+"""Padded tokens of whole texts that go through the model at once."""
+
 
 @dataclass(frozen=True)
 class Rows:
-    """The texts of B edits: for each its m contexts with the target, then the row for the KL.
+    """The texts of B edits: for each its m contexts with the target, then the one for the KL.
 
     Attributes:
-        suffixes: the N texts from the subject's last token on.
-        targets: ``[N, S]``, the target token that is to follow each token, -100: none.
-        read: ``[N, S]``, the tokens whose predictions count: those before a target token, and
-            the first of the KL rows. None: all are to be computed.
-        per_edit: ``m + 1``.
+        suffixes: the texts from the subject's last token on, those of an edit in one row.
+        targets: ``[B, S]``, the target token that is to follow each token, -100: none.
+        read: ``[B, S]``, the tokens whose predictions count: those before a target token, and
+            the first of the text for the KL. None: all are to be computed.
+        starts: ``[B, m + 1]``, the first token of each text.
     """
 
     suffixes: Suffixes
     targets: Tensor
     read: Tensor | None
-    per_edit: int
+    starts: Tensor
 
     def of(self, edits: Tensor) -> Rows:
         """The rows of some of the edits."""
-        index = (edits[:, None] * self.per_edit + torch.arange(self.per_edit).to(edits)).flatten()
-        read = None if self.read is None else self.read[index]
-        return Rows(self.suffixes.of(index), self.targets[index], read, self.per_edit)
+        read = None if self.read is None else self.read[edits]
+        return Rows(self.suffixes.of(edits), self.targets[edits], read, self.starts[edits])
 
 
 def first_pass(
@@ -61,19 +63,40 @@ def first_pass(
     narrow = all(language_model.family.block_of(site) != last for site in sites)
     batch, at = _texts(language_model, requests, contexts)
     mask = pad(batch.attention_mask[:, 1:], (0, 1))  # the last token of a text predicts nothing
+    mask[per_edit - 1 :: per_edit] *= _up_to(at[per_edit - 1 :: per_edit], mask.shape[1])
     following = pad(batch.labels[:, 1:], (0, 1), value=IGNORED)
     texts = Batch(batch.input_ids, mask, following)
-    in_context = torch.arange(len(at), device=at.device).view(-1, per_edit)[:, :-1].flatten()
-    with watched(language_model, sites, in_context, at[in_context], len(at)) as pairs:
-        ends, targets = suffixes(language_model, texts, at, first, narrow)
+    parts, labels, seen = [], [], []
+    groups = micro_batches(texts.lengths.tolist(), ROOM, A_PASS)
+    for group in groups:  # texts of like length
+        rows, own = texts.rows(group).trimmed(), at[group]
+        each = torch.arange(len(group), device=at.device)
+        with watched(language_model, sites, each, own, len(group)) as pairs:
+            ends, targets = suffixes(language_model, rows, own, first, narrow)
+        parts.append(ends)
+        labels.append(targets)
+        seen.append(pairs)
+    order = torch.tensor([row for group in groups for row in group]).argsort().to(at.device)
+    ends, source = Suffixes.joined(parts).of(order).packed(per_edit)
+    width = max(x.shape[1] for x in labels)
+    targets = torch.cat([pad(x, (0, width - x.shape[1]), value=IGNORED) for x in labels])[order]
+    targets = torch.where(source >= 0, targets.flatten()[source.clamp(min=0)], IGNORED)
+    counts = torch.arange(per_edit, device=at.device)[:, None, None] > ends.text  # [m + 1, B, S]
+    starts = (counts & (ends.text >= 0)).sum(2).T
     read = targets != IGNORED
-    read[per_edit - 1 :: per_edit, 0] = True
-    rows = Rows(ends, targets, read if narrow else None, per_edit)
-    shape = (-1, len(contexts))
-    return rows, {
-        site: (key.unflatten(0, shape), output.unflatten(0, shape))
-        for site, (key, output) in pairs.items()
-    }
+    read.scatter_(1, starts[:, -1:], True)
+    rows = Rows(ends, targets, read if narrow else None, starts)
+
+    def in_contexts(site: str, side: int) -> Tensor:
+        values = torch.cat([pairs[site][side] for pairs in seen])[order]
+        return values.unflatten(0, (-1, per_edit))[:, :-1]
+
+    return rows, {site: (in_contexts(site, 0), in_contexts(site, 1)) for site in sites}
+
+
+def _up_to(at: Tensor, width: int) -> Tensor:
+    """A mask ``[n, width]`` of the tokens up to place ``at``."""
+    return (torch.arange(width, device=at.device) <= at[:, None]).long()
 
 
 def _first_block(language_model: LanguageModel, sites: Sequence[str]) -> int:

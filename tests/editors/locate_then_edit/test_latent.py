@@ -18,7 +18,6 @@ REQUESTS = [
     Request("Marie Curie was a citizen of", "Marie Curie", "Europe"),
     Request("The Eiffel Tower is in", "The Eiffel Tower", "Tokyo"),
 ]
-IN_ORDER = sorted(REQUESTS, key=latent._ending)  # in which they are worked on
 CONTEXTS = ("{}", "We went home. {}", "The. {}")
 SETTINGS = Search(steps=8, lr=0.3, clamp=3.0, weight_decay=0.1, stop_loss=0.05)
 
@@ -41,6 +40,12 @@ def stopping(exact):
     site = exact.layer("mlp_out", 1)
     losses = optimise(exact, REQUESTS, CONTEXTS, [site], SETTINGS).losses[..., 0]
     return replace(SETTINGS, stop_loss=float(losses[:, 3].median()))
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """All requests in one batch, in their order."""
+    monkeypatch.setattr(latent, "_batches", lambda lm, requests, *_: [[*range(len(requests))]])
 
 
 def sites_of(lm, kind):
@@ -175,7 +180,7 @@ def test_the_gradient_is_that_of_the_loss_by_differences(exact):
     torch.testing.assert_close((gradient * direction).sum(), slope, rtol=1e-6, atol=1e-8)
 
 
-def test_an_edit_that_is_not_finite_stops_alone_and_is_named(exact, caplog, monkeypatch):
+def test_an_edit_that_is_not_finite_stops_alone_and_is_named(exact, at_once, caplog, monkeypatch):
     answers, calls = course.answers, []
 
     def spoiled(language_model, rows, delta):
@@ -187,21 +192,21 @@ def test_an_edit_that_is_not_finite_stops_alone_and_is_named(exact, caplog, monk
 
     site = exact.layer("mlp_out", 1)
     settings = replace(SETTINGS, stop_loss=-1.0)
-    expected = optimise(exact, IN_ORDER, CONTEXTS, [site], settings)
-    earlier = optimise(exact, IN_ORDER, CONTEXTS, [site], replace(settings, steps=3))
+    expected = optimise(exact, REQUESTS, CONTEXTS, [site], settings)
+    earlier = optimise(exact, REQUESTS, CONTEXTS, [site], replace(settings, steps=3))
     monkeypatch.setattr(course, "answers", spoiled)
     with caplog.at_level(logging.WARNING):
-        found = optimise(exact, IN_ORDER, CONTEXTS, [site], settings)
+        found = optimise(exact, REQUESTS, CONTEXTS, [site], settings)
     assert calls == [5, 5, 5, 4, 4, 4, 4, 4]
     assert found.finite.tolist() == [True, False, True, True, True]
     (record,) = caplog.records
-    assert record.args == (IN_ORDER[1],) and "not finite" in caplog.text
+    assert record.args == (REQUESTS[1],) and "not finite" in caplog.text
     torch.testing.assert_close(found.delta[site][1], earlier.delta[site][1])
     others = [0, 2, 3, 4]
     torch.testing.assert_close(found.delta[site][others], expected.delta[site][others])
 
 
-def test_edits_with_a_gradient_that_is_not_finite_stop_too(exact, monkeypatch):
+def test_edits_with_a_gradient_that_is_not_finite_stop_too(exact, at_once, monkeypatch):
     grad, calls = torch.autograd.grad, []
 
     def spoiled(*args):
@@ -212,9 +217,9 @@ def test_edits_with_a_gradient_that_is_not_finite_stop_too(exact, monkeypatch):
 
     site = exact.layer("mlp_out", 1)
     settings = replace(SETTINGS, stop_loss=-1.0, steps=5)
-    earlier = optimise(exact, IN_ORDER, CONTEXTS, [site], replace(settings, steps=2))
+    earlier = optimise(exact, REQUESTS, CONTEXTS, [site], replace(settings, steps=2))
     monkeypatch.setattr(torch.autograd, "grad", spoiled)
-    found = optimise(exact, IN_ORDER, CONTEXTS, [site], settings)
+    found = optimise(exact, REQUESTS, CONTEXTS, [site], settings)
     assert found.finite.tolist() == [False, True, True, True, True]
     torch.testing.assert_close(found.delta[site][0], earlier.delta[site][0])
 
