@@ -1,8 +1,8 @@
 """Probes of published files that measure no consequence of an edit: named, and some left out.
 
-In the portability files of Yao et al. (EMNLP 2023) more than every fourth one-hop question names the
-new target ("In which Indian state is the original language of X, Tamil, official?"): a
-model that was never edited can answer it, and reported portability contains that floor.
+In the portability files of Yao et al. (EMNLP 2023) more than every fourth one-hop question names
+the new target ("In which Indian state is the original language of X, Tamil, official?"): a model
+that was never edited can answer it, and reported portability contains that floor.
 """
 
 from __future__ import annotations
