@@ -157,18 +157,17 @@ def seconds(e: Evidence) -> list[Check]:
     per_edit = "seconds_per_edit"
     return [
         *(
-            times(f"{slower} takes longer than {name}", *costs(per_edit, slower, name), 1.0)
+            times(f"{slower} takes longer than {name}", *costs(per_edit, slower, name))
             for name in ("ke", "mend")
             for slower in slow
         ),
-        times("ROME takes longer than SERAC", *costs(per_edit, "rome", "serac"), 1.0),
-        times("T-Patcher takes longer than ROME", *costs(per_edit, "tpatcher", "rome"), 1.0),
-        times("SERAC trains longer than MEND", *costs("training_seconds", "serac", "mend"), 1.0),
+        times("ROME takes longer than SERAC", *costs(per_edit, "rome", "serac")),
+        times("T-Patcher takes longer than ROME", *costs(per_edit, "tpatcher", "rome")),
+        times("SERAC trains longer than MEND", *costs("training_seconds", "serac", "mend")),
         *(
             times(
                 f"ROME's statistics take longer than what {name} prepares",
                 *costs("preparation_seconds", "rome", name),
-                1.0,
             )
             for name in ("tpatcher", "kn", "calinet")
         ),
@@ -183,12 +182,11 @@ def memory(e: Evidence) -> list[Check]:
         alike = Check("editing takes much the same memory", missing=peaks[0].missing)
         return [alike]
     return [
-        at_most_times("editing takes much the same memory", there[-1], there[0], ALIKE),
+        at_most_times("editing takes much the same memory", there[-1], there[0], factor=ALIKE),
         times(
             "MEND's training takes more than any editing",
             e.cost("mend", "training_peak_gib"),
             there[-1],
-            1.0,
         ),
     ]
 

@@ -83,7 +83,7 @@ def at_most(claim: str, bound: float, *values: Named) -> Check:
     return _of_all(claim, values, lambda value: _not(_side(value, bound)))
 
 
-def more(claim: str, one: Named, other: Named, by: float = 0.0) -> Check:
+def more(claim: str, one: Named, other: Named, *, by: float = 0.0) -> Check:
     """That one value is more than another, by so much at least; negative: at most so far behind."""
     if missing := _missing([one, other]):
         return Check(claim, missing=missing)
@@ -91,7 +91,7 @@ def more(claim: str, one: Named, other: Named, by: float = 0.0) -> Check:
     return Check(claim, f"{one.text}, {other.text}", holds)
 
 
-def ahead(claim: str, one: Named, others: Sequence[Named], by: float = 0.0) -> Check:
+def ahead(claim: str, one: Named, others: Sequence[Named], *, by: float = 0.0) -> Check:
     """That one value is more than each of the others, by so much; negative: that none is ahead."""
     there = [other for other in others if other.value is not None]
     if one.value is None or not there:
@@ -103,7 +103,7 @@ def ahead(claim: str, one: Named, others: Sequence[Named], by: float = 0.0) -> C
     return Check(claim, numbers + _absent(absent), _all([*sides, *(None for _ in absent)]))
 
 
-def times(claim: str, one: Named, other: Named, factor: float) -> Check:
+def times(claim: str, one: Named, other: Named, *, factor: float = 1.0) -> Check:
     """That one cost is more than ``factor`` times another."""
     if missing := _missing([one, other]):
         return Check(claim, missing=missing)
@@ -113,9 +113,9 @@ def times(claim: str, one: Named, other: Named, factor: float) -> Check:
     return Check(claim, f"{one.text}, {other.text}", holds)
 
 
-def at_most_times(claim: str, one: Named, other: Named, factor: float) -> Check:
+def at_most_times(claim: str, one: Named, other: Named, *, factor: float) -> Check:
     """That one cost is no more than ``factor`` times another."""
-    check = times(claim, one, other, factor)
+    check = times(claim, one, other, factor=factor)
     return check if check.missing else Check(claim, check.numbers, _not(check.holds))
 
 

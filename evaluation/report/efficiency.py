@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-NONE: Mapping[str, float] = MappingProxyType({})
+Training = Mapping[str, Mapping[str, float]]
+NO_TRAINING: Training = MappingProxyType({})
 
 
 def efficiency(
-    costs: Mapping[str, Sequence[Mapping]], training: Mapping[str, Mapping[str, float]] = NONE
+    costs: Mapping[str, Sequence[Mapping]],
+    training: Training = NO_TRAINING,
 ) -> list[dict]:
     """One row per editor and n from the costs of its chunks.
 
@@ -29,7 +31,7 @@ def efficiency(
         | _row(chunks, [c for c in chunks if c["run"]["n"] == n], learned)
         for editor, chunks in costs.items()
         for n in dict.fromkeys(chunk["run"]["n"] for chunk in chunks)
-        for learned in [training.get(editor, NONE)]
+        for learned in [training.get(editor, {})]
     ]
 
 

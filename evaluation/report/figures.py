@@ -6,6 +6,7 @@ import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any, cast
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -47,7 +48,7 @@ def curves_svg(rows: Sequence[Mapping], scorer: str) -> str:
     """Scores over the number of edits; empty where there is one number only."""
     if len({row["n"] for row in rows}) < 2:
         return ""
-    with mpl.rc_context(dict(STYLE)):
+    with mpl.rc_context(cast(Any, dict(STYLE))):
         drawn = figure(rows, scorer)
         drawn.suptitle("")
         return _svg(drawn)
@@ -67,7 +68,7 @@ def means_svg(rows: Sequence[Mapping], scorer: str) -> str:
         return ""
     lines = -(-len(panels) // COLUMNS)
     height = 0.55 + LINE * (len(editors) + 1)
-    with mpl.rc_context(dict(STYLE)):
+    with mpl.rc_context(cast(Any, dict(STYLE))):
         drawn = Figure(figsize=(COLUMNS * WIDTH, lines * height), layout="constrained")
         grid = drawn.subplots(lines, COLUMNS, squeeze=False)
         for at, axes in enumerate(grid.flat):

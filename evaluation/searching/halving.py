@@ -11,7 +11,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import ceil
+from math import ceil, nan
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +55,7 @@ class Trial:
         """Mean and 95 % interval over records of a kind; NaN where there is none."""
         values = np.array(self.values.get(kind, []))
         if not len(values):
-            return (float("nan"),) * 3
+            return nan, nan, nan
         low, high = interval(resampled_means(values[:, None])[:, 0])
         return float(values.mean()), low, high
 

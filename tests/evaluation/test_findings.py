@@ -58,9 +58,9 @@ WIDE = named(0.5, 0.4)
         (ahead("", named(0.9), [named(0.5), GONE]), UNDECIDED),
         (ahead("", GONE, [named(0.5)]), NOT_MEASURABLE),
         (ahead("", named(0.5), [GONE]), NOT_MEASURABLE),
-        (times("", named(3.0), named(1.0), 2.0), SHOWN),
-        (times("", named(1.5), named(1.0), 2.0), REFUTED),
-        (at_most_times("", named(1.5), named(1.0), 2.0), SHOWN),
+        (times("", named(3.0), named(1.0), factor=2.0), SHOWN),
+        (times("", named(1.5), named(1.0), factor=2.0), REFUTED),
+        (at_most_times("", named(1.5), named(1.0), factor=2.0), SHOWN),
     ],
 )
 def test_a_claim_holds_where_the_intervals_say_so(check, verdict):
