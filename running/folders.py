@@ -15,8 +15,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 LOCK, OWNER = ".lock", ".owner"
-CONFIG = "config.yaml"
-OF_A_RUN = (CONFIG, "run.json", "notes.json", "results.json", "checkpoints", "answers")
+CONFIG, NOTES = "config.yaml", "notes.json"
+OF_A_RUN = (CONFIG, NOTES, "run.json", "results.json", "checkpoints", "answers")
 """What only a run leaves in a folder."""
 
 
@@ -128,13 +128,13 @@ def _owner(folder: Path) -> str:
 
 @contextmanager
 def _nothing_left_of_a_failure(folder: Path) -> Iterator[None]:
-    """Removes the configuration and the log of a run that failed before it wrote anything else."""
+    """Removes the configuration, notes and log of a run that failed before it wrote anything else."""
     try:
         yield
     except Exception:
         names = {path.name for path in folder.iterdir()} - {LOCK, OWNER}
         logs = {Path(handler.baseFilename) for handler in _log_files()}
-        if names <= {CONFIG, *(log.name for log in logs if log.parent == folder)}:
+        if names <= {CONFIG, NOTES, *(log.name for log in logs if log.parent == folder)}:
             for name in names:
                 (folder / name).unlink()
         raise

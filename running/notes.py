@@ -22,8 +22,8 @@ from evaluation.costs import GIB
 from files import write_whole
 from files.schema import check
 from running.arguments import overrides
+from running.folders import NOTES
 
-NOTES = "notes.json"
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from datamodules.batches import as_dataset
 from datamodules.records import GENERATED, KINDS, Record, Request, fingerprint
 from editors.editor import Editor
-from editors.settings import one_of
+from editors.settings import at_least, one_of
 from edits.edit import NOTHING, Edit, EditedModel
 from evaluation.costs import Cost, measured
 from evaluation.folder import RunFolder
@@ -77,7 +77,7 @@ class Protocol(L.LightningModule, ABC):
 
     Raises:
         ValueError: no editor, editors of several language models, an editor called ``unedited``,
-            unknown probe kinds, no such scorer, no record, ids that occur twice, or a tokenizer
+            unknown probe kinds, no such scorer, no token to generate, no record, ids that occur twice, or a tokenizer
             that lacks what the rendering takes.
     """
 
@@ -104,6 +104,7 @@ class Protocol(L.LightningModule, ABC):
         _check(editors, records, generate)
         if scorer is not None:
             one_of("scorer", scorer, tuple(SCORERS))
+        at_least(1, max_new_tokens=max_new_tokens)
         self.editors = dict(editors)
         first = next(iter(editors.values())).language_model
         self.language_model = first.rendered(Rendering())

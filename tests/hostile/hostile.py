@@ -11,7 +11,7 @@ from hydra.errors import HydraException, InstantiationException
 
 from running.errors import MENDABLE
 
-SHOWN = 40
+SHOWN = 200
 NOTHING = object()
 
 

@@ -15,6 +15,7 @@ import running.folders  # noqa: F401 its resolver
 from datamodules.atlas.data import AtlasData
 from editors.finetune import FineTune
 from running.arguments import check_arguments
+from running.editors import editor_names
 from running.settings import check_values
 from running.targets import check_targets
 
@@ -170,6 +171,8 @@ def build_parts(cfg, editor, records):
     """Whatever a script builds beside models and editors."""
     check_targets(cfg)
     check_values(cfg)
+    if "editors" in cfg:
+        editor_names(cfg)
     parts = {name: instantiate(cfg[name]) for name in BUILT if cfg.get(name) is not None}
     if "protocol" in parts and cfg.task is not None:
         parts["protocol"]({"one": editor}, records, "unused")
