@@ -1,4 +1,4 @@
-"""Rows of text that a request is trained on: itself behind contexts, and what is to be left alone."""
+"""Rows of text that a request is trained on: itself behind contexts, and what is left alone."""
 
 # R rows, T tokens
 

@@ -1,4 +1,4 @@
-"""MEMOIR: masks belong to prompts, the gate to each row, and what is not like a request is spared."""
+"""MEMOIR: masks belong to prompts, the gate to each row, and what is unlike a request is spared."""
 
 import pytest
 import torch
