@@ -6,6 +6,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from datamodules.reading import Fields, fetch, read_rows
 from datamodules.records import Probe, Record, RecordError
@@ -72,7 +73,9 @@ class Piqa(OtherTask):
     def probes(self) -> list[Probe]:
         """A question for each goal, its right solution against the wrong one."""
         rows = read_rows(self.path)
-        labels = [None] * len(rows) if self.labels is None else self._read_labels(len(rows))
+        labels = [None] * len(rows)
+        if self.labels is not None:
+            labels = self._read_labels(self.labels, len(rows))
         return [self._probe(at, row, labels[at]) for at, row in enumerate(rows)]
 
     def _probe(self, at: int, row: object, label: str | None) -> Probe:
@@ -89,11 +92,11 @@ class Piqa(OtherTask):
             where = f"{self.path.name}[{at}].{error.field}"
             raise ValueError(f"{self.path}: no file of PIQA: {where}: {error.reason}") from None
 
-    def _read_labels(self, count: int) -> list[str]:
-        labels = self.labels.read_text(encoding="utf-8").split()
+    def _read_labels(self, path: Path, count: int) -> list[str]:
+        labels = path.read_text(encoding="utf-8").split()
         if len(labels) != count or not set(labels) <= {"0", "1"}:
             raise ValueError(
-                f"{self.labels}: expected {count:,} lines of 0 or 1, one for each question of "
+                f"{path}: expected {count:,} lines of 0 or 1, one for each question of "
                 f"{self.path.name}; got {len(labels):,} of {', '.join(sorted(set(labels))[:5])}"
             )
         return labels

@@ -143,7 +143,7 @@ def _test(name: str, kind: str, test: Fields, request: Request) -> list[Probe]:
     if condition not in ("OR", "AND"):
         raise RecordError(f"{test.place}.test_condition", f"{condition!r} is neither OR nor AND")
     known = tuple((query.text("prompt"), _answers(query)[0]) for query in _conditions(test))
-    together = {"any_of" if condition == "OR" else "all_of": name}
+    any_of, all_of = (name, "") if condition == "OR" else ("", name)
 
     def probe(query: Fields) -> Probe:
         answers = _answers(query)
@@ -152,7 +152,7 @@ def _test(name: str, kind: str, test: Fields, request: Request) -> list[Probe]:
         hops = 2 if kind == "one_hop" else 0
         answer, *aliases = answers
         prompt = query.text("prompt")
-        return Probe(asks, prompt, answer, None, tuple(aliases), known, hops=hops, **together)
+        return Probe(asks, prompt, answer, None, tuple(aliases), known, any_of, all_of, hops=hops)
 
     return list(test.usable("test_queries", probe))
 
