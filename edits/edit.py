@@ -17,6 +17,7 @@ from edits import storage
 from edits.rows import check_one_each, checked_rows
 from models.language_model import LanguageModel
 from models.passes import Around
+from models.prefixes import Prefixed
 from models.scores import TOKENS_PER_BATCH, Scores
 
 State = tuple[dict[str, Any], dict[str, Tensor]]
@@ -31,13 +32,13 @@ class Route:
         index: which of the caller's prompts they are.
         prompts: as they are read; an edit may put something in front.
         around: what surrounds each forward pass; None: nothing.
-        reader: who answers; None: the language model itself.
+        reader: who answers, also for texts that begin alike; None: the language model itself.
     """
 
     index: Sequence[int]
     prompts: Sequence[str]
     around: Around | None = None
-    reader: LanguageModel | None = None
+    reader: LanguageModel | Prefixed | None = None
 
 
 class Edit(ABC):

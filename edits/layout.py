@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from edits.spelling import spelled
 from models.language_model import LanguageModel
 
-CHOICES = ("all", "nearest", "model")
+CHOICES = ("all", "nearest", "model", "spelled")
 KEYS = ("sentence", "prompt")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXY"
 NONE = "Z"
@@ -49,14 +50,16 @@ class Layout:
     """Which facts stand in front of a question, and how.
 
     Attributes:
-        choose: ``all`` of them; the ``nearest`` ones; or what the ``model`` itself chooses of the
-            nearest, which may be none.
+        choose: ``all`` of them; the ``nearest`` ones; what the ``model`` itself chooses of the
+            nearest, which may be none; or the one whose prompt is ``spelled`` most like the question.
         k: how many are near, at most.
         key: what of a fact questions are compared with: its ``sentence``, which ends with the
             target, or its ``prompt``.
         threshold: least similarity (cosine, -1 to 1) of those that count as near; None: any.
+        distance: insertions, deletions and replacements that one spelled alike stays below.
         fact: how one is put, of ``{prompt}`` and ``{target}``.
-        frame: how ``{facts}`` and ``{question}`` are joined; the question ends it.
+        frame: how ``{facts}`` and ``{question}`` are joined.
+        plain: how a ``{question}`` is put for which there is no fact.
         option: how one is offered to the model, of ``{letter}``, ``{prompt}`` and ``{target}``.
         ballot: how the model is asked, of ``{options}``, ``{none}`` and ``{question}``.
         room: tokens kept free behind a question, for its answer.
@@ -69,8 +72,10 @@ class Layout:
     k: int = 1
     key: str = "sentence"
     threshold: float | None = None
+    distance: int = 6
     fact: str = "New fact: {prompt} {target}. "
     frame: str = "{facts}Prompt: {question}"
+    plain: str = "{question}"
     option: str = "{letter}. {prompt} {target}.\n"
     ballot: str = (
         "{options}{none}. None of these.\nQuestion: {question}\n"
@@ -86,23 +91,27 @@ class Layout:
         most = len(LETTERS) if self.choose == "model" else 10**6
         if not 1 <= self.k <= most:
             raise ValueError(f"k must be from 1 to {most}, got {self.k}")
-        if self.room < 1:
-            raise ValueError(f"room must be at least 1, got {self.room}")
+        for name in ("room", "distance"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         fields = {
             "fact": ("prompt", "target"),
             "frame": ("facts", "question"),
+            "plain": ("question",),
             "option": ("letter", "prompt", "target"),
             "ballot": ("options", "none", "question"),
         }
         for name, wanted in fields.items():
             _check_fields(name, getattr(self, name), wanted)
-        if not self.frame.endswith("{question}"):
-            raise ValueError(f"frame: expected {{question}} at its end, got {self.frame!r}")
 
     @property
     def retrieves(self) -> bool:
-        """Whether facts are compared with questions."""
-        return self.choose != "all"
+        """Whether facts are compared with questions by their embeddings."""
+        return self.choose in ("nearest", "model")
+
+    def identifier(self, fact: Fact) -> str:
+        """What tells a fact from others: of those with one identifier the last counts."""
+        return spelled(fact.prompt) if self.choose == "spelled" else fact.prompt
 
     def compared(self, fact: Fact) -> str:
         """What questions are compared with."""
@@ -119,11 +128,21 @@ class Layout:
     def text(self, facts: Sequence[Fact], question: str, left_out: int = 0) -> str:
         """The question behind the facts and the demonstrations of the last of them.
 
-        Of demonstrations and facts, in this order, the first ``left_out`` are missing.
+        Of demonstrations and facts, in this order, the first ``left_out`` are missing. Without
+        facts it is the plain question.
         """
-        shown = facts[-1].demonstrations
-        facts = facts[max(0, left_out - len(shown)) :]
-        return "".join(shown[left_out:]) + self.framed(facts, question)
+        if not facts:
+            return self.plain.format(question=question)
+        shown, facts = _left(facts, left_out)
+        return "".join(shown) + self.framed(facts, question)
+
+    def before(self, facts: Sequence[Fact], left_out: int = 0) -> str:
+        """What stands before the question in such a text."""
+        if not facts:
+            return self.plain.partition("{question}")[0]
+        shown, facts = _left(facts, left_out)
+        frame = self.frame.partition("{question}")[0]
+        return "".join(shown) + frame.format(facts="".join(map(self.put, facts)))
 
     def asked(self, facts: Sequence[Fact], question: str) -> str:
         """What the model is asked when it is to choose one of the facts."""
@@ -134,9 +153,15 @@ class Layout:
         return self.ballot.format(options=options, none=NONE, question=question)
 
 
+def _left(facts: Sequence[Fact], left_out: int) -> tuple[Sequence[str], Sequence[Fact]]:
+    """Demonstrations and facts without the first ``left_out`` of both."""
+    shown = facts[-1].demonstrations
+    return shown[left_out:], facts[max(0, left_out - len(shown)) :]
+
+
 def can_be_left_out(facts: Sequence[Fact]) -> int:
     """How many demonstrations and facts can be missing before a question; one fact stays."""
-    return len(facts[-1].demonstrations) + len(facts) - 1
+    return len(facts[-1].demonstrations) + len(facts) - 1 if facts else 0
 
 
 def left_out(

@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
+from os.path import commonprefix
 from pathlib import Path
 from typing import cast
 
@@ -175,6 +176,11 @@ class LanguageModel(Anatomy):
             ValueError: not one target for each prompt, or a target without a token.
         """
         return [len(ids) for ids in self.form.target_ids(prompts, targets, ended=False)]
+
+    def shared_ids(self, prompts: Sequence[str]) -> list[int]:
+        """The tokens that all prompts begin with; each of them has one more at least."""
+        ids = self._ids.prompts(prompts)
+        return commonprefix([*ids, min(ids, key=len)[:-1]])
 
     def token_positions(self, prompts: Sequence[str], spans: Sequence[tuple[int, int]]) -> Tensor:
         """Index ``[B]`` of the last token of each prompt that holds characters of its span.

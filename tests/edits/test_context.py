@@ -302,7 +302,8 @@ def test_what_cannot_be_is_refused(language_model, tiny, tmp_path):
         ({"room": 0}, "room must be at least 1, got 0"),
         ({"fact": "{prompt}"}, "fact: expected {target} in it once, got '{prompt}'"),
         ({"fact": "{prompt} {target} {x}"}, "fact: expected no braces but those of prompt, tar"),
-        ({"frame": "{question} {facts}"}, "frame: expected {question} at its end"),
+        ({"plain": "plainly"}, "plain: expected {question} in it once, got 'plainly'"),
+        ({"distance": 0}, "distance must be at least 1, got 0"),
         ({"ballot": "{options} {question}"}, "ballot: expected {none} in it once"),
     ],
 )
