@@ -102,7 +102,7 @@ class Layout:
             "ballot": ("options", "none", "question"),
         }
         for name, wanted in fields.items():
-            _check_fields(name, getattr(self, name), wanted)
+            check_fields(name, getattr(self, name), wanted)
 
     @property
     def retrieves(self) -> bool:
@@ -194,7 +194,12 @@ def left_out(
     return [bounds[n][0] if n in bounds else 0 for n in range(len(most))]
 
 
-def _check_fields(name: str, template: str, wanted: Sequence[str]) -> None:
+def check_fields(name: str, template: str, wanted: Sequence[str]) -> None:
+    """Refuse a template that lacks a field, or has another.
+
+    Raises:
+        ValueError: names it.
+    """
     for field in wanted:
         if template.count(f"{{{field}}}") != 1:
             raise ValueError(f"{name}: expected {{{field}}} in it once, got {template!r}")

@@ -13,6 +13,7 @@ from edits.edit import NOTHING, Edit
 from edits.journal import Journal
 from edits.neurons import NeuronEdit
 from edits.routing import RoutedEdit
+from edits.steps import StepsEdit
 from edits.weights import WeightEdit
 from models.language_model import LanguageModel
 
@@ -24,6 +25,7 @@ KINDS = MappingProxyType(
             Journal,
             RoutedEdit,
             ContextEdit,
+            StepsEdit,
             Codebook,
             NeuronEdit,
             type(NOTHING),

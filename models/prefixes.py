@@ -123,12 +123,13 @@ class Prefixed:
     ) -> Iterator[tuple[LanguageModel, list[int], int]]:
         """Who reads which prompts, and in micro-batches of how many tokens."""
         model, alone = self.language_model, []
-        groups = defaultdict(list)
+        groups: dict[str, list[int]] = defaultdict(list)
         for row, prompt in enumerate(prompts):
             groups[self.prefixes.get(prompt, "")].append(row)
         for prefix, rows in groups.items():
-            ids = model.shared_ids([prompts[i] for i in rows]) if prefix and len(rows) > 1 else []
-            if len(ids) < LEAST or not isinstance(model.form, DecoderOnly):
+            worth = prefix and len(rows) > 1 and isinstance(model.form, DecoderOnly)
+            ids = model.shared_ids([prompts[i] for i in rows]) if worth else []
+            if len(ids) < LEAST:
                 alone += rows
                 continue
             reader = copy.copy(model)
