@@ -66,8 +66,10 @@ class ContextEdit(Remembered):
 
     def found(
         self, language_model: LanguageModel, prompts: Sequence[str], rows: Tensor | None
-    ) -> list[bool]:
-        """Whether some fact stands before each question."""
+    ) -> list[bool] | None:
+        """Whether some fact stands before each question; None where all facts always do."""
+        if self.layout.choose == "all":
+            return None
         return list(map(bool, self.chosen(language_model, prompts, _owners(prompts, rows))))
 
     def _put(
@@ -146,7 +148,9 @@ class ContextEdit(Remembered):
         elected: list[Memory] = [()] * len(prompts)
         if not rows:
             return elected
-        scores = language_model.score(*map(list, zip(*rows, strict=True)))
+        ballots, letters = map(list, zip(*rows, strict=True))
+        reader = Prefixed(language_model, dict(zip(ballots, ballots, strict=True)))
+        scores = reader.score(ballots, letters)
         values = iter([float(log_probs.sum()) for log_probs in scores.log_probs])
         for n, offered in zip(asked, options, strict=True):
             own = [next(values) for _ in offered]

@@ -118,6 +118,15 @@ class Edit(ABC):
                 texts[index] = text
         return texts
 
+    def found(
+        self, language_model: LanguageModel, prompts: Sequence[str], rows: Tensor | None
+    ) -> list[bool] | None:
+        """Whether each question is one that the edit has something to say to, by looking it up.
+
+        None where nothing is looked up, so that it would say nothing.
+        """
+        return None
+
     def to(self, device: torch.device) -> Self:
         """The same edits there."""
         return self
@@ -268,6 +277,12 @@ class EditedModel:
             stop=stop,
             tokens_per_batch=tokens_per_batch,
         )
+
+    def found(
+        self, prompts: Sequence[str], *, rows: Tensor | Sequence[int] | None = None
+    ) -> list[bool] | None:
+        """See `Edit.found`; errors as of `generate`."""
+        return self.edit.found(self.language_model, prompts, self._rows(prompts, rows))
 
     def _read(self, route: Route, targets: Sequence[str], tokens_per_batch: int) -> Scores:
         reader = route.reader or self.language_model

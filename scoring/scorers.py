@@ -52,12 +52,14 @@ class Answer:
         contrast: of the probe's contrast, if it has one.
         text: the free greedy continuation of the prompt, where there is one.
         knows: whether the model knows what the probe presumes; the unedited one is asked.
+        found: whether the edit found something for the question, where it looks questions up.
     """
 
     readings: tuple[Reading, ...] = ()
     contrast: Reading | None = None
     text: str | None = None
     knows: bool = True
+    found: bool | None = None
 
     @property
     def best(self) -> Reading | None:
@@ -77,18 +79,23 @@ class Scorer:
     Attributes:
         judge: the value of a probe's answer after the edit, given the one before it; None where it
             does not apply to the probe.
-        needs: what it judges an answer by: teacher-forced ``scores``, or the generated ``text``.
+        needs: what it judges an answer by: teacher-forced ``scores``, the generated ``text``, or
+            what was ``found``.
         higher_is_better: whether a better answer has a higher value.
     """
 
     judge: Callable[[Probe, Answer, Answer], float | None]
-    needs: Literal["scores", "text"] = "scores"
+    needs: Literal["scores", "text", "found"] = "scores"
     higher_is_better: bool = True
 
     def __call__(self, probe: Probe, after: Answer, before: Answer) -> float | None:
         """The value; None where it does not apply, or what it needs was not asked."""
-        there = after.text is not None if self.needs == "text" else bool(after.readings)
-        return self.judge(probe, after, before) if there else None
+        there = {
+            "scores": bool(after.readings),
+            "text": after.text is not None,
+            "found": after.found is not None,
+        }
+        return self.judge(probe, after, before) if there[self.needs] else None
 
     def best(self, values: Sequence[float]) -> float:
         """The best of several values."""
@@ -163,6 +170,14 @@ def generation_exact_match(probe: Probe, after: Answer, before: Answer) -> float
     return float(any(_begins(text.strip(), answer.strip()) for answer in probe.answers))
 
 
+def found(probe: Probe, after: Answer, before: Answer) -> float:
+    """1 if the edit found something for the question among what it remembers, else 0.
+
+    Of edits that look questions up; on locality probes it is to be 0.
+    """
+    return float(bool(after.found))
+
+
 SCORERS: Mapping[str, Scorer] = MappingProxyType(
     {
         scorer.name: scorer
@@ -172,6 +187,7 @@ SCORERS: Mapping[str, Scorer] = MappingProxyType(
             Scorer(probability_success),
             Scorer(probability_difference),
             Scorer(generation_exact_match, needs="text"),
+            Scorer(found, needs="found"),
         )
     }
 )

@@ -180,6 +180,8 @@ def test_the_model_s_choice_is_the_letter_it_finds_most_probable(language_model)
 class Voting:
     """A language model that answers a ballot by a letter of its own, and is otherwise itself."""
 
+    form = None
+
     def __init__(self, language_model, letter):
         self.language_model, self.letter = language_model, letter
 

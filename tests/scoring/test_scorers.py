@@ -89,6 +89,7 @@ def test_scorers_that_do_not_apply_say_so():
         "probability_success": None,
         "probability_difference": None,
         "generation_exact_match": None,
+        "found": None,
     }
 
 
