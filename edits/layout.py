@@ -11,6 +11,7 @@ from typing import Any, Self
 from edits.spelling import spelled
 from models.language_model import LanguageModel
 
+AMONG = ("all", "mentioned")
 CHOICES = ("all", "nearest", "model", "spelled")
 KEYS = ("sentence", "prompt")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXY"
@@ -27,22 +28,25 @@ class Fact:
         demonstrations: examples of facts, questions and answers that stand in front of it, the
             least helpful first.
         dropped: how many more there would be if the model took longer texts.
+        subject: what it is about; empty where nobody asks.
     """
 
     prompt: str
     target: str
     demonstrations: tuple[str, ...] = ()
     dropped: int = 0
+    subject: str = ""
 
     def state(self) -> list[Any]:
         """The fact as JSON holds it."""
-        return [self.prompt, self.target, list(self.demonstrations), self.dropped]
+        demonstrations = list(self.demonstrations)
+        return [self.prompt, self.target, demonstrations, self.dropped, self.subject]
 
     @classmethod
     def of_state(cls, state: Sequence[Any]) -> Self:
         """The fact that `state` was asked of."""
-        prompt, target, demonstrations, dropped = state
-        return cls(prompt, target, tuple(demonstrations), dropped)
+        prompt, target, demonstrations, *more = state
+        return cls(prompt, target, tuple(demonstrations), *more)
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class Layout:
     Attributes:
         choose: ``all`` of them; the ``nearest`` ones; what the ``model`` itself chooses of the
             nearest, which may be none; or the one whose prompt is ``spelled`` most like the question.
+        among: the facts that can be near: ``all``, or those whose subject the question ``mentioned``,
+            in its own words.
         k: how many are near, at most.
         key: what of a fact questions are compared with: its ``sentence``, which ends with the
             target, or its ``prompt``.
@@ -69,6 +75,7 @@ class Layout:
     """
 
     choose: str = "all"
+    among: str = "all"
     k: int = 1
     key: str = "sentence"
     threshold: float | None = None
@@ -84,7 +91,7 @@ class Layout:
     room: int = 32
 
     def __post_init__(self):
-        for name, known in (("choose", CHOICES), ("key", KEYS)):
+        for name, known in (("choose", CHOICES), ("among", AMONG), ("key", KEYS)):
             if getattr(self, name) not in known:
                 value = getattr(self, name)
                 raise ValueError(f"{name} is {value!r}, expected one of {', '.join(known)}")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edits.edit import Edit, State
 from edits.layout import Fact
-from edits.retrieval import OwnStates, Retriever, directions, ranked
+from edits.retrieval import OwnStates, Retriever, directions, mentioned, ranked
 from edits.storage import Source
 from models.language_model import LanguageModel
 
@@ -26,6 +26,11 @@ class Lookup(Protocol):
     @property
     def retrieves(self) -> bool:
         """Whether facts are compared with questions by their embeddings."""
+        ...
+
+    @property
+    def among(self) -> str:
+        """Whether ``all`` facts can be near, or those whose subject is ``mentioned``."""
         ...
 
     @property
@@ -58,7 +63,8 @@ class Remembered(Edit):
         model: fingerprint of the language model it was made for.
 
     Raises:
-        ValueError: facts and embeddings are not one to one.
+        ValueError: facts and embeddings are not one to one, or a fact lacks the subject by which
+            it is looked up.
     """
 
     layout_class: ClassVar[type]
@@ -73,6 +79,12 @@ class Remembered(Edit):
     def __post_init__(self):
         if len(self.embedded) != sum(map(len, self.memories)):
             raise ValueError("it is damaged: facts and embeddings are not one to one")
+        if self.layout.among == "mentioned":
+            for fact in (fact for memory in self.memories for fact in memory):
+                if not fact.subject:
+                    raise ValueError(
+                        f"among=mentioned: the fact {fact.prompt!r} has no subject; expected one"
+                    )
 
     def __len__(self) -> int:
         return len(self.memories)
@@ -162,9 +174,9 @@ class Remembered(Edit):
         """
         near: list[Memory] = [()] * len(questions)
         asked = [n for n, row in enumerate(rows) if row >= 0 and self.memories[row]]
-        if self.layout.threshold is None:  # a memory of one fact needs no comparison
+        if self.layout.threshold is None and self.layout.among == "all":
             near = [self.memories[row] if row >= 0 else () for row in rows]
-            asked = [n for n in asked if len(near[n]) > 1]
+            asked = [n for n in asked if len(near[n]) > 1]  # one fact needs no comparison
         if not asked:
             return near
         different = list(dict.fromkeys(questions[n] for n in asked))
@@ -176,14 +188,24 @@ class Remembered(Edit):
             facts = self.memories[row]
             order = sorted(range(len(facts)), key=lambda at: facts[at].prompt)
             at = [place[questions[n]] for n in own]
-            found = ranked(queries[at], parts[row][order], self.layout.k)
+            among = self._among([questions[n] for n in own], [facts[at].subject for at in order])
+            found = ranked(queries[at], parts[row][order], self.layout.k, among)
             for n, values, indices in zip(own, *(part.tolist() for part in found), strict=True):
                 near[n] = tuple(
                     facts[order[index]]
                     for value, index in zip(values, indices, strict=True)
-                    if self.layout.threshold is None or value >= self.layout.threshold
+                    if value >= self._least
                 )
         return near
+
+    @property
+    def _least(self) -> float:
+        """Of cosines that count as near."""
+        return -2.0 if self.layout.threshold is None else self.layout.threshold
+
+    def _among(self, questions: Sequence[str], subjects: Sequence[str]) -> Tensor | None:
+        """Which of the subjects can be near each question."""
+        return mentioned(questions, subjects) if self.layout.among == "mentioned" else None
 
     # files
 

@@ -44,6 +44,7 @@ class Steps:
     question: str = "Question: {question}"
     rounds: int = 4
     tokens: int = 200
+    among = "all"
     k = 1
     threshold = None
     retrieves = True
@@ -147,7 +148,7 @@ class StepsEdit(Remembered):
                     asked[n] = subquestion
             near = self.near(language_model, list(asked.values()), [rows[n] for n in asked])
             texts = {
-                n: f"{texts[n]}{RETRIEVED}{fact.prompt} {fact.target}."
+                n: f"{texts[n]}{RETRIEVED}{layout.compared(fact)}."
                 for n, (fact,) in zip(asked, near, strict=True)
             }
             if not texts:

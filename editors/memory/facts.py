@@ -14,7 +14,7 @@ CONFLICTS = ("last", "refuse")
 
 def fact_of(request: Request) -> Fact:
     """What is remembered of a request."""
-    return Fact(request.prompt, request.target)
+    return Fact(request.prompt, request.target, subject=request.subject)
 
 
 def told(
