@@ -1,6 +1,6 @@
-"""What is saved by reading once what an edit's questions begin with: ``python -m benchmarks.prefixes``.
+"""What is saved by reading once what an edit's questions begin with.
 
-IKE on records of Atlas, each question behind the demonstrations of its edit; CPU seconds of one
+``python -m benchmarks.prefixes atlas``, or ``smollm2``. IKE on records of Atlas, each question behind the demonstrations of its edit; CPU seconds of one
 thread for the answers to all questions of an edit, with and without sharing, and how far the two
 are apart.
 """
@@ -56,12 +56,12 @@ def main() -> None:
     torch.set_num_threads(1)
     model, data = reader(arguments.model), AtlasData()
     pool = Pool(data, "train", 500)
-    print("| demonstrations | tokens in front | questions | seconds | shared | times | nats apart |")
+    print(
+        "| demonstrations | tokens in front | questions | seconds | shared | times | nats apart |"
+    )
     print("|---|---|---|---|---|---|---|")
     for count in (4, 16, 32):
-        editor = InContext(
-            model, layout=IKE, demonstrations=Demonstrations(count=count), pool=pool
-        )
+        editor = InContext(model, layout=IKE, demonstrations=Demonstrations(count=count), pool=pool)
         rows, tokens, asked = [], [], []
         for record in data.records("test", arguments.edits):
             edit = editor.edit(record.requests)

@@ -55,9 +55,9 @@ class Layout:
 
     Attributes:
         choose: ``all`` of them; the ``nearest`` ones; what the ``model`` itself chooses of the
-            nearest, which may be none; or the one whose prompt is ``spelled`` most like the question.
-        among: the facts that can be near: ``all``, or those whose subject the question ``mentioned``,
-            in its own words.
+            nearest, which may be none; or the one whose prompt is ``spelled`` most like it.
+        among: the facts that can be near: ``all``, or those whose subject is ``mentioned`` in the
+            question.
         k: how many are near, at most.
         key: what of a fact questions are compared with: its ``sentence``, which ends with the
             target, or its ``prompt``.

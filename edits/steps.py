@@ -129,7 +129,7 @@ class StepsEdit(Remembered):
         language_model: LanguageModel,
         questions: Sequence[str],
         rows: Sequence[int],
-        options: dict[str, int],
+        options: dict[str, Any],
     ) -> list[str]:
         """The final answer to each question, empty where the model comes to none."""
         layout, answers = self.layout, [""] * len(questions)
@@ -138,7 +138,10 @@ class StepsEdit(Remembered):
             texts = self._fitting(language_model, texts)
             reader = Prefixed(language_model, dict.fromkeys(texts.values(), layout.task))
             written = reader.generate(
-                list(texts.values()), max_new_tokens=layout.tokens, stop=(RETRIEVED[:-1],), **options
+                list(texts.values()),
+                max_new_tokens=layout.tokens,
+                stop=(RETRIEVED[:-1],),
+                **options,
             )
             asked: dict[int, str] = {}
             for n, new in zip(list(texts), written, strict=True):

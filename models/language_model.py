@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from os.path import commonprefix
+from itertools import takewhile
 from pathlib import Path
 from typing import cast
 
@@ -179,8 +179,8 @@ class LanguageModel(Anatomy):
 
     def shared_ids(self, prompts: Sequence[str]) -> list[int]:
         """The tokens that all prompts begin with; each of them has one more at least."""
-        ids = self._ids.prompts(prompts)
-        return commonprefix([*ids, min(ids, key=len)[:-1]])
+        places = list(zip(*self._ids.prompts(prompts), strict=False))[:-1]
+        return [tokens[0] for tokens in takewhile(lambda tokens: len({*tokens}) == 1, places)]
 
     def token_positions(self, prompts: Sequence[str], spans: Sequence[tuple[int, int]]) -> Tensor:
         """Index ``[B]`` of the last token of each prompt that holds characters of its span.

@@ -95,9 +95,10 @@ class AtlasFormats(AtlasText):
         """A fact as a request has it: a statement."""
         return f"{self._prompt(rng, fact, only_statements=True)} {fact.object}"
 
-    def _asked(self, rng: random.Random, told: str, fact: Fact) -> str:
-        """A question about a fact, at times in the words in which it is told; with its answer."""
-        return told if rng.random() < 0.25 else f"{self._prompt(rng, fact)} {fact.object}"
+    def _question(self, rng: random.Random, told: str, fact: Fact) -> str:
+        """A question about a fact, at times in the words in which it is told."""
+        own = rng.random() < 0.25
+        return told.removesuffix(f" {fact.object}") if own else self._prompt(rng, fact)
 
     def _facts(self, rng: random.Random) -> str:
         """One to five facts, and a question: about one of them, or about something else."""
@@ -107,7 +108,7 @@ class AtlasFormats(AtlasText):
         facts = [self._false(rng, fact) for fact in subjects.values()]
         told = {fact: self._told(rng, fact) for fact in facts}
         about = rng.choice(facts)
-        question = self._asked(rng, told[about], about)
+        question = f"{self._question(rng, told[about], about)} {about.object}"
         if rng.random() < 0.4:
             other = self._other(rng, subjects[about.subject, about.relation])
             if (other.subject, other.relation) not in subjects:
@@ -138,12 +139,12 @@ class AtlasFormats(AtlasText):
             false.insert(rng.randint(0, len(false)), self._false(rng, fact))
         told = [self._told(rng, f) for f in false]
         lines = "".join(f"{letter}. {t}.\n" for letter, t in zip(LETTERS, told, strict=False))
-        right = [f.subject == fact.subject and f.relation == fact.relation for f in false]
-        if any(right) and rng.random() < 0.25:
-            question = told[right.index(True)].removesuffix(f" {false[right.index(True)].object}")
-        else:
-            question = self._prompt(rng, fact)
-        letter = LETTERS[right.index(True)] if any(right) else NONE
+        own = (fact.subject, fact.relation)
+        at = next((n for n, f in enumerate(false) if (f.subject, f.relation) == own), None)
+        letter, question = NONE, None
+        if at is not None:
+            letter, question = LETTERS[at], self._question(rng, told[at], false[at])
+        question = question or self._prompt(rng, fact)
         return (
             f"{lines}{NONE}. None of these.\nQuestion: {question}\n"
             f"Which of these says what the question asks for? Answer: {letter}"
@@ -155,9 +156,7 @@ class AtlasFormats(AtlasText):
         new = self._false(rng, fact)
         told = self._told(rng, new)
         asked = new if rng.random() < 0.7 else self._other(rng, fact)
-        answered = self._asked(rng, told, asked) if asked is new else None
-        answered = answered or f"{self._prompt(rng, asked)} {asked.object}"
-        question = answered.removesuffix(f" {asked.object}")
+        question = self._question(rng, told, new) if asked is new else self._prompt(rng, asked)
         return f"{question} | clarification: {told}.\n\n###\n\n/ {asked.object} END"
 
     # steps

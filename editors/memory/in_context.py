@@ -161,8 +161,8 @@ class InContext(Editor[ContextEdit]):
     def compute(self, groups: Sequence[Group], after: ContextEdit | None) -> ContextEdit:
         """See `Editor.compute`: each edit remembers the requests of its group.
 
-        Of requests with one prompt the last one counts, or they are refused. More demonstrations than the model takes
-        are left out, the farthest first, and counted.
+        Of requests with one prompt the last one counts, or they are refused. More demonstrations
+        than the model takes are left out, the farthest first, and counted.
 
         Raises:
             ValueError: a request is too long to stand in front of its own question, or all facts of

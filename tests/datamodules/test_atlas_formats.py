@@ -75,7 +75,11 @@ def test_formats_are_those_of_the_editors(documents):
 def test_a_vote_is_for_the_fact_that_says_what_is_asked(text, documents):
     world = text.world
     for doc in documents["vote"]:
-        *options, question, _, = doc.split("\n")
+        (
+            *options,
+            question,
+            _,
+        ) = doc.split("\n")
         letter, lines = doc[-1], {line[0]: line for line in options if line[1] == "."}
         asked = question.removeprefix("Question: ")
         assert letter in lines
