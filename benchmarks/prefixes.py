@@ -1,8 +1,8 @@
 """What is saved by reading once what an edit's questions begin with.
 
-``python -m benchmarks.prefixes atlas``, or ``smollm2``. IKE on records of Atlas, each question behind the demonstrations of its edit; CPU seconds of one
-thread for the answers to all questions of an edit, with and without sharing, and how far the two
-are apart.
+``python -m benchmarks.prefixes atlas``, or ``smollm2``: IKE on records of Atlas, each question
+behind the demonstrations of its edit; CPU seconds of one thread for the answers to all questions of
+an edit, with and without sharing, and how far the two are apart.
 """
 
 from __future__ import annotations

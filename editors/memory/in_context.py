@@ -236,7 +236,7 @@ class InContext(Editor[ContextEdit]):
     def _check_lengths(self, edit: ContextEdit) -> None:
         """Refuse facts that leave no room for their own question."""
         model, layout = self.language_model, edit.layout
-        together = not layout.retrieves
+        together = layout.choose == "all"
         for memory in edit.memories:
             pairs = [(memory if together else (fact,), fact) for fact in memory]
             texts = [layout.framed(facts, fact.prompt) for facts, fact in pairs]

@@ -14,6 +14,7 @@ from editors.memory.thresholds import threshold_of
 from edits.context import ContextEdit
 from edits.layout import Layout
 from edits.retrieval import OwnStates, directions
+from edits.spelling import spelled
 
 FEW = Demonstrations(count=4)
 PROMPTS = ["Gothenburg is in", "The currency of Japan is", "Which country is Lagos in? It is in"]
@@ -318,7 +319,9 @@ def test_facts_that_leave_no_room_for_their_own_question_are_refused(language_mo
         editor.edit(many)
     with pytest.raises(ValueError, match=r"\d+ facts in front of"):
         editor.edit(many[20:], editor.edit(many[:4]))
-    assert len(InContext(language_model, layout=RAG).edit(many).memories[0]) == 40
+    for layout in (RAG, MEMPROMPT):
+        told = InContext(language_model, layout=layout).edit(many).memories[0]
+        assert len(told) == (40 if layout is RAG else len({spelled(r.prompt) for r in many}))
 
 
 @pytest.mark.parametrize(
