@@ -97,7 +97,7 @@ def judged(trainer: L.Trainer) -> int:
         return 0
     loader = cast(DataLoader, trainer.val_dataloaders)
     seen = sum(trainer.num_val_batches) * (loader.batch_size or 1) * trainer.world_size
-    return min(seen, len(cast(Sized, loader.dataset)))
+    return int(min(seen, len(cast(Sized, loader.dataset))))
 
 
 if __name__ == "__main__":

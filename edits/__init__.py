@@ -7,6 +7,7 @@ from edits.journal import Journal, journaled
 from edits.layout import Fact, Layout
 from edits.loading import load
 from edits.routing import Entry, RoutedEdit
+from edits.steps import Steps, StepsEdit
 from edits.updates import Dense, LowRank
 from edits.weights import WeightEdit
 
@@ -24,6 +25,8 @@ __all__ = [
     "LowRank",
     "Route",
     "RoutedEdit",
+    "Steps",
+    "StepsEdit",
     "WeightEdit",
     "journaled",
     "load",

@@ -19,6 +19,7 @@ from edits.history import History
 from edits.rows import check_one_each, checked_rows
 from models.language_model import LanguageModel
 from models.passes import Around
+from models.prefixes import Prefixed
 from models.scores import TOKENS_PER_BATCH, Answer, Scores
 
 State = tuple[dict[str, Any], dict[str, Tensor]]
@@ -33,13 +34,13 @@ class Route:
         index: which of the caller's prompts they are.
         prompts: as they are read; an edit may put something in front.
         around: what surrounds each forward pass; None: nothing.
-        reader: who answers; None: the language model itself.
+        reader: who answers, also for texts that begin alike; None: the language model itself.
     """
 
     index: Sequence[int]
     prompts: Sequence[str]
     around: Around | None = None
-    reader: LanguageModel | None = None
+    reader: LanguageModel | Prefixed | None = None
 
 
 class Edit(ABC):
@@ -132,6 +133,15 @@ class Edit(ABC):
             for index, text in zip(route.index, answers, strict=True):
                 texts[index] = text
         return texts
+
+    def found(
+        self, language_model: LanguageModel, prompts: Sequence[str], rows: Tensor | None
+    ) -> list[bool] | None:
+        """Whether each question is one that the edit has something to say to, by looking it up.
+
+        None where nothing is looked up, so that it would say nothing.
+        """
+        return None
 
     def to(self, device: torch.device) -> Self:
         """The same edits there."""
@@ -312,6 +322,12 @@ class EditedModel:
             stop=stop,
             tokens_per_batch=tokens_per_batch,
         )
+
+    def found(
+        self, prompts: Sequence[str], *, rows: Tensor | Sequence[int] | None = None
+    ) -> list[bool] | None:
+        """See `Edit.found`; errors as of `generate`."""
+        return self.edit.found(self.language_model, prompts, self._rows(prompts, rows))
 
     def _read(
         self,

@@ -105,8 +105,8 @@ class _Visit:
 
     def _chosen(self, given: Tensor, hidden: Tensor) -> Tensor:
         count = len(self.books)
-        states = (widened(unflattened(x, count)) for x in (given, hidden))
+        read, said = (widened(unflattened(x, count)) for x in (given, hidden))
         token = torch.arange(self.place.mask.shape[1], device=self.place.mask.device)
         prompt = self.place.mask.bool() & (token <= self.place.asked[:, None])
         with full_precision(hidden.device):
-            return self.edit.choose(*states, prompt, self.books.to(hidden.device)).cpu()
+            return self.edit.choose(read, said, prompt, self.books.to(hidden.device)).cpu()

@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from edits.spelling import spelled
 from models.language_model import LanguageModel
 
-CHOICES = ("all", "nearest", "model")
+AMONG = ("all", "mentioned")
+CHOICES = ("all", "nearest", "model", "spelled")
 KEYS = ("sentence", "prompt")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXY"
 NONE = "Z"
@@ -26,24 +28,27 @@ class Fact:
         demonstrations: examples of facts, questions and answers that stand in front of it, the
             least helpful first.
         dropped: how many more there would be if the model took longer texts.
+        subject: what it is about; empty where nobody asks.
     """
 
     prompt: str
     target: str
     demonstrations: tuple[str, ...] = ()
     dropped: int = 0
+    subject: str = ""
 
     def state(self) -> list[Any]:
         """The fact as JSON holds it."""
-        return [self.prompt, self.target, list(self.demonstrations), self.dropped]
+        demonstrations = list(self.demonstrations)
+        return [self.prompt, self.target, demonstrations, self.dropped, self.subject]
 
     @classmethod
     def of_state(cls, state: Sequence[Any]) -> Self:
         """The fact that `state` was asked of."""
-        prompt, target, demonstrations, dropped = state
+        prompt, target, demonstrations, dropped, subject = state
         if dropped < 0:
             raise ValueError(f"{dropped} demonstrations of {prompt!r} are left out")
-        return cls(prompt, target, tuple(demonstrations), dropped)
+        return cls(prompt, target, tuple(demonstrations), dropped, subject)
 
 
 @dataclass(frozen=True)
@@ -51,14 +56,18 @@ class Layout:
     """Which facts stand in front of a question, and how.
 
     Attributes:
-        choose: ``all`` of them; the ``nearest`` ones; or what the ``model`` itself chooses of the
-            nearest, which may be none.
+        choose: ``all`` of them; the ``nearest`` ones; what the ``model`` itself chooses of the
+            nearest, which may be none; or the one whose prompt is ``spelled`` most like it.
+        among: the facts that can be near: ``all``, or those whose subject is ``mentioned`` in the
+            question.
         k: how many are near, at most.
         key: what of a fact questions are compared with: its ``sentence``, which ends with the
             target, or its ``prompt``.
         threshold: least similarity (cosine, -1 to 1) of those that count as near; None: any.
+        distance: insertions, deletions and replacements that one spelled alike stays below.
         fact: how one is put, of ``{prompt}`` and ``{target}``.
-        frame: how ``{facts}`` and ``{question}`` are joined; the question ends it.
+        frame: how ``{facts}`` and ``{question}`` are joined.
+        plain: how a ``{question}`` is put for which there is no fact.
         option: how one is offered to the model, of ``{letter}``, ``{prompt}`` and ``{target}``.
         ballot: how the model is asked, of ``{options}``, ``{none}`` and ``{question}``.
         room: tokens kept free behind a question, for its answer.
@@ -68,11 +77,14 @@ class Layout:
     """
 
     choose: str = "all"
+    among: str = "all"
     k: int = 1
     key: str = "sentence"
     threshold: float | None = None
+    distance: int = 6
     fact: str = "New fact: {prompt} {target}. "
     frame: str = "{facts}Prompt: {question}"
+    plain: str = "{question}"
     option: str = "{letter}. {prompt} {target}.\n"
     ballot: str = (
         "{options}{none}. None of these.\nQuestion: {question}\n"
@@ -81,30 +93,34 @@ class Layout:
     room: int = 32
 
     def __post_init__(self):
-        for name, known in (("choose", CHOICES), ("key", KEYS)):
+        for name, known in (("choose", CHOICES), ("among", AMONG), ("key", KEYS)):
             if getattr(self, name) not in known:
                 value = getattr(self, name)
                 raise ValueError(f"{name} is {value!r}, expected one of {', '.join(known)}")
         most = len(LETTERS) if self.choose == "model" else 10**6
         if not 1 <= self.k <= most:
             raise ValueError(f"k must be from 1 to {most}, got {self.k}")
-        if self.room < 1:
-            raise ValueError(f"room must be at least 1, got {self.room}")
+        for name in ("room", "distance"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         fields = {
             "fact": ("prompt", "target"),
             "frame": ("facts", "question"),
+            "plain": ("question",),
             "option": ("letter", "prompt", "target"),
             "ballot": ("options", "none", "question"),
         }
         for name, wanted in fields.items():
-            _check_fields(name, getattr(self, name), wanted)
-        if not self.frame.endswith("{question}"):
-            raise ValueError(f"frame: expected {{question}} at its end, got {self.frame!r}")
+            check_fields(name, getattr(self, name), wanted)
 
     @property
     def retrieves(self) -> bool:
-        """Whether facts are compared with questions."""
-        return self.choose != "all"
+        """Whether facts are compared with questions by their embeddings."""
+        return self.choose in ("nearest", "model")
+
+    def identifier(self, fact: Fact) -> str:
+        """What tells a fact from others: of those with one identifier the last counts."""
+        return spelled(fact.prompt) if self.choose == "spelled" else fact.prompt
 
     def compared(self, fact: Fact) -> str:
         """What questions are compared with."""
@@ -121,11 +137,21 @@ class Layout:
     def text(self, facts: Sequence[Fact], question: str, left_out: int = 0) -> str:
         """The question behind the facts and the demonstrations of the last of them.
 
-        Of demonstrations and facts, in this order, the first ``left_out`` are missing.
+        Of demonstrations and facts, in this order, the first ``left_out`` are missing. Without
+        facts it is the plain question.
         """
-        shown = facts[-1].demonstrations
-        facts = facts[max(0, left_out - len(shown)) :]
-        return "".join(shown[left_out:]) + self.framed(facts, question)
+        if not facts:
+            return self.plain.format(question=question)
+        shown, facts = _left(facts, left_out)
+        return "".join(shown) + self.framed(facts, question)
+
+    def before(self, facts: Sequence[Fact], left_out: int = 0) -> str:
+        """What stands before the question in such a text."""
+        if not facts:
+            return self.plain.partition("{question}")[0]
+        shown, facts = _left(facts, left_out)
+        frame = self.frame.partition("{question}")[0]
+        return "".join(shown) + frame.format(facts="".join(map(self.put, facts)))
 
     def asked(self, facts: Sequence[Fact], question: str) -> str:
         """What the model is asked when it is to choose one of the facts."""
@@ -136,9 +162,15 @@ class Layout:
         return self.ballot.format(options=options, none=NONE, question=question)
 
 
+def _left(facts: Sequence[Fact], left_out: int) -> tuple[Sequence[str], Sequence[Fact]]:
+    """Demonstrations and facts without the first ``left_out`` of both."""
+    shown = facts[-1].demonstrations
+    return shown[left_out:], facts[max(0, left_out - len(shown)) :]
+
+
 def can_be_left_out(facts: Sequence[Fact]) -> int:
     """How many demonstrations and facts can be missing before a question; one fact stays."""
-    return len(facts[-1].demonstrations) + len(facts) - 1
+    return len(facts[-1].demonstrations) + len(facts) - 1 if facts else 0
 
 
 def left_out(
@@ -171,7 +203,12 @@ def left_out(
     return [bounds[n][0] if n in bounds else 0 for n in range(len(most))]
 
 
-def _check_fields(name: str, template: str, wanted: Sequence[str]) -> None:
+def check_fields(name: str, template: str, wanted: Sequence[str]) -> None:
+    """Refuse a template that lacks a field, or has another.
+
+    Raises:
+        ValueError: names it.
+    """
     for field in wanted:
         if template.count(f"{{{field}}}") != 1:
             raise ValueError(f"{name}: expected {{{field}}} in it once, got {template!r}")

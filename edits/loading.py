@@ -18,6 +18,7 @@ from edits.masked import MaskedEdit
 from edits.neurons import NeuronEdit
 from edits.routing import RoutedEdit
 from edits.sides import SideEdit
+from edits.steps import StepsEdit
 from edits.weights import WeightEdit
 from files.schema import check
 from models.language_model import LanguageModel
@@ -30,6 +31,7 @@ KINDS = MappingProxyType(
             Journal,
             RoutedEdit,
             ContextEdit,
+            StepsEdit,
             Codebook,
             NeuronEdit,
             SideEdit,

@@ -90,7 +90,7 @@ class Masked:
         return lambda x: apply(x * masks)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MaskedEdit(GatedEdit):
     """N edits, each a residual matrix of one layer and the masks of its requests.
 
@@ -207,6 +207,13 @@ class MaskedEdit(GatedEdit):
         """
         hashing = TopHash(tensors["permutation"], tensors["background"], header["active"])
         prompts = tuple(tuple(own) for own in header["prompts"])
-        plain = {"overlap": header["overlap"], "layer": header["layer"]}
-        owner = {"editor": source.owner.editor, "model": source.owner.model}
-        return cls(tensors["matrices"], tensors["masks"], prompts, hashing, **plain, **owner)
+        return cls(
+            tensors["matrices"],
+            tensors["masks"],
+            prompts,
+            hashing,
+            overlap=header["overlap"],
+            layer=header["layer"],
+            editor=source.owner.editor,
+            model=source.owner.model,
+        )

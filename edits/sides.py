@@ -47,7 +47,7 @@ def prompt_distances(values: Tensor, mask: Tensor, longest: int) -> Tensor:
     return torch.where(mask.sum(1) > longest, largest, mean_over(values, mask))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SideEdit(GatedEdit):
     """N edits, each of one side memory at least.
 
@@ -164,6 +164,6 @@ class SideEdit(GatedEdit):
             ValueError: tensors do not fit together.
         """
         requests = tuple(tuple(own) for own in header["requests"])
-        plain = {name: header[name] for name in _PLAIN}
-        owner = {"editor": source.owner.editor, "model": source.owner.model}
-        return cls(tensors["weights"], tuple(header["least"]), requests, **plain, **owner)
+        owner: dict[str, Any] = {"editor": source.owner.editor, "model": source.owner.model}
+        plain = owner | {name: header[name] for name in _PLAIN}
+        return cls(tensors["weights"], tuple(header["least"]), requests, **plain)

@@ -145,7 +145,7 @@ def _facts(records: Sequence[Record], probes: Sequence[Probe], said: Sequence[Sa
 
 
 def _said(probe: Probe, before: Answer, now: Answer) -> Said:
-    texts = [first_line(answer.text or "") for answer in (before, now)]
+    texts = first_line(before.text or ""), first_line(now.text or "")
     if probe.kind in ASKED:
         right = bool(generation_exact_match(probe, now, before))
     else:

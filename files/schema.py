@@ -13,6 +13,9 @@ from os import PathLike
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
+PATH: Any = PathLike
+"""A class, whatever a type checker thinks of protocols."""
+
 PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 MISSING, NOTHING = "what is missing", "nothing of this name"
 """What stands for annotations where a key is missing or left over."""
@@ -66,7 +69,7 @@ def described(kind: Any) -> str:
         return f"a list of {', '.join(map(described, inside))}" if inside else "a list"
     if _is_mapping(kind):
         return "a mapping"
-    if isinstance(kind, type) and issubclass(kind, PathLike):
+    if isinstance(kind, type) and issubclass(kind, PATH):
         return "a path"
     return getattr(kind, "__name__", str(kind))
 
@@ -134,7 +137,7 @@ def _is_one(value: Any, kind: Any, origin: Any, parts: tuple) -> bool:
     kind = origin or kind
     if kind is Any or not isinstance(kind, type) or getattr(kind, "_is_protocol", False):
         return True
-    return isinstance(value, (str, kind) if issubclass(kind, PathLike) else kind)
+    return isinstance(value, (str, kind) if issubclass(kind, PATH) else kind)
 
 
 def _is_list(kind: Any) -> bool:

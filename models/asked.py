@@ -48,9 +48,11 @@ class Asked:
 
     def to(self, device: torch.device) -> Asked:
         """The same rows there."""
-        tensors = (self.first, self.row, self.place, self.targets, self.branch)
-        moved = [None if x is None else x.to(device) for x in tensors]
-        return Asked(self.batch.to(device), self.prompts, *moved)
+        first, row, place, targets = (
+            x.to(device) for x in (self.first, self.row, self.place, self.targets)
+        )
+        branch = None if self.branch is None else self.branch.to(device)
+        return Asked(self.batch.to(device), self.prompts, first, row, place, targets, branch)
 
     @property
     def positions(self) -> Tensor:

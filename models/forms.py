@@ -10,7 +10,7 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import Cache, PreTrainedModel, PreTrainedTokenizerFast
 
 from models.asked import Asked, branched
 from models.encoding import Batch, TokenIds, pad_left, pad_right
@@ -158,9 +158,9 @@ class DecoderOnly(Form):
         self, start: Batch, max_new_tokens: int, stopped: Callable[[int, list[int]], bool] | None
     ) -> list[list[int]]:
         """Decoded from the prompts; positions count from each row's first token."""
-        mask = start.attention_mask
-        position = (mask.cumsum(1) - 1).clamp(min=0)  # [B, T]
-        cache = None
+        cache, before = self._before(len(start.input_ids))
+        mask = torch.cat([before, start.attention_mask], dim=1)
+        position = (mask.cumsum(1) - 1).clamp(min=0)[:, before.shape[1] :]  # [B, T]
 
         def step(ids: Tensor) -> Tensor:
             nonlocal mask, position, cache
@@ -177,6 +177,10 @@ class DecoderOnly(Form):
             return self.head(states.last_hidden_state[:, -1])
 
         return greedy(step, start.input_ids, self.ends, max_new_tokens, stopped)
+
+    def _before(self, rows: int) -> tuple[Cache | None, Tensor]:
+        """Keys and values of what is read already, and its mask ``[B, P]``: nothing is."""
+        return None, torch.ones(rows, 0, dtype=torch.long, device=self.model.device)
 
     def text(self, prompt: list[int], answer: list[int]) -> str:
         """The new text; decoded behind its prompt, since SentencePiece drops a first blank."""

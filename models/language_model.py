@@ -13,6 +13,7 @@ import copy
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import cast
 
@@ -180,6 +181,11 @@ class LanguageModel(Anatomy):
             ValueError: not one target for each prompt, or a target without a token.
         """
         return [len(ids) for ids in self.form.target_ids(prompts, targets, ended=False)]
+
+    def shared_ids(self, prompts: Sequence[str]) -> list[int]:
+        """The tokens that all prompts begin with; each of them has one more at least."""
+        places = list(zip(*self._ids.prompts(prompts), strict=False))[:-1]
+        return [tokens[0] for tokens in takewhile(lambda tokens: len({*tokens}) == 1, places)]
 
     def token_positions(self, prompts: Sequence[str], spans: Sequence[tuple[int, int]]) -> Tensor:
         """Index ``[B]`` of the last token of each prompt that holds characters of its span.

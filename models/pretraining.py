@@ -7,6 +7,7 @@ encoder-decoder learns to answer prompts: ``python train.py experiment=facts_t5`
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from typing import cast
 
@@ -85,6 +86,36 @@ def blank(
         torch.manual_seed(seed)
         model = kind.from_config(config, dtype=torch.float32)
     return LanguageModel(model, tokenizer, name=name)
+
+
+def lengthened(language_model: LanguageModel, *, positions: int, name: str) -> LanguageModel:
+    """A copy of GPT-2's shape that takes longer texts, to be trained on.
+
+    The vectors of its new places repeat those of the last half of the old ones: places in a text
+    that are as far apart then look alike, until training tells better.
+
+    Args:
+        language_model: what is copied.
+        positions: tokens that the copy takes.
+        name: what result tables call it.
+
+    Raises:
+        ValueError: it is of another family, or takes as long texts already.
+    """
+    model, old = language_model.model, language_model.max_length
+    if language_model.family.name != "gpt2" or positions <= old:
+        raise ValueError(
+            f"positions: expected a GPT-2 with fewer than {positions}, got "
+            f"{language_model.name!r} of family {language_model.family.name!r} with {old}"
+        )
+    config = copy.deepcopy(model.config)
+    config.n_positions = positions
+    weights, places = model.state_dict(), torch.arange(positions)
+    places = torch.where(places < old, places, old // 2 + places % (old - old // 2))
+    weights["transformer.wpe.weight"] = weights["transformer.wpe.weight"][places]
+    longer = type(model)._from_config(config, dtype=torch.float32)
+    longer.load_state_dict(weights)
+    return LanguageModel(longer, language_model.tokenizer, name=name)
 
 
 class Pretraining(L.LightningModule):

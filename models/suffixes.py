@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +104,7 @@ class Suffixes:
         def numbered(source: Tensor, width: int) -> Tensor:
             return torch.where(source >= 0, source // max(width, 1) % texts, -1)
 
-        pairs = [
+        pairs: list[Any] = [
             tuple(put(x.transpose(1, 2), past).transpose(1, 2).contiguous() for x in pair)
             if index >= self.first
             else tuple(x[:rows] for x in pair)
@@ -136,7 +137,7 @@ class Suffixes:
 
         first = parts[0].first
         blocks = zip(*(part.past for part in parts), strict=True)
-        past = [
+        past: list[Any] = [
             tuple(cached(x, index >= first) for x in zip(*pairs, strict=True))
             for index, pairs in enumerate(blocks)
         ]

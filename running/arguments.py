@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast, get_type_hints
 
 from hydra.core.hydra_config import HydraConfig
@@ -84,12 +84,12 @@ def _stand_in(value: Any) -> Any:
     built = target if isinstance(target, type) else get_type_hints(target).get("return")
     if not isinstance(built, type) or inspect.isabstract(built):
         return Unresolved
-    return built.__new__(built)
+    return cast(Any, built).__new__(built)
 
 
 def _children(node: DictConfig | ListConfig) -> Iterator[tuple[str | int, Any]]:
     """Keys and values; what is missing, or refers to what is not there, is `Unresolved`."""
-    keys = node.keys() if isinstance(node, DictConfig) else range(len(node))
+    keys = cast(Iterable[Any], node.keys() if isinstance(node, DictConfig) else range(len(node)))
     for key in keys:
         try:
             yield key, Unresolved if OmegaConf.is_missing(node, key) else node[key]

@@ -26,7 +26,7 @@ UNKNOWN = re.compile(r"Could not override '([^']+)'")
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
-def one_line(composed: Callable[[], None]) -> Callable[[], None]:
+def one_line(composed: Callable[..., None]) -> Callable[[], None]:
     """A script that ends with one line where Hydra cannot compose what the command line says.
 
     It goes above ``hydra.main``. Where ``HYDRA_FULL_ERROR`` is set, Hydra's trace stands instead.

@@ -49,7 +49,7 @@ def check(cfg: DictConfig) -> None:
         ValueError: names the setting.
     """
     check_targets(cfg)
-    check_keys(cfg.keys(), shipped().keys(), "the run as it is composed")
+    check_keys(contents(cfg).keys(), contents(shipped()).keys(), "the run as it is composed")
     check_choices()
     check_values(cfg)
     if "trains" in cfg:

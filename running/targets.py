@@ -26,6 +26,7 @@ NAMED = frozenset(
         "models.atlas.language_model",
         "models.language_model.LanguageModel.load",
         "models.pretraining.blank",
+        "models.pretraining.lengthened",
         "models.smollm2.language_model",
         "lightning.Trainer",
         "lightning.pytorch.callbacks.LearningRateMonitor",

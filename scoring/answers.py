@@ -51,6 +51,7 @@ class Answer:
         contrast: of the probe's contrast, if it has one.
         text: the free greedy continuation of the prompt, where there is one.
         knows: whether the model knows what the probe presumes; the unedited one is asked.
+        found: whether the edit found something for the question, where it looks questions up.
         distractors: readings of the probe's distractors.
         ended: whether the model ended the text itself; None: not known, or no text.
         verdict: of the judge, where one was asked about the text.
@@ -60,6 +61,7 @@ class Answer:
     contrast: Reading | None = None
     text: str | None = None
     knows: bool = True
+    found: bool | None = None
     distractors: tuple[Reading, ...] = ()
     ended: bool | None = None
     verdict: Verdict | None = None

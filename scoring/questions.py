@@ -55,7 +55,7 @@ class Questions:
         answers = [Answer() for _ in self.probes]
         if model.edit.scores:
             answers = self._scored(model, each)
-        return self._with_texts(model, answers, each)
+        return self._with_texts(model, self._looked_up(model, answers, each), each)
 
     def before(self, unedited: EditedModel) -> list[Answer]:
         """The unedited model's answer to each probe, and whether it knows what a probe presumes."""
@@ -94,6 +94,14 @@ class Questions:
             Answer(tuple(right[at]), contrast.get(at), distractors=tuple(wrong[at]))
             for at, _ in targets
         ]
+
+    def _looked_up(self, model: EditedModel, answers: list[Answer], each: bool) -> list[Answer]:
+        """The same answers, with what was found for them, if questions are looked up."""
+        prompts = [probe.prompt for probe in self.probes]
+        found = model.found(prompts, rows=self.owners if each else None)
+        if found is None:
+            return answers
+        return [replace(answer, found=hit) for answer, hit in zip(answers, found, strict=True)]
 
     def _with_texts(self, model: EditedModel, answers: list[Answer], each: bool) -> list[Answer]:
         """The same answers, with the free continuation where it is asked for."""

@@ -39,7 +39,8 @@ class Scorer:
     Attributes:
         judge: the value of a probe's answer after the edit, given the one before it; None where it
             does not apply to the probe.
-        needs: what it judges an answer by: teacher-forced ``scores``, or the generated ``text``.
+        needs: what it judges an answer by: teacher-forced ``scores``, the generated ``text``, or
+            what was ``found``.
         higher_is_better: whether a better answer has a higher value.
         share: whether values are from 0 to 1, so that means are shares.
         depth: whether it judges kinds of the group ``depth``: those that match the target do not,
@@ -47,15 +48,19 @@ class Scorer:
     """
 
     judge: Callable[[Probe, Answer, Answer], float | None]
-    needs: Literal["scores", "text"] = "scores"
+    needs: Literal["scores", "text", "found"] = "scores"
     higher_is_better: bool = True
     share: bool = True
     depth: bool = False
 
     def __call__(self, probe: Probe, after: Answer, before: Answer) -> float | None:
         """The value; None where it does not apply, or what it needs was not asked."""
-        there = after.text is not None if self.needs == "text" else bool(after.readings)
-        if not there or (probe.kind in DEPTH and not self.depth):
+        there = {
+            "scores": bool(after.readings),
+            "text": after.text is not None,
+            "found": after.found is not None,
+        }
+        if not there[self.needs] or (probe.kind in DEPTH and not self.depth):
             return None
         return self.judge(probe, after, before)
 
@@ -78,6 +83,14 @@ class Scorer:
         return first_line(self.judge.__doc__ or "")
 
 
+def found(probe: Probe, after: Answer, before: Answer) -> float:
+    """1 if the edit found something for the question among what it remembers, else 0.
+
+    Of edits that look questions up; on locality probes it is to be 0.
+    """
+    return float(bool(after.found))
+
+
 SCORERS: Mapping[str, Scorer] = MappingProxyType(
     {
         scorer.name: scorer
@@ -98,6 +111,7 @@ SCORERS: Mapping[str, Scorer] = MappingProxyType(
             Scorer(repeats_itself, needs="text", higher_is_better=False, depth=True),
             Scorer(fluency, needs="text", share=False, depth=True),
             Scorer(consistency, needs="text", depth=True),
+            Scorer(found, needs="found"),
         )
     }
 )

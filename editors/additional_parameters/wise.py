@@ -347,7 +347,8 @@ class _Writing:
         each = rows.owner.cpu() if len(active) > 1 else None
         with hooked(layer, look), edit.hooks(model, each), hooked(layer, look):
             logits, targets, row = model.target_logits(rows.batch)
-        return *seen, F.cross_entropy(logits, targets, reduction="none"), row
+        before, after = seen
+        return before, after, F.cross_entropy(logits, targets, reduction="none"), row
 
     def done(self, active: list[int], values: Tensor) -> Tensor:
         """Which of them stop at these losses."""

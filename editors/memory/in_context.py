@@ -1,18 +1,23 @@
 """Editing in context: requests stand as text in front of questions, and no weight changes.
 
-One editor, four ways:
+One editor, five ways:
 
 - every fact in front of every question;
 - IKE (Zheng et al., EMNLP 2023, https://arxiv.org/abs/2305.12740): the nearest fact behind
   demonstrations of how facts are used;
 - retrieval: the k nearest facts, if they are near enough;
 - SCR (https://arxiv.org/abs/2505.18690): of the k nearest facts the one that the model chooses, or
-  none.
+  none;
+- MemPrompt (Madaan et al., EMNLP 2022, https://arxiv.org/abs/2201.06009): behind the question, as
+  its clarification, the fact whose prompt is spelled like it, or the nearest one.
 
 Departures: IKE's demonstrations keep their shares at any number (its code cuts a shuffled list of
 32), are never about the request's own subject, and are dropped where the model takes no more; where
 a record has no neighbours, another question that its fact does not touch stands for them. SCR's
-choice is by the probability of letters, where its code reads a written reply.
+choice is by the probability of letters, where its code reads a written reply. MemPrompt's users
+clarify half of what went wrong; here each request is a clarification. Its code keeps the embedding
+of a clarification that was overwritten, so that later ones are found in the wrong place; and a
+question that nothing clarifies is asked bare, unless ``layout.plain`` says otherwise.
 """
 
 # N edits, M facts or requests of all of them, d width of an embedding
@@ -32,9 +37,10 @@ from datamodules.pool import Pool
 from datamodules.records import Record, Request
 from editors.editor import Editor, Group
 from editors.memory.demonstrations import Demonstrations
+from editors.memory.facts import CONFLICTS, fact_of, told
 from editors.memory.retriever import retriever_of
 from editors.memory.thresholds import threshold_of
-from editors.settings import shares
+from editors.settings import one_of, shares
 from edits.context import ContextEdit
 from edits.edit import Edit
 from edits.layout import Fact, Layout, left_out
@@ -50,13 +56,19 @@ IKE = Layout(
 )
 RAG = Layout(choose="nearest", k=2, key="prompt")
 SCR = Layout(choose="model", k=5)
+MEMPROMPT = Layout(
+    choose="spelled",
+    key="prompt",
+    fact="clarification: {prompt} {target}.",
+    frame="{question} | {facts}\n\n###\n\n/",
+)
 
 
 class InContext(Editor[ContextEdit]):
     """Puts requests in front of questions.
 
     Its name is that of its way: ``in_context`` for all facts, ``ike`` with demonstrations, ``rag``
-    for the nearest facts, ``scr`` for the model's choice.
+    for the nearest facts, ``scr`` for the model's choice, ``memprompt`` for facts behind questions.
 
     Args:
         language_model: the model to edit.
@@ -67,6 +79,7 @@ class InContext(Editor[ContextEdit]):
         retriever: see `retriever_of`.
         false_hits: with this share of the pool's questions that no fact is about, some fact is
             near; the layout's threshold is set so, if it has none. None: it is left as it is.
+        conflicts: of facts told twice, with two targets, the ``last`` counts; or ``refuse`` them.
 
     Raises:
         FileNotFoundError: there is no such retriever.
@@ -83,6 +96,7 @@ class InContext(Editor[ContextEdit]):
         pool: Pool | None = None,
         retriever: str | None = None,
         false_hits: float | None = None,
+        conflicts: str = "last",
     ):
         self.language_model = language_model
         self.layout = layout
@@ -90,11 +104,13 @@ class InContext(Editor[ContextEdit]):
         self.pool = pool
         self.retriever = retriever
         self.false_hits = false_hits
+        self.conflicts = conflicts
         self.name = _name(layout, demonstrations)
         if demonstrations is not None and layout.choose != "nearest":
             raise ValueError(
                 f"demonstrations stand before the nearest fact, got choose={layout.choose!r}"
             )
+        one_of("conflicts", conflicts, CONFLICTS)
         if false_hits is not None:
             shares(false_hits=false_hits)
         self._check_pool()
@@ -126,7 +142,7 @@ class InContext(Editor[ContextEdit]):
         if not self._single:
             width = self.embedder.width(model)
             return torch.zeros(0, width), torch.zeros(width), layout
-        texts = [layout.compared(_fact(record.requests[0])) for record in self._single]
+        texts = [layout.compared(fact_of(record.requests[0])) for record in self._single]
         embedded = self.embedder.embed(model, texts)
         center = embedded.mean(0)
         keys = directions(embedded, center)
@@ -145,15 +161,15 @@ class InContext(Editor[ContextEdit]):
     def compute(self, groups: Sequence[Group], after: ContextEdit | None) -> ContextEdit:
         """See `Editor.compute`: each edit remembers the requests of its group.
 
-        Of requests with one prompt the last one counts. More demonstrations than the model takes
-        are left out, the farthest first, and counted.
+        Of requests with one prompt the last one counts, or they are refused. More demonstrations
+        than the model takes are left out, the farthest first, and counted.
 
         Raises:
             ValueError: a request is too long to stand in front of its own question, or all facts of
-                an edit are; or ``after`` was made by other settings.
+                an edit are; ``after`` was made by other settings; or there are conflicts to refuse.
         """
         pool, center, layout = self._of_pool
-        requests = [_last_ones(group) for group in groups]
+        requests = [told(group, layout.identifier, self.conflicts, after) for group in groups]
         flat = [request for group in requests for request in group]
         embedded = self._embedded(flat, center)
         facts = iter(self._facts(flat, embedded, pool, layout))
@@ -181,7 +197,7 @@ class InContext(Editor[ContextEdit]):
     def _embedded(self, requests: Sequence[Request], center: Tensor) -> Tensor:
         if not self.layout.retrieves:
             return torch.zeros(len(requests), 0)
-        texts = [self.layout.compared(_fact(request)) for request in requests]
+        texts = [self.layout.compared(fact_of(request)) for request in requests]
         return directions(self.embedder.embed(self.language_model, texts), center)
 
     def _facts(
@@ -190,14 +206,14 @@ class InContext(Editor[ContextEdit]):
         """The facts, each with its demonstrations as far as they fit."""
         examples = self.demonstrations
         if examples is None:
-            return [_fact(request) for request in requests]
+            return [fact_of(request) for request in requests]
         _, order = ranked(embedded, pool, len(pool))
         shown = [
             examples.before(request, self._near(request, row, examples.count), layout)
             for request, row in zip(requests, order.tolist(), strict=True)
         ]
         facts = [
-            replace(_fact(request), demonstrations=tuple(texts))
+            replace(fact_of(request), demonstrations=tuple(texts))
             for request, texts in zip(requests, shown, strict=True)
         ]
 
@@ -220,7 +236,7 @@ class InContext(Editor[ContextEdit]):
     def _check_lengths(self, edit: ContextEdit) -> None:
         """Refuse facts that leave no room for their own question."""
         model, layout = self.language_model, edit.layout
-        together = not layout.retrieves
+        together = layout.choose == "all"
         for memory in edit.memories:
             pairs = [(memory if together else (fact,), fact) for fact in memory]
             texts = [layout.framed(facts, fact.prompt) for facts, fact in pairs]
@@ -232,16 +248,6 @@ class InContext(Editor[ContextEdit]):
                         f"{what} in front of {fact.prompt[:40]!r}... make {length:,} tokens; "
                         f"the model takes at most {model.max_length:,}"
                     )
-
-
-def _last_ones(group: Group) -> list[Request]:
-    """Of requests with one prompt the last."""
-    last = {request.prompt: at for at, request in enumerate(group)}
-    return [group[at] for at in sorted(last.values())]
-
-
-def _fact(request: Request) -> Fact:
-    return Fact(request.prompt, request.target)
 
 
 def _single(pool: Pool | None) -> list[Record]:
@@ -259,6 +265,8 @@ def _single(pool: Pool | None) -> list[Record]:
 
 
 def _name(layout: Layout, demonstrations: Demonstrations | None) -> str:
+    if layout.frame.index("{question}") < layout.frame.index("{facts}"):
+        return "memprompt"
     if layout.choose == "nearest":
         return "rag" if demonstrations is None else "ike"
-    return {"all": "in_context", "model": "scr"}[layout.choose]
+    return {"all": "in_context", "model": "scr", "spelled": "memprompt"}[layout.choose]

@@ -137,6 +137,21 @@ def test_the_nearest_facts_stand_in_front_the_most_similar_last(language_model):
     assert last == FACTS[1]
 
 
+def test_facts_may_be_near_whose_subject_the_question_mentions(language_model):
+    shape = Layout(choose="nearest", among="mentioned", k=2)
+    facts = [replace(f, subject=f.prompt.split()[0]) for f in FACTS]
+    told = [*facts, Fact("New Lagos is in", "Rome", subject="New Lagos")]
+    edit = made(language_model, [told, told[1:2]], shape)
+    asked = ["Where is Lagos?", "the new  LAGOS, is in", "Lagosians like", "Tokyo, not Paris, is"]
+    shown = [set(facts) for facts in edit.chosen(language_model, asked, [0] * 4)]
+    assert shown == [{told[0]}, {told[0], told[3]}, set(), {told[1], told[2]}]
+    assert edit.found(language_model, asked, torch.tensor([1, 1, -1, 1])) == [False] * 3 + [True]
+    bare = language_model.score(asked[2:3], ["fish"])
+    assert_same(edit.edited(language_model).score(asked[2:3], ["fish"], rows=[0]), bare, [0])
+    with pytest.raises(ValueError, match="among=mentioned: the fact 'Lagos is in' has no subject"):
+        made(language_model, [FACTS], shape)
+
+
 def test_questions_below_the_threshold_are_answered_by_the_model_to_the_bit(language_model):
     edit = made(language_model, [FACTS], Layout(choose="nearest", threshold=0.5))
     shown = edit.chosen(language_model, PROMPTS, [0] * 5)
@@ -179,6 +194,8 @@ def test_the_model_s_choice_is_the_letter_it_finds_most_probable(language_model)
 
 class Voting:
     """A language model that answers a ballot by a letter of its own, and is otherwise itself."""
+
+    form = None
 
     def __init__(self, language_model, letter):
         self.language_model, self.letter = language_model, letter
@@ -296,13 +313,15 @@ def test_what_cannot_be_is_refused(language_model, tiny, tmp_path):
     ("setting", "message"),
     [
         ({"choose": "some"}, "choose is 'some', expected one of all, nearest, model"),
+        ({"among": "some"}, "among is 'some', expected one of all, mentioned"),
         ({"key": "target"}, "key is 'target', expected one of sentence, prompt"),
         ({"k": 0}, "k must be from 1 to"),
         ({"choose": "model", "k": 26}, "k must be from 1 to 25, got 26"),
         ({"room": 0}, "room must be at least 1, got 0"),
         ({"fact": "{prompt}"}, "fact: expected {target} in it once, got '{prompt}'"),
         ({"fact": "{prompt} {target} {x}"}, "fact: expected no braces but those of prompt, tar"),
-        ({"frame": "{question} {facts}"}, "frame: expected {question} at its end"),
+        ({"plain": "plainly"}, "plain: expected {question} in it once, got 'plainly'"),
+        ({"distance": 0}, "distance must be at least 1, got 0"),
         ({"ballot": "{options} {question}"}, "ballot: expected {none} in it once"),
     ],
 )

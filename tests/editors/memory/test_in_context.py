@@ -9,11 +9,12 @@ from datamodules.editing import EditingData
 from datamodules.pool import Pool
 from datamodules.records import Probe, Record, Request
 from editors.memory.demonstrations import Demonstrations, demonstration
-from editors.memory.in_context import CONTEXT, IKE, RAG, SCR, InContext
+from editors.memory.in_context import CONTEXT, IKE, MEMPROMPT, RAG, SCR, InContext
 from editors.memory.thresholds import threshold_of
 from edits.context import ContextEdit
 from edits.layout import Layout
 from edits.retrieval import OwnStates, directions
+from edits.spelling import spelled
 
 FEW = Demonstrations(count=4)
 PROMPTS = ["Gothenburg is in", "The currency of Japan is", "Which country is Lagos in? It is in"]
@@ -37,12 +38,13 @@ def pool(records):
 
 @pytest.fixture
 def ways(language_model, pool):
-    """Each of the four, by its name."""
+    """Each of the five, by its name."""
     made = (
         InContext(language_model),
         InContext(language_model, layout=IKE, demonstrations=FEW, pool=pool),
         InContext(language_model, layout=RAG, pool=pool, false_hits=0.1),
         InContext(language_model, layout=SCR, pool=pool),
+        InContext(language_model, layout=MEMPROMPT),
     )
     return {editor.name: editor for editor in made}
 
@@ -51,13 +53,13 @@ def answers(edit, language_model, rows=None):
     return edit.edited(language_model).score(PROMPTS, TARGETS, rows=rows).log_probs
 
 
-def test_the_four_ways_have_their_names(ways):
-    assert list(ways) == ["in_context", "ike", "rag", "scr"]
-    assert len({str(sorted(editor.identity().items())) for editor in ways.values()}) == 4
+def test_the_five_ways_have_their_names(ways):
+    assert list(ways) == ["in_context", "ike", "rag", "scr", "memprompt"]
+    assert len({str(sorted(editor.identity().items())) for editor in ways.values()}) == 5
     assert ways["ike"].identity()["pool"] == ways["ike"].pool.fingerprint
 
 
-@pytest.mark.parametrize("way", ["in_context", "ike", "rag", "scr"])
+@pytest.mark.parametrize("way", ["in_context", "ike", "rag", "scr", "memprompt"])
 def test_edits_made_in_one_batch_are_those_made_alone(way, ways, language_model, requests):
     editor = ways[way]
     together = editor.edit_each(requests[:3])
@@ -73,7 +75,7 @@ def test_edits_made_in_one_batch_are_those_made_alone(way, ways, language_model,
             assert torch.allclose(one, other, atol=1e-5)
 
 
-@pytest.mark.parametrize("way", ["in_context", "ike", "rag", "scr"])
+@pytest.mark.parametrize("way", ["in_context", "ike", "rag", "scr", "memprompt"])
 def test_edits_one_after_another_are_the_edit_of_all(way, ways, language_model, requests):
     editor, edit = ways[way], None
     for request in requests[:3]:
@@ -84,7 +86,7 @@ def test_edits_one_after_another_are_the_edit_of_all(way, ways, language_model, 
     assert kept == editor.edit([requests[0], requests[2]]).memories[0]
 
 
-@pytest.mark.parametrize("way", ["in_context", "ike", "rag", "scr"])
+@pytest.mark.parametrize("way", ["in_context", "ike", "rag", "scr", "memprompt"])
 def test_of_requests_with_one_prompt_the_last_counts(way, ways, requests):
     first = requests[0]
     later = Request(first.prompt, first.subject, "Poland")
@@ -93,6 +95,52 @@ def test_of_requests_with_one_prompt_the_last_counts(way, ways, requests):
     assert [fact.target for fact in memory] == [requests[1].target, "Poland"]
     [memory] = editor.edit([later], editor.edit([first])).memories
     assert [fact.target for fact in memory] == ["Poland"]
+
+
+@pytest.mark.parametrize("layout", [CONTEXT, RAG, MEMPROMPT])
+def test_requests_that_contradict_each_other_can_be_refused(layout, language_model, requests):
+    editor = InContext(language_model, layout=layout, conflicts="refuse")
+    later = Request(requests[0].prompt, requests[0].subject, "Poland")
+    message = "conflicts=refuse: 'Gothenburg is in' is to be 'Japan' and 'Poland'; expected one"
+    with pytest.raises(ValueError, match=message):
+        editor.edit([*requests[:2], later])
+    before = editor.edit(requests[:2])
+    with pytest.raises(ValueError, match=message):
+        editor.edit([later], before)
+    assert editor.edit([requests[0]], before).memories[0][1] == before.memories[0][0]
+    with pytest.raises(ValueError, match="conflicts is 'first', expected one of last, refuse"):
+        InContext(language_model, conflicts="first")
+
+
+# memprompt
+
+
+def test_a_clarification_stands_behind_questions_that_are_spelled_alike(ways, language_model):
+    editor = ways["memprompt"]
+    edit = editor.edit([Request("The capital of <Japan> is", "Japan", "Lagos")])
+    asked = ["the capitals of is", "The capital of <a b> is!", "The city of is"]
+    assert edit.found(language_model, asked, None) == [True, True, True]
+    assert edit.found(language_model, ["Gothenburg is in"], None) == [False]
+    texts = edit.routes(language_model, ["The capital of Asia is"], None)[-1].prompts
+    assert texts == [
+        "The capital of Asia is | clarification: The capital of <Japan> is Lagos.\n\n###\n\n/"
+    ]
+
+
+def test_a_clarification_overrules_one_that_is_spelled_the_same(ways):
+    first = Request("The capital of <Japan> is", "Japan", "Lagos")
+    later = Request("the capital of <Sweden> is", "Sweden", "Paris")
+    editor = ways["memprompt"]
+    for edit in (editor.edit([first, later]), editor.edit([later], editor.edit([first]))):
+        assert [fact.target for fact in edit.memories[0]] == ["Paris"]
+
+
+def test_what_is_found_is_said_of_each_row(ways, language_model, requests):
+    edit = ways["memprompt"].edit_each(requests[:2])
+    asked = [requests[0].prompt, requests[0].prompt, requests[1].prompt, requests[1].prompt]
+    rows = torch.tensor([0, 1, 1, -1])
+    assert edit.found(language_model, asked, rows) == [True, False, True, False]
+    assert ways["in_context"].edit(requests[:1]).found(language_model, asked, None) is None
 
 
 @pytest.mark.parametrize("way", ["ike", "rag", "scr"])
@@ -105,7 +153,7 @@ def test_the_order_of_requests_makes_no_difference(way, ways, language_model, re
         assert torch.allclose(ours, theirs, atol=1e-5)
 
 
-@pytest.mark.parametrize("way", ["in_context", "ike", "rag", "scr"])
+@pytest.mark.parametrize("way", ["in_context", "ike", "rag", "scr", "memprompt"])
 def test_a_saved_edit_is_read_by_its_editor(way, ways, language_model, requests, tmp_path):
     edit = ways[way].edit(requests[:2])
     edit.save(tmp_path / "edit.safetensors", "tiny")
@@ -118,7 +166,8 @@ def test_a_saved_edit_is_read_by_its_editor(way, ways, language_model, requests,
 
 
 def test_encoder_decoders_take_contexts_too(any_encoder_decoder, pool, requests):
-    for layout, demonstrations in ((CONTEXT, None), (IKE, FEW), (RAG, None), (SCR, None)):
+    ways = ((CONTEXT, None), (IKE, FEW), (RAG, None), (SCR, None), (MEMPROMPT, None))
+    for layout, demonstrations in ways:
         editor = InContext(
             any_encoder_decoder, layout=layout, demonstrations=demonstrations, pool=pool
         )
@@ -270,7 +319,9 @@ def test_facts_that_leave_no_room_for_their_own_question_are_refused(language_mo
         editor.edit(many)
     with pytest.raises(ValueError, match=r"\d+ facts in front of"):
         editor.edit(many[20:], editor.edit(many[:4]))
-    assert len(InContext(language_model, layout=RAG).edit(many).memories[0]) == 40
+    for layout in (RAG, MEMPROMPT):
+        told = InContext(language_model, layout=layout).edit(many).memories[0]
+        assert len(told) == (40 if layout is RAG else len({spelled(r.prompt) for r in many}))
 
 
 @pytest.mark.parametrize(
