@@ -29,8 +29,8 @@ class Descent:
     """Descent on the tensors of B edits, each of which stops by itself.
 
     Losses are summed and the optimiser works tensor by tensor, so that each edit's course is the
-    one it would have alone. An edit that has stopped stays as it is, to the bit. One whose gradient is not
-    finite stops before the step and is in ``unsound``.
+    one it would have alone. An edit that has stopped stays as it is, to the bit. One whose gradient
+    is not finite stops before the step and is in ``unsound``.
 
     Args:
         tensors: those of each edit, as many each; they are changed in place.

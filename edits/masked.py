@@ -24,7 +24,6 @@ from edits.sides import mean_over
 from edits.storage import Source
 from edits.updates import Dense
 
-
 FEATURES = ("mean", "last")
 """What of a layer's inputs is looked at: their mean over a prompt's tokens, or the last one's."""
 

@@ -1,4 +1,4 @@
-"""CaliNet: the authors' numbers, nothing at the start, and what must hold for any number of edits."""
+"""CaliNet: the authors' numbers, nothing at the start, and what holds for any number of edits."""
 
 import copy
 import json

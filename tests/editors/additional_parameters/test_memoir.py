@@ -1,4 +1,4 @@
-"""MEMOIR: masks belong to prompts, the gate to each row, and what is not like a request is spared."""
+"""MEMOIR: masks belong to prompts, gates to rows, and what is not like a request is spared."""
 
 import pytest
 import torch
@@ -98,7 +98,9 @@ def test_rows_of_a_batch_are_rows_alone_scored_as_generated(language_model, pool
     assert close(together, alone, 1e-4)
     texts = edited.generate(PROMPTS, max_new_tokens=5, **({} if rows is None else {"rows": rows}))
     for row, (prompt, text) in enumerate(zip(PROMPTS, texts, strict=True)):
-        (route,) = edited.edit.routes(language_model, [prompt], None if rows is None else torch.tensor([row]))
+        (route,) = edited.edit.routes(
+            language_model, [prompt], None if rows is None else torch.tensor([row])
+        )
         ids = language_model.encode([prompt], None).input_ids
         predicted = greedily(language_model, ids, route, 5)
         assert language_model.form.text(ids[0].tolist(), predicted) == text
