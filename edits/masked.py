@@ -24,6 +24,16 @@ from edits.sides import mean_over
 from edits.storage import Source
 from edits.updates import Dense
 
+FEATURES = ("mean", "last")
+"""What of a layer's inputs is looked at: their mean over a prompt's tokens, or the last one's."""
+
+
+def features(given: Tensor, prompt: Tensor, which: str) -> Tensor:
+    """``[B, d_in]`` of inputs ``[B, T, d_in]`` at the tokens of prompts, ``[B, T]``."""
+    if which == "last":
+        prompt = prompt & (prompt.cumsum(1) == prompt.sum(1, keepdim=True))
+    return mean_over(given, prompt[:, :, None])
+
 
 @dataclass(frozen=True, eq=False)
 class TopHash:
@@ -31,20 +41,23 @@ class TopHash:
 
     Attributes:
         permutation: of the layer's inputs, ``[d_in]``.
-        background: what inputs are in the mean, ``[d_in]``, which a feature is the excess over.
+        background: what features are in the mean, ``[d_in]``; their excess over it counts.
         active: inputs that a mask lets through.
+        which: see `FEATURES`.
     """
 
     permutation: Tensor
     background: Tensor
     active: int
+    which: str = "mean"
 
     def masks(self, given: Tensor, prompt: Tensor) -> Tensor:
         """Bool ``[B, d_in]`` of inputs ``[B, T, d_in]`` at the tokens of prompts ``[B, T]``."""
-        mean = mean_over(given, prompt[:, :, None])
-        largest = (mean - self.background.to(mean)).abs().topk(self.active, dim=1).indices
-        mask = torch.zeros(mean.shape, dtype=torch.bool, device=mean.device)
-        return mask.scatter(1, self.permutation.to(mean.device)[largest], True)
+        excess = features(given, prompt, self.which)
+        excess = excess - self.background.to(excess)
+        largest = excess.abs().topk(self.active, dim=1).indices
+        mask = torch.zeros(excess.shape, dtype=torch.bool, device=excess.device)
+        return mask.scatter(1, self.permutation.to(excess.device)[largest], True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,8 +206,8 @@ class MaskedEdit(GatedEdit):
             "permutation": hashing.permutation,
             "background": hashing.background,
         }
-        header = {"layer": self.layer, "overlap": self.overlap, "active": hashing.active}
-        return header | {"prompts": self.prompts}, tensors
+        header = {"layer": self.layer, "overlap": self.overlap, "prompts": self.prompts}
+        return header | {"active": hashing.active, "which": hashing.which}, tensors
 
     @classmethod
     def of_state(
@@ -205,7 +218,8 @@ class MaskedEdit(GatedEdit):
         Raises:
             ValueError: tensors do not fit together.
         """
-        hashing = TopHash(tensors["permutation"], tensors["background"], header["active"])
+        own = (tensors["permutation"], tensors["background"], header["active"], header["which"])
+        hashing = TopHash(*own)
         prompts = tuple(tuple(own) for own in header["prompts"])
         return cls(
             tensors["matrices"],

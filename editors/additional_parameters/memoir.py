@@ -26,9 +26,9 @@ from editors.descent import OPTIMISERS, Descent, means
 from editors.editor import Editor, Group, alike
 from editors.locate_then_edit.search.contexts import Contexts
 from editors.settings import at_least, one_of, positive, shares
-from edits.masked import Masked, MaskedEdit, TopHash
+from edits import masked
+from edits.masked import FEATURES, Masked, MaskedEdit, TopHash
 from edits.rows import shift_of
-from edits.sides import mean_over
 from edits.updates import Dense
 from models.hooks import Output, compute_dtype, full_precision, hooked, unflattened, widened
 from models.language_model import LanguageModel
@@ -43,6 +43,7 @@ class Memoir(Editor[MaskedEdit]):
             quarters up.
         pool: whose texts say what inputs are in the mean; only ``background: 0`` goes without.
         background: how many texts.
+        features: what of a prompt a mask is made of, see `edits.masked.FEATURES`.
         active: share of the inputs that a mask lets through.
         overlap: share of a mask from which on a prompt is like a request.
         contexts: what requests are put behind while the matrix is trained.
@@ -63,6 +64,7 @@ class Memoir(Editor[MaskedEdit]):
         layer: str | None = None,
         pool: Pool | None = None,
         background: int = 100,
+        features: str = "mean",
         active: float = 2 / 7,
         overlap: float = 0.4,
         contexts: Contexts = Contexts(lengths=((5, 5), (10, 5))),  # noqa: B008 (frozen)
@@ -80,12 +82,14 @@ class Memoir(Editor[MaskedEdit]):
         at_least(1, steps=steps, edits_per_batch=edits_per_batch)
         positive(active=active, lr=lr, clip=clip)
         shares(active=active, overlap=overlap)
+        one_of("features", features, FEATURES)
         one_of("optimiser", optimiser, list(OPTIMISERS))
         self.language_model = language_model
         self.layer = _default_layer(language_model) if layer is None else layer
         language_model.shape(self.layer)
         self.pool = pool
         self.background = background
+        self.features = features
         self.active = active
         self.overlap = overlap
         self.contexts = contexts
@@ -117,8 +121,9 @@ class Memoir(Editor[MaskedEdit]):
         if self.pool is not None and self.background:
             texts = drawn(texts_of(self.pool.records), self.background, f"{self.seed}")
             given, prompt = self._given([text for text, _ in texts])
-            mean = mean_over(given, prompt[:, :, None]).mean(0)
-        self._hashing = TopHash(order, mean, max(1, round(self.active * width)))
+            mean = masked.features(given, prompt, self.features).mean(0)
+        active = max(1, round(self.active * width))
+        self._hashing = TopHash(order, mean, active, self.features)
 
     def compute(self, groups: Sequence[Group], after: MaskedEdit | None) -> MaskedEdit:
         """The matrices of all groups, those of one size side by side."""
@@ -198,8 +203,8 @@ class Memoir(Editor[MaskedEdit]):
             raise ValueError(f"memoir goes on from its own edits of {self.layer!r} only")
         own, theirs = self.hashing, after.hashing
         same = torch.equal(own.permutation, theirs.permutation.to(own.permutation))
-        if not same or own.active != theirs.active:
-            raise ValueError("memoir: the edit before has masks of another seed or share")
+        if not same or (own.active, own.which) != (theirs.active, theirs.which):
+            raise ValueError("memoir: the edit before has masks of another seed, share or feature")
 
 
 class _Writing:

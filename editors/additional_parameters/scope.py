@@ -1,4 +1,4 @@
-"""Rows of text that a request is trained on: itself behind contexts, and what is left alone."""
+"""What a request is trained on: itself behind contexts, and texts that are to be left alone."""
 
 # R rows, T tokens
 

@@ -13,6 +13,10 @@ from torch.utils.data import DataLoader
 from benchmarks.knowledge import perplexity
 from datamodules.records import Probe, Record, Request
 from datamodules.text import TextCorpus
+from editors.additional_parameters.calinet import CaliNet
+from editors.additional_parameters.grace import Grace
+from editors.additional_parameters.margins import PatchLosses
+from editors.additional_parameters.tpatcher import TPatcher
 from editors.finetune import FineTune
 from editors.locate_then_edit.alphaedit import AlphaEdit
 from editors.locate_then_edit.emmet import Emmet
@@ -20,6 +24,7 @@ from editors.locate_then_edit.memit import Memit
 from editors.locate_then_edit.pmet import Pmet
 from editors.locate_then_edit.rome import Rome
 from editors.locate_then_edit.statistics.moments import Moments
+from editors.lora import Lora
 from editors.memory.serac import Serac
 from editors.meta_learning.factors import factors
 from editors.meta_learning.ke import Ke
@@ -174,6 +179,25 @@ def test_fine_tuning_edits_a_fact(any_answering, settings):
     assert all(
         map(torch.equal, edited.score(prompts, targets, rows=rows).log_probs, plain.log_probs)
     )
+    assert unchanged(lm, before)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        (Lora, {"lr": 1e-2}),
+        (CaliNet, {"lr": 3e-2}),
+        (Grace, {"initial": "warm", "radius": 0.01, "replaced": "all"}),
+        (TPatcher, {"losses": PatchLosses(memory_weight=0, activation_top=100)}),
+    ],
+    ids=["lora", "calinet", "grace", "tpatcher"],
+)
+def test_what_stands_beside_the_weights_edits_a_fact(any_answering, method, settings):
+    lm, before = any_answering, digest(any_answering)
+    edited = method(lm, **settings).edit_each(REQUESTS[:2]).edited(lm)
+    for row, request in enumerate(REQUESTS[:2]):
+        assert edited.generate([request.prompt], rows=[row]) == [request.target]
+        assert edited.generate([request.prompt], rows=[-1]) == [request.target_true]
     assert unchanged(lm, before)
 
 

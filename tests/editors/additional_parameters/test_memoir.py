@@ -1,4 +1,4 @@
-"""MEMOIR: masks belong to prompts, the gate to each row, and what is unlike a request is spared."""
+"""MEMOIR: masks belong to prompts, gates to rows, and what is not like a request is spared."""
 
 import pytest
 import torch
@@ -70,8 +70,11 @@ def test_a_descent_by_sgd_ends_once_its_loss_is_small(language_model, pool):
         assert losses[-1] < 4.0 <= min(losses[:-1]) and len(losses) < 200
 
 
-def test_a_mask_is_the_prompt_s_whatever_stands_beside_and_behind_it(language_model, pool):
-    one = editor(language_model, pool)
+@pytest.mark.parametrize("features", ["mean", "last"])
+def test_a_mask_is_the_prompt_s_whatever_stands_beside_and_behind_it(
+    language_model, pool, features
+):
+    one = editor(language_model, pool, features=features)
     one.prepare()
     together = one.hashing.masks(*one._given(PROMPTS))
     alone = torch.cat([one.hashing.masks(*one._given([prompt])) for prompt in PROMPTS])
@@ -163,5 +166,5 @@ def test_what_it_cannot_do_it_says(language_model, tiny, pool, tmp_path):
         edit.without(PROMPTS[:1])
     with pytest.raises(ValueError, match="an edit of memoir changes no weights, so it cannot be m"):
         edit.merge(language_model, tmp_path / "merged")
-    with pytest.raises(ValueError, match="has masks of another seed or share"):
+    with pytest.raises(ValueError, match="has masks of another seed, share or feature"):
         editor(language_model, pool, seed=1).edit(REQUESTS[2:], after=edit)

@@ -187,5 +187,5 @@ def test_what_it_cannot_do_it_says(language_model, tiny, pool, tmp_path):
         edit.merge(language_model, tmp_path / "merged")
     with pytest.raises(ValueError, match="cannot be exported as an adapter"):
         edit.export(language_model, tmp_path / "adapter")
-    with pytest.raises(ValueError, match=r"its own edits of .* with shard=3 only"):
+    with pytest.raises(ValueError, match=r"wise goes on from its own edits of .* shard=3 only"):
         editor(language_model, pool, shard=3, merge=None).edit(REQUESTS[2:], after=edit)
