@@ -128,7 +128,7 @@ def _owner(folder: Path) -> str:
 
 @contextmanager
 def _nothing_left_of_a_failure(folder: Path) -> Iterator[None]:
-    """Removes the configuration, notes and log of a run that failed before it wrote anything else."""
+    """Removes configuration, notes and log of a run that failed before it wrote anything else."""
     try:
         yield
     except Exception:

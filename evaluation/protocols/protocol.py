@@ -68,8 +68,8 @@ class Protocol(L.LightningModule, ABC):
 
     Raises:
         ValueError: no editor, editors of several language models, an editor called ``unedited``,
-            unknown probe kinds, no such scorer, no token to generate, no record, ids that occur twice, or a tokenizer
-            that lacks what the rendering takes.
+            unknown probe kinds, no such scorer, no token to generate, no record, ids that occur
+            twice, or a tokenizer that lacks what the rendering takes.
     """
 
     name: str
