@@ -28,7 +28,7 @@ def applied(tmp_path_factory):
 
 
 def test_each_fact_is_checked_and_the_edit_kept(applied):
-    rows = list(csv.DictReader((applied / "check.csv").open()))
+    rows = list(csv.DictReader((applied / "check.csv").read_text().splitlines()))
     prompts = [line.split(",")[0] for line in FACTS.splitlines()[1:]]
     assert [row["prompt"] for row in rows] == prompts
     assert rows[-1]["right"] == "True" and rows[-1]["now"].startswith("Paris")
