@@ -49,6 +49,12 @@ RUN_BY = {
     "python edit.py task=request 'editors=[rome]' request.prompt=\"Gothenburg is a city in\" "
     "request.subject=Gothenburg request.target=Norway request.save=gothenburg.safetensors "
     "request.merge=gothenburg": "tests/test_edit.py::test_one_edit_is_shown_saved_and_merged",
+    "python edit.py task=apply requests=facts.csv": (
+        "tests/test_apply.py::test_each_fact_is_checked_and_the_edit_kept"
+    ),
+    "python edit.py task=compare runs='[A,B]'": (
+        "tests/test_study.py::test_runs_are_compared_and_findings_judged_without_a_model"
+    ),
     "python edit.py model=pretrained model.path=gpt2-xl data=counterfact "
     "data.test=counterfact.json corpus.source=texts.txt 'editors=[mend,rome]'": (
         "tests/test_edit.py::test_another_model_is_edited_with_records_of_a_file"
