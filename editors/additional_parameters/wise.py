@@ -98,7 +98,7 @@ class Wise(Editor[SideEdit]):
         pool: Pool | None = None,
         locality: int = 1,
         scope: str = "text",
-        margins: Margins = Margins(),
+        margins: Margins = Margins(),  # noqa: B008 (frozen)
         contexts: Contexts = Contexts(lengths=((5, 5), (10, 5))),  # noqa: B008 (frozen)
         ratio: float = 0.88,
         longest: int = 100,
