@@ -15,6 +15,7 @@ from torch import Tensor
 from datamodules.records import Request
 from editors.additional_parameters.memory import Text
 from editors.editor import Group
+from editors.settings import at_least
 from models.encoding import IGNORED
 from models.language_model import Batch, LanguageModel
 
@@ -99,3 +100,31 @@ def drawn(texts: Sequence[Text], count: int, key: str, subject: str = "") -> lis
     order = torch.randperm(len(texts), generator=generator).tolist()
     fitting = (texts[n] for n in order if not subject or subject not in texts[n][0])
     return list(islice(fitting, count))
+
+
+@dataclass(frozen=True)
+class Margins:
+    """How far apart a side memory is to hold what it is for and what it is not for.
+
+    Attributes:
+        alpha: distance that others are not to exceed.
+        beta: distance that requests are to exceed.
+        gamma: by which requests are to exceed others.
+    """
+
+    alpha: float = 5.0
+    beta: float = 20.0
+    gamma: float = 10.0
+
+    def __post_init__(self):
+        at_least(0, alpha=self.alpha, beta=self.beta, gamma=self.gamma)
+
+    def loss(self, inside: Tensor, outside: Tensor) -> Tensor:
+        """Of the distances of requests ``[I]`` and of others ``[O]``, all pairs of them."""
+        pairs = outside[:, None] - inside[None] + self.gamma
+        return sum(map(hinge, (pairs, outside - self.alpha, self.beta - inside)), inside.sum() * 0)
+
+
+def hinge(values: Tensor) -> Tensor:
+    """Mean of the values above 0; 0 if there are none."""
+    return values.clamp(min=0).sum() / (values > 0).sum().clamp(min=1)

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from datamodules.pool import Pool
 from datamodules.records import Request
 from editors.additional_parameters.memory import Text, texts_of
-from editors.additional_parameters.scope import Rows, drawn, rows_of
+from editors.additional_parameters.scope import Margins, Rows, drawn, rows_of
 from editors.additional_parameters.ties import ties
 from editors.descent import Descent, means
 from editors.editor import Editor, Group, alike
@@ -39,34 +39,6 @@ from models.hooks import Output, compute_dtype, hidden_of, hooked, unflattened, 
 from models.language_model import LanguageModel
 
 SCOPES = ("text", "subject")
-
-
-@dataclass(frozen=True)
-class Margins:
-    """How far apart a side memory is to hold what it is for and what it is not for.
-
-    Attributes:
-        alpha: distance that others are not to exceed.
-        beta: distance that requests are to exceed.
-        gamma: by which requests are to exceed others.
-    """
-
-    alpha: float = 5.0
-    beta: float = 20.0
-    gamma: float = 10.0
-
-    def __post_init__(self):
-        at_least(0, alpha=self.alpha, beta=self.beta, gamma=self.gamma)
-
-    def loss(self, inside: Tensor, outside: Tensor) -> Tensor:
-        """Of the distances of requests ``[I]`` and of others ``[O]``, all pairs of them."""
-        pairs = outside[:, None] - inside[None] + self.gamma
-        return sum(map(hinge, (pairs, outside - self.alpha, self.beta - inside)), inside.sum() * 0)
-
-
-def hinge(values: Tensor) -> Tensor:
-    """Mean of the values above 0; 0 if there are none."""
-    return values.clamp(min=0).sum() / (values > 0).sum().clamp(min=1)
 
 
 @dataclass
@@ -126,7 +98,7 @@ class Wise(Editor[SideEdit]):
         pool: Pool | None = None,
         locality: int = 1,
         scope: str = "text",
-        margins: Margins = Margins(),
+        margins: Margins = Margins(),  # noqa: B008 (frozen)
         contexts: Contexts = Contexts(lengths=((5, 5), (10, 5))),  # noqa: B008 (frozen)
         ratio: float = 0.88,
         longest: int = 100,

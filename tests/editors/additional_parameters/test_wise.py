@@ -7,8 +7,8 @@ from greedy import greedily
 from datamodules.atlas.data import AtlasData
 from datamodules.pool import Pool
 from datamodules.records import Request
-from editors.additional_parameters.scope import drawn, rows_of
-from editors.additional_parameters.wise import Margins, Wise
+from editors.additional_parameters.scope import Margins, drawn, rows_of
+from editors.additional_parameters.wise import Wise
 from editors.locate_then_edit.search.contexts import Contexts
 from edits import load
 from edits.sides import SideEdit

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from datamodules.records import Request
-from editors.additional_parameters.scope import Rows
+from editors.additional_parameters.scope import Margins, Rows
 from editors.additional_parameters.ties import ties
-from editors.additional_parameters.wise import Margins, Memories, Wise
+from editors.additional_parameters.wise import Memories, Wise
 from edits.sides import distances, mean_over, prompt_distances
 from models import Batch, LanguageModel
 from models.passes import Pass
