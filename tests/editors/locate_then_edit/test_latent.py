@@ -180,9 +180,7 @@ def test_the_gradient_is_that_of_the_loss_by_differences(exact):
     torch.testing.assert_close((gradient * direction).sum(), slope, rtol=1e-6, atol=1e-8)
 
 
-def test_an_edit_that_is_not_finite_stops_alone_and_is_named(
-    exact, at_once, caplog, monkeypatch
-):
+def test_an_edit_that_is_not_finite_stops_alone_and_is_named(exact, at_once, caplog, monkeypatch):
     answers, calls = course.answers, []
 
     def spoiled(language_model, rows, delta):
