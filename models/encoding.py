@@ -19,6 +19,9 @@ IGNORED = -100
 A_PASS = 32
 """Tokens that take a processor core as long as a pass of few tokens does beside them."""
 
+CACHED = 1024
+"""Padded tokens of a pass on a processor, where more of them at once are no faster."""
+
 _REMEMBERED = 2**16  # texts whose ids are kept
 
 

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from models.anatomy import Anatomy
 from models.asked import likely, targets_of
 from models.encoder_decoder import EncoderDecoder
-from models.encoding import A_PASS, IGNORED, Batch, TokenIds, micro_batches
+from models.encoding import A_PASS, CACHED, IGNORED, Batch, TokenIds, micro_batches
 from models.families import Family, family_of
 from models.forms import DecoderOnly, Form
 from models.generation import Text, cut
@@ -33,10 +33,8 @@ from models.passes import Around, surrounded
 from models.rendering import Rendering
 from models.scores import TOKENS_PER_BATCH, Answer, Scores, split
 
-CACHED = 1024
-"""Padded tokens of a micro-batch on a processor, where more of them are no faster."""
 STEPPED = 2048
-"""The same of a generation, whose steps take a token of each row: these are to be many."""
+"""As `CACHED`, of a generation, whose steps take a token of each row: these are to be many."""
 
 
 class LanguageModel(Anatomy):

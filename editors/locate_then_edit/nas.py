@@ -146,6 +146,6 @@ class Nas(Spread):
         Each ``[B, d_out]``, of the bare prompts, on the model as it now is.
         """
         layer, (site,) = self.layers[-1], self.sites()
-        seen = self.activations(requests, [layer, site], len(requests), None)
+        seen = self.activations(self.subjects(requests), [layer, site])
         present, block = (seen[name][1][:, 0].to(values) for name in (layer, site))
         return present + values - block, present, block

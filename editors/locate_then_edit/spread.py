@@ -26,7 +26,7 @@ from torch import Tensor
 from datamodules.records import Request
 from editors.editor import Group
 from editors.locate_then_edit.closed_form import ClosedForm, default_blocks, warn_of_doubtful
-from editors.locate_then_edit.keys import alike, cosines, halved, subject_keys
+from editors.locate_then_edit.keys import Subjects, alike, cosines, halved
 from editors.locate_then_edit.limits import Limit
 from editors.locate_then_edit.search.contexts import Contexts
 from editors.locate_then_edit.search.latent import optimise
@@ -143,22 +143,30 @@ class Spread(ClosedForm):
         self.check(len(groups[0]))
         warn_of_doubtful(model, requests)
         past = self._past(after)
-        values = self.target(self.values(requests, edits), requests)
+        subjects = self.subjects(requests)
+        values = self.target(self.values(requests, edits, subjects), requests)
         updates: dict[str, LowRank | Dense] = {}
         edit: WeightEdit | None = None
         for layer in self.layers:
-            solution = self._solution(requests, values, edits, edit, past)
+            solution = self._solution(subjects, values, edits, edit, past)
             update = self._written(layer, solution, after).packed()
             updates[layer] = update.to(model.device, values.dtype)
             edit = WeightEdit(dict(updates), self.name, model.fingerprint)
         assert edit is not None  # there is a layer at least
         if not self.remembers:
             return edit
-        pairs = self.activations(requests, self.layers, edits, edit)
+        pairs = self.activations(subjects, self.layers, edits, edit)
         keys = {name: halved(key).unflatten(0, (edits, -1)) for name, (key, _) in pairs.items()}
         return WeightEdit(updates, self.name, model.fingerprint, keys)
 
-    def values(self, requests: Sequence[Request], edits: int) -> Tensor:
+    def subjects(self, requests: Sequence[Request]) -> Subjects:
+        """The requests in all contexts, as the model reads them."""
+        model, first = self.language_model, self.blocks[0]
+        return Subjects(model, requests, self.templates, first, self.rows_per_batch)
+
+    def values(
+        self, requests: Sequence[Request], edits: int, subjects: Subjects | None = None
+    ) -> Tensor:
         """``z`` of each request of so many edits, ``[B, d_out]``."""
         sites = self.sites()
         latent = optimise(
@@ -168,28 +176,27 @@ class Spread(ClosedForm):
             sites,
             self.search,
             self.rows_per_batch,
-            self._shared(requests, edits),
+            self._shared(subjects or self.subjects(requests), edits),
         )
         return latent.value(sites[0])
 
     def activations(
         self,
-        requests: Sequence[Request],
+        subjects: Subjects,
         layers: Sequence[str],
-        edits: int,
-        edit: WeightEdit | None,
+        edits: int = 1,
+        edit: WeightEdit | None = None,
     ) -> dict[str, tuple[Tensor, Tensor]]:
         """Keys and outputs of modules in all contexts, each request in the model with its edit."""
-        model, contexts = self.language_model, self.templates
-        around = None
+        around, (requests, contexts, _) = None, subjects.shape
         if edit is not None:
-            rows = torch.arange(edits).repeat_interleave(len(requests) // edits * len(contexts))
-            around = edit.around(model, rows)
-        return subject_keys(model, requests, contexts, layers, self.rows_per_batch, around)
+            rows = torch.arange(edits).repeat_interleave(requests // edits * contexts)
+            around = edit.around(self.language_model, rows)
+        return subjects.keys(layers, around)
 
     def _solution(
         self,
-        requests: Sequence[Request],
+        subjects: Subjects,
         values: Tensor,
         edits: int,
         edit: WeightEdit | None,
@@ -198,7 +205,7 @@ class Spread(ClosedForm):
         """The update of the first layer that is not in ``edit`` yet."""
         (site, *_), done = self.sites(), 0 if edit is None else len(edit.updates)
         layer = self.layers[done]
-        pairs = self.activations(requests, list(dict.fromkeys([layer, site])), edits, edit)
+        pairs = self.activations(subjects, list(dict.fromkeys([layer, site])), edits, edit)
         keys = halved(pairs[layer][0]).unflatten(0, (edits, -1)).double()  # [N, n, d_in]
         missing = values.double() - pairs[site][1][:, 0].double()
         residuals = self.share(len(self.layers) - done) * missing.unflatten(0, (edits, -1))
@@ -233,11 +240,11 @@ class Spread(ClosedForm):
             return past
         return past[:, (cosines(past[0], keys[0]) <= self.same_key).all(1)]
 
-    def _shared(self, requests: Sequence[Request], edits: int) -> list[int] | None:
+    def _shared(self, subjects: Subjects, edits: int) -> list[int] | None:
         """For each request the first of its edit that it shares a value with; None: all alone."""
-        count, last = len(requests) // edits, self.layers[-1]
+        count, last = subjects.shape[0] // edits, self.layers[-1]
         if self.same_key is None or count == 1:
             return None
-        keys = halved(self.activations(requests, [last], 1, None)[last][0]).split(count)
+        keys = halved(self.activations(subjects, [last])[last][0]).split(count)
         firsts = [alike(group, self.same_key) for group in keys]
         return [number * count + at for number, group in enumerate(firsts) for at in group]

@@ -35,7 +35,7 @@ from watching import watched
 
 logger = logging.getLogger(__name__)
 
-CACHED = 128
+SEARCHED = 128
 """Tokens of suffixes at once: on a processor more are no faster, and keep more memory."""
 
 
@@ -157,7 +157,7 @@ def _batches(
     lengths = [len(group) * max(sizes[i] for i in group) for group in groups]
     most = max(sizes) * max(1, rows_per_batch // (contexts + 1))
     batches = (
-        micro_batches(lengths, min(most, CACHED), A_PASS)
+        micro_batches(lengths, min(most, SEARCHED), A_PASS)
         if language_model.device.type == "cpu"
         else micro_batches(lengths, most)
     )

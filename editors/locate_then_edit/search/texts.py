@@ -13,13 +13,10 @@ from torch.nn.functional import pad
 
 from datamodules.records import Request
 from editors.locate_then_edit.keys import placed
-from models.encoding import A_PASS, IGNORED, Batch, micro_batches
+from models.encoding import A_PASS, CACHED, IGNORED, Batch, micro_batches
 from models.language_model import LanguageModel
 from models.sites import watched
 from models.suffixes import Suffixes, suffixes
-
-ROOM = 1024
-"""Padded tokens of whole texts that go through the model at once."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ def first_pass(
     following = pad(batch.labels[:, 1:], (0, 1), value=IGNORED)
     texts = Batch(batch.input_ids, mask, following)
     parts, labels, seen = [], [], []
-    groups = micro_batches(texts.lengths.tolist(), ROOM, A_PASS)
+    groups = micro_batches(texts.lengths.tolist(), CACHED, A_PASS)
     for group in groups:  # texts of like length
         rows, own = texts.rows(group).trimmed(), at[group]
         each = torch.arange(len(group), device=at.device)

@@ -2,8 +2,10 @@ import pytest
 import torch
 
 from datamodules.records import Request
-from editors.locate_then_edit.keys import placed, subject_keys
+from editors.locate_then_edit.keys import Subjects, placed
 from editors.locate_then_edit.search.contexts import FIXED, Contexts, sample_contexts
+from edits.updates import LowRank
+from edits.weights import WeightEdit
 from models import Batch
 
 
@@ -83,7 +85,7 @@ def test_keys_are_the_layers_inputs_at_the_subject_whatever_the_batches(any_fami
     ]
     contexts = ("{}", "We went home. {}", "The. {}")
     layers = [any_family.layer("mlp_out", block) for block in (0, 2)]
-    found = subject_keys(any_family, requests, contexts, layers, rows_per_batch=4)
+    found = Subjects(any_family, requests, contexts, rows_per_batch=4).keys(layers)
     prompts, spans = placed(requests, contexts)
     positions = any_family.token_positions(prompts, spans)
     for layer in layers:
@@ -106,3 +108,24 @@ def test_keys_are_the_layers_inputs_at_the_subject_whatever_the_batches(any_fami
                 got.flatten(0, 1), torch.stack(expected), rtol=1e-4, atol=1e-5
             )
         assert not module._forward_hooks
+
+
+def test_keys_read_again_behind_an_edit_are_those_of_whole_passes(any_family):
+    lm, calls = any_family, []
+    requests = [Request("Angela Merkel speaks", "Angela Merkel", "French")] * 2
+    contexts, layers = ("{}", "We went home. {}"), [lm.layer("mlp_out", 1), lm.block(2)]
+    update = LowRank(torch.randn(1, 64, 1), torch.randn(1, 1, 32))
+    edit = WeightEdit({layers[0]: update}, "random", lm.fingerprint)
+    around = edit.around(lm, torch.tensor([-1, -1, 0, 0]))
+    again, whole = Subjects(lm, requests, contexts, first=1), Subjects(lm, requests, contexts)
+    clean = again.keys(layers)
+    hook = lm.module(lm.layer("mlp_out", 0)).register_forward_hook(lambda *_: calls.append(1))
+    got = again.keys(layers, around)
+    assert not calls
+    expected = whole.keys(layers, around)
+    hook.remove()
+    assert calls
+    for layer in layers:
+        torch.testing.assert_close(got[layer], expected[layer], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(got[layer][1][0], clean[layer][1][0], rtol=1e-5, atol=1e-5)
+    assert (got[layers[1]][1][1] - clean[layers[1]][1][1]).abs().max() > 0.01

@@ -32,7 +32,7 @@ def nas(lm, **anchor):
 def spoken(editor, requests):
     """What the last edited feed-forward part and its block say at the subject, unedited."""
     layer, (site,) = editor.layers[-1], editor.sites()
-    seen = editor.activations(requests, [layer, site], len(requests), None)
+    seen = editor.activations(editor.subjects(requests), [layer, site])
     return seen[layer][1][:, 0], seen[site][1][:, 0]
 
 

@@ -17,7 +17,7 @@ from samples import (
 
 from datamodules.records import Request
 from editors.locate_then_edit import rome as module
-from editors.locate_then_edit.keys import subject_keys
+from editors.locate_then_edit.keys import Subjects
 from editors.locate_then_edit.rome import NAMES, Rome, warn_of_unlike_keys
 from editors.locate_then_edit.search.contexts import Contexts, sample_contexts
 from editors.locate_then_edit.statistics.moments import Moments
@@ -147,7 +147,7 @@ def test_the_edited_projection_answers_the_bare_key_with_the_optimised_value(lan
     rome.prepare()
     update = rome.edit_each(REQUESTS).updates[rome.layer]
     contexts = tuple(TEMPLATES)
-    keys, outputs = subject_keys(language_model, REQUESTS, contexts, [rome.layer])[rome.layer]
+    keys, outputs = Subjects(language_model, REQUESTS, contexts).keys([rome.layer])[rome.layer]
     value = module.optimise(language_model, REQUESTS, contexts, [rome.layer], rome.search).value(
         rome.layer
     )

@@ -5,7 +5,7 @@ import torch
 from reference import CLOSE, Reference, distance
 from samples import MOMENTS
 
-from editors.locate_then_edit.keys import placed, subject_keys
+from editors.locate_then_edit.keys import Subjects, placed
 from editors.locate_then_edit.rome import Rome
 from editors.locate_then_edit.search.contexts import Contexts
 from editors.locate_then_edit.search.latent import optimise
@@ -72,7 +72,8 @@ def test_rows_and_subject_positions(reference):
 def test_keys(reference):
     layer = reference.language_model.layer("mlp_out", 2)
     contexts = reference.common["contexts"]
-    keys, _ = subject_keys(reference.language_model, reference.requests, contexts, [layer])[layer]
+    subjects = Subjects(reference.language_model, reference.requests, contexts)
+    keys, _ = subjects.keys([layer])[layer]
     for i, got in enumerate(keys):
         assert distance(got, reference.files["rome"][f"expected/keys/request_{i}"]) < CLOSE
 

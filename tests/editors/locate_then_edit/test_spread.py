@@ -8,6 +8,7 @@ from by_hand import moment, written
 from samples import AT_THE_END, CONTEXTS, MOMENTS, REQUESTS, bundled, in_float64
 
 from datamodules.records import Request
+from editors.locate_then_edit import keys as reading
 from editors.locate_then_edit.alphaedit import AlphaEdit
 from editors.locate_then_edit.emmet import Emmet
 from editors.locate_then_edit.limits import Limit
@@ -121,6 +122,7 @@ def test_any_number_of_edits_takes_as_many_passes_as_layers_besides_the_search(
             calls.clear()
 
     monkeypatch.setattr(cls, "values", searched)
+    monkeypatch.setattr(reading, "A_PASS", 1000)  # all texts in one pass, whatever their lengths
     lowest = language_model.module(language_model.block(0))
     hook = lowest.register_forward_hook(lambda *_: calls.append(1))
     for count in (1, 3):
@@ -171,13 +173,13 @@ def test_emmet_meets_every_request_s_residual_in_its_only_layer(language_model):
     emmet = editor(Emmet, lm, layers=[1])
     edit = emmet.edit(REQUESTS)
     (layer,) = emmet.layers
-    keys = emmet.activations(REQUESTS, [layer], 1, None)[layer][0]
+    subjects = emmet.subjects(REQUESTS)
+    keys = emmet.activations(subjects, [layer])[layer][0]
     keys = keys[:, 0] / 2 + keys[:, 1:].mean(1) / 2
     changed = keys @ edit.updates[layer].dense()[0]
     site = emmet.sites()[0]
-    missing = (
-        emmet.values(REQUESTS, 1) - emmet.activations(REQUESTS, [site], 1, None)[site][1][:, 0]
-    )
+    present = emmet.activations(subjects, [site])[site][1][:, 0]
+    missing = emmet.values(REQUESTS, 1) - present
     torch.testing.assert_close(changed, missing, rtol=1e-8, atol=1e-8)
 
 
