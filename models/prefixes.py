@@ -7,7 +7,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from models.encoding import Batch, pad_left, pad_right
 from models.forms import DecoderOnly
 from models.generation import Text
 from models.language_model import LanguageModel
+from models.passes import Around
 from models.scores import TOKENS_PER_BATCH, Scores
 
 LEAST = 64  # tokens that are worth a pass of their own
@@ -109,10 +110,11 @@ class Prefixed:
         targets: Sequence[str],
         *,
         behind: Sequence[int] | None = None,
-        around: None = None,
+        around: Around | None = None,
         tokens_per_batch: int = TOKENS_PER_BATCH,
     ) -> Scores:
         """As `LanguageModel.score`; nothing may be hooked around it."""
+        assert around is None
         own = targets_of(prompts, targets, behind)
         answers: list[tuple] = [()] * len(targets)
         for reader, rows, tokens in self._parts(prompts, tokens_per_batch):
@@ -129,11 +131,12 @@ class Prefixed:
         self,
         prompts: Sequence[str],
         *,
-        around: None = None,
+        around: Around | None = None,
         tokens_per_batch: int = TOKENS_PER_BATCH,
         **options: Any,
     ) -> list[Text]:
         """As `LanguageModel.generate`; nothing may be hooked around it."""
+        assert around is None
         texts = [Text("", False)] * len(prompts)
         for reader, rows, tokens in self._parts(prompts, tokens_per_batch):
             asked = [prompts[i] for i in rows]
@@ -152,13 +155,14 @@ class Prefixed:
         for row, prompt in enumerate(prompts):
             groups[self.prefixes.get(prompt, "")].append(row)
         for prefix, rows in groups.items():
-            worth = prefix and len(rows) > 1 and isinstance(model.form, DecoderOnly)
-            ids = model.shared_ids([prompts[i] for i in rows]) if worth else []
+            form, ids = model.form, []
+            if prefix and len(rows) > 1 and isinstance(form, DecoderOnly):
+                ids = model.shared_ids([prompts[i] for i in rows])
             if len(ids) < LEAST:
                 alone += rows
                 continue
             reader = copy.copy(model)
-            reader.form = Behind(model.form, ids)
+            reader.form = Behind(cast(DecoderOnly, form), ids)
             yield reader, rows, CACHED * tokens
         if alone:
             yield model, alone, tokens

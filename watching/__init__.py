@@ -38,7 +38,7 @@ class Watch:
     # what is being watched in this process, the outermost first: a terminal is one, too
     _open: ClassVar[list[Watch]] = []
     _written: ClassVar[float] = 0.0
-    clock: ClassVar[Callable[[], float]] = staticmethod(time.monotonic)
+    clock: ClassVar[Any] = time.monotonic
 
     def __init__(self, name: str, total: int | None = None, unit: str = "steps", done: int = 0):
         self.name, self.total, self.unit = name, total, unit
