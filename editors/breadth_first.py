@@ -83,6 +83,7 @@ class BreadthFirst(WeightEditor):
     if it were alone.
     """
 
+    layers: Sequence[str]
     epochs: Epochs
     lr: float
     edits_per_batch: int
@@ -113,7 +114,7 @@ class BreadthFirst(WeightEditor):
             The N edits, and each one's loss at every batch it saw.
         """
         requests = [request for group in groups for request in group]
-        texts = Texts(self.language_model, requests, "target")
+        texts = Texts(self.language_model, requests, "target", self.layers)
         trained = self.start(len(groups))
         course = Course(self.epochs, len(groups), len(groups[0]))
 
