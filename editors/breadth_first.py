@@ -85,6 +85,7 @@ class BreadthFirst(WeightEditor):
     if it were alone.
     """
 
+    layers: Sequence[str]
     epochs: Epochs
     lr: float
     edits_per_batch: int
@@ -121,6 +122,7 @@ class BreadthFirst(WeightEditor):
             trained.values,
             lambda numbers: self._edit(trained.updates(numbers)),
             slope=partial(self.slope, trained),
+            layers=self.layers,
             lr=self.lr,
             fused=self.language_model.device.type == "cpu",
         )
@@ -149,6 +151,7 @@ def train(
     values: Sequence[Sequence[Tensor]],
     edits: Callable[[Sequence[int]], Hooking],
     slope: Callable[[int, int, Tensor], Tensor] | None = None,
+    layers: Sequence[str] = (),
     **descent: Any,
 ) -> list[list[float]]:
     """Train the tensors of an edit for each group, in place, on the model as it now is.
@@ -160,12 +163,14 @@ def train(
         values: the tensors of each edit.
         edits: what the tensors of the edits with these numbers make of the model.
         slope: as of `Descent.run`.
+        layers: all that is changed, if it is layers: blocks below run once.
         **descent: what else `Descent` takes.
 
     Returns:
         Each edit's loss at every batch that it saw.
     """
-    texts = Texts(language_model, [request for group in groups for request in group], "target")
+    requests = [request for group in groups for request in group]
+    texts = Texts(language_model, requests, "target", layers)
     course = Course(epochs, len(groups), len(groups[0]))
 
     def losses(active: list[int]) -> Tensor:

@@ -12,6 +12,7 @@ requests, whatever their lengths.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 
 import torch
@@ -25,9 +26,10 @@ from editors.settings import at_least, named, one_of, positive
 from editors.weight_editor import WeightEditor
 from edits.updates import Dense
 from edits.weights import WeightEdit
-from models.encoding import IGNORED
-from models.hooks import compute_dtype
+from models.encoding import IGNORED, Batch
+from models.hooks import Output, compute_dtype, recorded
 from models.language_model import LanguageModel
+from models.suffixes import KEPT, mapped, resumed
 
 OBJECTIVES = ("target", "prompt_last")
 
@@ -37,8 +39,8 @@ class FineTune(WeightEditor):
 
     Args:
         language_model: the model to edit.
-        layers: names of the linear maps to train; by default ``mlp_out`` of the first block, of an
-            encoder-decoder that of the decoder's last.
+        layers: names of the linear maps to train; by default ``mlp_out`` of the block two thirds
+            up, of an encoder-decoder that of the decoder's last.
         objective: ``"target"`` scores each target token after the ones before it (FT-M);
             ``"prompt_last"`` scores all of them by the distribution after the prompt (FT, FT-L).
         norm_constraint: largest change of any weight, clamped after each step (FT-L); None: free.
@@ -68,7 +70,7 @@ class FineTune(WeightEditor):
         positive(lr=lr, norm_constraint=norm_constraint)
         at_least(1, steps=steps, edits_per_batch=edits_per_batch)
         self.language_model = language_model
-        self.layers = [_default_layer(language_model)] if layers is None else named(layers)
+        self.layers = [late_layer(language_model)] if layers is None else named(layers)
         for layer in self.layers:
             language_model.shape(layer)
         self.objective = objective
@@ -97,7 +99,7 @@ class FineTune(WeightEditor):
         """
         owner = [number for number, group in enumerate(groups) for _ in group]
         requests = [request for group in groups for request in group]
-        texts = Texts(self.language_model, requests, self.objective)
+        texts = Texts(self.language_model, requests, self.objective, self.layers)
         changes = Changes(self.language_model, self.layers, len(groups), self.bias)
         history: list[list[float]] = [[] for _ in groups]
 
@@ -135,10 +137,15 @@ class FineTune(WeightEditor):
         return WeightEdit(changes.updates(numbers), self.name, self.language_model.fingerprint)
 
 
-def _default_layer(language_model: LanguageModel) -> str:
-    """Where the decoder has read the prompt; its first block knows little but that it starts."""
-    decoder_only = language_model.family.encoder is None
-    return language_model.layer("mlp_out", 0 if decoder_only else language_model.blocks - 1)
+def late_layer(language_model: LanguageModel) -> str:
+    """``mlp_out`` of the block two thirds up, of an encoder-decoder that of the decoder's last.
+
+    Late, as ICT-STAR's search for the layer to fine-tune ended (LocFT-BF, ICLR 2026); the first
+    block would change what every later one reads, at every token, and all of them would be run at
+    each step.
+    """
+    blocks, decoder_only = language_model.blocks, language_model.family.encoder is None
+    return language_model.layer("mlp_out", blocks * 2 // 3 if decoder_only else blocks - 1)
 
 
 class Changes:
@@ -177,14 +184,28 @@ class Changes:
 
 
 class Texts:
-    """The requests as token ids, and how likely their targets are."""
+    """The requests as token ids, and how likely their targets are while some layers change.
 
-    def __init__(self, language_model: LanguageModel, requests: Sequence[Request], objective: str):
+    The blocks below the lowest of these are run once, if their output is not kept of too many
+    tokens.
+    """
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        requests: Sequence[Request],
+        objective: str,
+        layers: Sequence[str],
+    ):
         prompts, targets = [r.prompt for r in requests], [r.target for r in requests]
         self.language_model = language_model
         self.batch = language_model.encode(prompts, targets)
         alone = objective == "prompt_last"
         self.prompts = language_model.encode(prompts, None) if alone else None
+        read = self.batch if self.prompts is None else self.prompts
+        small = read.input_ids.numel() <= KEPT
+        self.first = lowest_block(language_model, layers) if small else 0
+        self.below = self._run_once(read) if self.first else None
 
     def losses(self, rows: Sequence[int]) -> Tensor:
         """Mean negative log-likelihood (nats per token) of each request's target."""
@@ -195,13 +216,36 @@ class Texts:
         """Negative log-likelihood of each token of these requests' targets, and its place there."""
         model, batch = self.language_model, self.batch.rows(rows)
         if self.prompts is None:
-            logits, targets, row = model.target_logits(batch)
+            batch = batch.trimmed()
+            with self._resumed(rows, batch):
+                logits, targets, row = model.target_logits(batch)
         else:
-            prompts = self.prompts.rows(rows)
+            prompts = self.prompts.rows(rows).trimmed()
             last = prompts.attention_mask.sum(1) - 1
-            hidden = model.hidden(prompts)[torch.arange(len(rows), device=last.device), last]
+            with self._resumed(rows, prompts):
+                hidden = model.hidden(prompts)[torch.arange(len(rows), device=last.device), last]
             end = model.tokenizer.eos_token_id  # an encoder-decoder's, which no answer begins with
             target = (batch.labels != IGNORED) & (batch.labels != end)
             row, position = target.nonzero(as_tuple=True)
             logits, targets = model.head(hidden)[row], batch.labels[row, position]
         return F.cross_entropy(logits, targets, reduction="none"), row
+
+    @torch.no_grad()
+    def _run_once(self, batch: Batch) -> Output:
+        name = self.language_model.block(self.first - 1)
+        with recorded(self.language_model.modules_of([name])) as outputs:
+            self.language_model.hidden(batch)
+        return outputs[name]
+
+    def _resumed(self, rows: Sequence[int], batch: Batch) -> AbstractContextManager[None]:
+        width = batch.input_ids.shape[1]
+        below = mapped(self.below, lambda hidden: hidden[rows, :width])
+        return resumed(self.language_model, self.first, below)
+
+
+def lowest_block(language_model: LanguageModel, layers: Sequence[str]) -> int:
+    """The lowest block that has to be run when these layers change; 0 if it is not known."""
+    blocks = [language_model.family.block_of(layer) for layer in layers]
+    if language_model.family.encoder is not None or language_model.sharded:
+        return 0  # decoders' blocks hand more on than what they say; processes pass in step
+    return min((0 if block is None else block for block in blocks), default=0)

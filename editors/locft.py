@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from editors.breadth_first import BreadthFirst, Epochs, Trained
-from editors.finetune import Changes
+from editors.finetune import Changes, late_layer
 from editors.settings import at_least, named, positive
 from models.language_model import LanguageModel
 
@@ -47,7 +47,7 @@ class LocFt(BreadthFirst):
         at_least(0, weight_decay=weight_decay)
         positive(lr=lr)
         self.language_model = language_model
-        self.layers = [_default_layer(language_model)] if layers is None else named(layers)
+        self.layers = [late_layer(language_model)] if layers is None else named(layers)
         for layer in self.layers:
             language_model.shape(layer)
         self.lr = lr
@@ -65,8 +65,3 @@ class LocFt(BreadthFirst):
         assert isinstance(trained, Changes)
         weight = trained.starts[at] + trained.values[number][at].detach()
         return gradient.contiguous().add(weight, alpha=self.weight_decay)
-
-
-def _default_layer(language_model: LanguageModel) -> str:
-    blocks, decoder_only = language_model.blocks, language_model.family.encoder is None
-    return language_model.layer("mlp_out", blocks * 2 // 3 if decoder_only else blocks - 1)

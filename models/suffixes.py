@@ -24,6 +24,9 @@ from models.encoding import IGNORED, Batch, attention_bias
 from models.hooks import Output, hidden_of, hooked, recorded
 from models.language_model import LanguageModel
 
+KEPT = 2**16
+"""Tokens of which what lower blocks say is kept, at most; of more they are run again."""
+
 
 @dataclass(frozen=True)
 class Suffixes:

@@ -19,10 +19,7 @@ from models.hooks import Output, full_precision, hidden_of, recorded
 from models.language_model import LanguageModel
 from models.passes import Around, surrounded
 from models.sites import activations
-from models.suffixes import resumed
-
-KEPT = 2**16
-"""Tokens that what the unchanged blocks say is kept of, at most."""
+from models.suffixes import KEPT, resumed
 
 
 def placed(

@@ -162,3 +162,21 @@ def test_what_cannot_be_is_refused(language_model):
         FineTune(language_model).edit([])
     with pytest.raises(ValueError, match="no requests"):
         FineTune(language_model).edit_each([])
+
+
+@pytest.mark.parametrize("objective", ["target", "prompt_last"])
+def test_blocks_below_the_trained_layer_run_once(language_model, objective):
+    lm, calls = language_model, []
+    hook = lm.module(lm.block(0)).register_forward_hook(lambda *_: calls.append(1))
+    editor = FineTune(
+        lm, layers=[lm.layer("mlp_out", 1)], objective=objective, steps=4, stop_loss=0.0
+    )
+    _, losses = editor.run([[request] for request in REQUESTS])
+    hook.remove()
+    assert len(losses[0]) == 4 and len(calls) == 1
+
+
+def test_the_default_layer_is_a_late_one(tiny):
+    for blocks, late in ((3, 2), (6, 4), (1, 0)):
+        lm = tiny("llama", num_hidden_layers=blocks)
+        assert FineTune(lm).layers == [lm.layer("mlp_out", late)]
