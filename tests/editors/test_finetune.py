@@ -167,7 +167,7 @@ def test_what_cannot_be_is_refused(language_model):
 @pytest.mark.parametrize("objective", ["target", "prompt_last"])
 def test_blocks_below_the_trained_layer_run_once(language_model, objective):
     lm, calls = language_model, []
-    hook = lm.module(lm.block(0)).register_forward_hook(lambda *_: calls.append(1))
+    hook = lm.module(lm.layer("mlp_out", 0)).register_forward_hook(lambda *_: calls.append(1))
     editor = FineTune(
         lm, layers=[lm.layer("mlp_out", 1)], objective=objective, steps=4, stop_loss=0.0
     )
