@@ -80,11 +80,13 @@ def overrides_of(file: Path) -> tuple[str, ...]:
 def base_of(editor: str) -> str:
     """The editor whose preset an editor takes: its own, unless its file names another."""
     given = OmegaConf.to_container(OmegaConf.load(CONFIGS / "editor" / f"{editor}.yaml"))
-    for default in given.get("defaults", []):
+    defaults = [default for default in given.get("defaults", []) if default != "_self_"]
+    for default in defaults:
         if not isinstance(default, str):  # it takes the preset of another method
             (preset,) = default.values()
             return str(preset).rpartition("/")[2]
-    return editor
+    own = any(PRESETS.glob(f"*/{editor}.yaml"))
+    return editor if own or not defaults else base_of(defaults[0])
 
 
 def nodes(config: object):
