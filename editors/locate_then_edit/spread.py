@@ -101,6 +101,8 @@ class Spread(ClosedForm):
         )
         self.same_key = same_key
         self.limit = limit
+        if limit is not None:
+            self.name = type(limit).__name__.lower()
 
     # what methods differ in
 

@@ -93,6 +93,7 @@ class UltraEdit(WeightEditor):
             raise ValueError("transform=whiten takes variance=exact: covariances are exact")
         positive(lr=lr, ridge=ridge)
         at_least(1, turn=turn, rounds=rounds, edits_per_batch=edits_per_batch)
+        self.name = "stableedit" if transform == "whiten" else "ultraedit"
         self.language_model = language_model
         self.layers = _last_third(language_model) if layers is None else named(layers)
         self.pool = pool

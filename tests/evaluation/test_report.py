@@ -187,7 +187,7 @@ def test_tables_show_the_gain_on_portability_beside_the_mean():
     assert text.split("gain over unedited")[1].count("mend") == 1
     assert "unedited " not in text.split("points")[1]
     page_text = page.markdown(rows)
-    assert "### exact_match: gain over the unedited model" in page_text and "+75.0 (" in page_text
+    assert "## exact_match: gain over the unedited model" in page_text and "+75.0 (" in page_text
 
 
 def test_depth_stands_below_by_its_own_scorers():
