@@ -138,9 +138,9 @@ def test_resuming_equals_never_having_stopped(script, tmp_path):  # noqa: F811
         (["resume=gone.ckpt"], "resume=gone.ckpt: there is no such checkpoint"),
         (["resume=."], "resume=.*: there is no config.yaml of a run in it"),
         ([f"resume={__file__}"], "this is no checkpoint"),
-        (["++editor.rnak=3"], "editor: .*rnak"),
-        (["editor.training.lr=fast"], r"editor.training.lr=fast: expected a number, as in 0\.000"),
-        (["++data.limit=few"], r"data: .*\(.*data.limit=few\)"),
+        (["++editor.rnak=3"], "editor.rnak: Mend has no such setting; did you mean rank"),
+        (["editor.training.lr=fast"], "editor.training.lr=fast: expected a number"),
+        (["++data.limit=few"], "data.limit=few: expected a whole number or null"),
         (["++editor.layers=[]"], r"layers: expected a list of names, got \[\]"),
         (["data.batch_size=0"], "data: batch_size is 0; expected at least 1"),
         (["data=counterfact", "data.train=gone.json"], "gone.json"),
@@ -161,8 +161,8 @@ def test_what_is_wrong_is_said_in_one_line(arguments, error, script, tmp_path): 
 @pytest.mark.parametrize(
     ("argument", "words"),
     [
-        ("editor=nope", ["nope", "Available options", "mend"]),
-        ("editor.rnak=3", ["editor.rnak", "+editor.rnak=3"]),
+        ("editor=nope", ["editor/nope", "there are", "mend"]),
+        ("editor.rnak=3", ["did you mean editor.rank", "+editor.rnak=..."]),
     ],
 )
 def test_hydra_names_what_it_does_not_know(argument, words, script, tmp_path):  # noqa: F811
