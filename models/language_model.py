@@ -33,9 +33,6 @@ from models.passes import Around, surrounded
 from models.rendering import Rendering
 from models.scores import TOKENS_PER_BATCH, Answer, Scores, split
 
-STEPPED = 2048
-"""As `CACHED`, of a generation, whose steps take a token of each row: these are to be many."""
-
 
 class LanguageModel(Anatomy):
     """A language model, decoder-only or encoder-decoder, that is only asked, never written to.
@@ -272,17 +269,11 @@ class LanguageModel(Anatomy):
             self._keep_step(len(batches))
         return Scores.of([answers[i] for i in range(len(targets))])
 
-    def _micro_batches(
-        self, lengths: Sequence[int], tokens: int, passes: int = 1
-    ) -> list[list[int]]:
-        """Rows in groups of at most ``tokens`` padded tokens, of all stacks.
-
-        The more ``passes`` follow one another, the less does padding, which is in the first alone.
-        """
+    def _micro_batches(self, lengths: Sequence[int], tokens: int) -> list[list[int]]:
+        """Rows in groups of at most ``tokens`` padded tokens, of all stacks, for one pass each."""
         if self.device.type != "cpu":
             return micro_batches(lengths, tokens // self.form.stacks)
-        tokens = min(tokens, CACHED if passes == 1 else STEPPED)
-        return micro_batches(lengths, tokens // self.form.stacks, A_PASS * passes)
+        return micro_batches(lengths, min(tokens, CACHED) // self.form.stacks, A_PASS)
 
     @torch.no_grad()
     def generate(
@@ -314,7 +305,8 @@ class LanguageModel(Anatomy):
         prompt_ids, _, lengths = self._ids_of(prompts, None, max_new_tokens)
         self._check_lengths(prompts, lengths)
         texts = [Text("", False)] * len(prompts)
-        for rows in self._micro_batches(lengths, tokens_per_batch, max_new_tokens):
+        # as few groups as there can be: every step reads all weights, whatever the rows
+        for rows in micro_batches(lengths, tokens_per_batch // self.form.stacks):
             inputs = [prompt_ids[i] for i in rows]
             start = self.form.start(inputs).to(self.device)
 
