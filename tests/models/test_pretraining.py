@@ -5,7 +5,14 @@ import torch
 from benchmarks.knowledge import perplexity
 from datamodules.answers import AnswerData
 from datamodules.documents import DocumentData, FactText
-from models.pretraining import END, AnswerPretraining, Pretraining, blank, train_tokenizer
+from models.pretraining import (
+    END,
+    AnswerPretraining,
+    Pretraining,
+    blank,
+    lengthened,
+    train_tokenizer,
+)
 
 SHAPE = {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 64}
 FACTS = [
@@ -212,3 +219,27 @@ def test_an_encoder_decoder_learns_to_answer(name):
 def test_a_blank_model_of_an_unknown_family():
     with pytest.raises(ValueError, match="unknown model family 'mamba'; known families: gpt2"):
         blank(FactText(FACTS), family="mamba")
+
+
+def test_a_lengthened_model_answers_as_before_and_takes_longer_texts():
+    model = fresh()
+    longer = lengthened(model, positions=150, name="longer")
+    prompts, targets = [prompt for prompt, _ in FACTS], [target for _, target in FACTS]
+    pairs = zip(
+        model.score(prompts, targets).log_probs,
+        longer.score(prompts, targets).log_probs,
+        strict=True,
+    )
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in pairs)
+    assert (longer.name, longer.max_length, model.max_length) == ("longer", 150, 64)
+    old, new = (m.model.transformer.wpe.weight for m in (model, longer))
+    assert torch.equal(new[64:96], old[32:])
+    assert torch.equal(new[128:150], old[32:54])
+    assert longer.score(["a " * 60 + "Lagos is in"], ["Nigeria"]).log_probs[0].isfinite().all()
+
+
+def test_what_cannot_be_lengthened_is_refused(tiny):
+    with pytest.raises(ValueError, match="positions: expected a GPT-2 with fewer than 64, got"):
+        lengthened(fresh(), positions=64, name="same")
+    with pytest.raises(ValueError, match="of family 'llama' with 256"):
+        lengthened(tiny("llama"), positions=512, name="longer")
