@@ -95,7 +95,7 @@ def test_each_row_says_what_was_measured(run):
     assert all(row.keys() >= COLUMNS for row in rows)
     assert [*dict.fromkeys(row["editor"] for row in rows)] == ["unedited", "rome", "ft_m"]
     assert {tuple(row[name] for name in RUN[1:]) for row in rows} == {
-        ("atlas", "atlas", "test", "single", 1, 1, "immediate", "none", "text", "text")
+        ("atlas", "atlas", "test", "single", 1, 1, "immediate", "none", "text", "text", "16 tokens")
     }
     assert {"reliability", "generalization", "unrelated"} <= {row["probe"] for row in rows}
     assert all(row["low"] <= row["mean"] <= row["high"] for row in rows)
