@@ -229,7 +229,10 @@ class WeightEdit(Edit):
             updates[name] = UPDATES[kind](**parts)
         names_of_keys = {name: f"{name}.{PAST_KEYS}" for name in updates}
         keys = {name: tensors[key] for name, key in names_of_keys.items() if key in tensors}
-        sums = {n.removesuffix(SUMS): t for n, t in tensors.items() if n.endswith(SUMS)}
+        own = (
+            name for name in tensors if name.endswith(SUMS) and "/" not in name
+        )  # no increment's
+        sums = {name.removesuffix(SUMS): tensors[name] for name in own}
         return cls(updates, source.owner.editor, source.owner.model, keys, sums)
 
     def merge(self, language_model: LanguageModel, folder: str | Path) -> None:

@@ -120,7 +120,9 @@ SCORER_OF_DEPTH: Mapping[str, str] = MappingProxyType(
     {
         "negated": "probability_success",
         "yes_no": "probability_success",
+        "yes_no_control": "probability_success",
         "choice": "probability_success",
+        "choice_control": "probability_success",
         "leak": "replaces_old",
     }
 )

@@ -163,7 +163,7 @@ def test_identity_tells_settings_apart(language_model):
 def test_identity_of_fine_tuning_holds_every_argument(language_model):
     identity = FineTune(language_model, lr=1e-3).identity()
     assert identity["class"] == "FineTune" and identity["lr"] == 1e-3
-    assert identity["layers"] == [language_model.layer("mlp_out", 0)]
+    assert identity["layers"] == [language_model.layer("mlp_out", 2)]
     assert FineTune(language_model).identity() != identity
 
 

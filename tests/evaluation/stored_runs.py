@@ -6,7 +6,7 @@ from evaluation.report.rows import RUN, SCORER_NAMES
 from evaluation.report.stored import StoredRun
 
 ABOUT = dict(zip(RUN, ["rome", "m", "d", "test", "single", 1, 1, "immediate"], strict=False))
-ABOUT |= {"end": "none", "render": "text", "asked": "text"}
+ABOUT |= {"end": "none", "render": "text", "asked": "text", "free": "16 tokens"}
 COST = {"device": "cpu", "preparation_seconds": 1.0, "requests": 4, "edits": 4, "at_once": 4}
 COST |= {"edit_seconds": 2.0, "peak_gib": 1.5, "probes": 40, "probe_seconds": 4.0, "health": {}}
 COST |= {"failures": [], "overruled": [], "overruled_requests": 0}
