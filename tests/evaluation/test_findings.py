@@ -88,11 +88,11 @@ def test_a_finding_is_refuted_by_one_claim_and_shown_by_all():
 
 
 def single(editor, **means):
-    """Answers of ten records to probes of some kinds."""
+    """Answers of sixty records to probes of some kinds."""
     return [
-        line(editor, f"r{at}", kind, float(at < round(10 * mean)))
+        line(editor, f"r{at}", kind, float(at < round(60 * mean)))
         for kind, mean in means.items()
-        for at in range(10)
+        for at in range(60)
     ]
 
 

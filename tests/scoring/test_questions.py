@@ -34,7 +34,8 @@ def model(language_model):
 @pytest.fixture(scope="module")
 def knowing(language_model):
     """A model whose answer to the prompt is `KNOWN`."""
-    editor = FineTune(language_model, lr=3e-3, steps=60, stop_loss=1e-3)
+    layers = [language_model.layer("mlp_out", 0)]
+    editor = FineTune(language_model, layers=layers, lr=3e-3, steps=60, stop_loss=1e-3)
     return editor.edit([Request(PROMPT, "Lagos", KNOWN)]).edited(language_model)
 
 
@@ -149,6 +150,7 @@ def test_scorers_say_what_they_are():
     assert [scorer.name for scorer in SCORERS.values()] == list(SCORERS)
     assert [name for name, scorer in SCORERS.items() if scorer.needs == "scores"] == [
         *("exact_match", "token_accuracy", "probability_success", "probability_difference"),
+        "likelihood_success",
     ]
     worse = {name for name, scorer in SCORERS.items() if not scorer.higher_is_better}
     assert worse == {"says_old", "says_new", "repeats_itself"}
