@@ -1,6 +1,6 @@
 """Counts what readers find in the files of a folder, as Markdown: records, requests, probes.
 
-    python benchmarks/data_counts.py ../shared/data
+    python benchmarks/data_counts.py FOLDER
 
 The first part of a file's path below the folder says how it is read; see FORMATS.
 """
@@ -97,4 +97,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "../shared/data"))
+    main(Path(sys.argv[1]))
