@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Self, TypedDict, final
 
 import torch
@@ -55,6 +56,8 @@ class Edit(ABC):
 
     kind: ClassVar[str]
     """Its name in files."""
+    dtypes: ClassVar[Mapping[str, torch.dtype]] = MappingProxyType({})
+    """Of the tensors in its file that hold no floating-point numbers."""
     header: ClassVar[Any] = dict[str, Any]
     """What the JSON values of its `state` are; see `files.schema.check`."""
     scores: ClassVar[bool] = True

@@ -49,8 +49,10 @@ def _edit(
     """The edit of a state, which has to be all that the edit itself would write."""
     check(state, kind.header, "header")
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            raise ValueError(f"{name} holds {tensor.dtype}, expected floating-point numbers")
+        other = kind.dtypes.get(name)
+        if tensor.dtype != other if other else not tensor.is_floating_point():
+            expected = other or "floating-point numbers"
+            raise ValueError(f"{name} holds {tensor.dtype}, expected {expected}")
     edit = kind.of_state(state, tensors, source)
     header, parts = edit.state()
     left_over = tensors.keys() ^ parts.keys()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Self
 
 import torch
@@ -122,6 +123,7 @@ class MaskedEdit(GatedEdit):
     """
 
     kind = "masked"
+    dtypes = MappingProxyType({"masks": torch.bool, "permutation": torch.int64})
     matrices: Tensor
     masks: Tensor
     prompts: tuple[tuple[str, ...], ...]

@@ -27,7 +27,7 @@ OWN: Mapping[str, Any] = MappingProxyType(
         "resume": str | None,
         "rerun": str | None,
         "ckpt": str | None,
-        "runs": str,
+        "runs": str | list[str],
         "split": str,
         "known_only": bool,
         "settings": dict,

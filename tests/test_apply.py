@@ -58,7 +58,7 @@ def test_facts_are_made_at_once_merged_and_exported(script, tmp_path):  # noqa: 
 def test_a_missing_subject_is_noted_or_refused(script, tmp_path):  # noqa: F811
     (tmp_path / "facts.csv").write_text("prompt,target_new\nThe capital of Japan is,Paris\n")
     run = script("edit", *APPLY, "requests=facts.csv", f"hydra.run.dir={tmp_path}/run")
-    assert "missing, guessed from the prompt, such as [0].subject 'Japan'" in run.out
+    assert "missing, guessed from the prompt: 1 x, such as [0].subject" in run.out
     run = script("edit", "task=apply", "editors=[rome]", "requests=facts.csv")
     assert (
         "facts.csv: 1 fact without a subject, such as [0]" in run.error

@@ -63,14 +63,14 @@ def test_a_search_goes_on_with_what_it_asked(search, script, tmp_path):  # noqa:
     ("arguments", "error"),
     [
         (["split=test"], "split=test: settings are chosen on val or train"),
-        (["grid=null"], "grid=None: name settings and values"),
-        (["grid={steps:5}"], "grid: steps has 5; expected a list of values"),
+        (["grid=null"], "grid=null: expected a mapping"),
+        (["grid={steps:5}"], "grid.steps=5: expected a list"),
         (["grid={stepps:[5]}"], "grid: ft_m has no setting stepps; it has layers, objective, "),
         (["grid={steps:[-1]}"], "steps must be at least"),
         (["editors=[ft_m,ft]"], "task=search takes one"),
         (["task.keep=1.0"], "keep is 1.0; expected a share between 0 and 1"),
         (["task.first=200"], "first is 200; expected at most records"),
-        (["task.records=x"], "task.records=x: expected a number"),
+        (["task.records=x"], "task.records=x: expected a whole number"),
     ],
 )
 def test_a_search_that_cannot_be_is_one_line(arguments, error, script, tmp_path):  # noqa: F811

@@ -83,7 +83,7 @@ def test_a_profile_of_one_s_own_is_one_more(study, script, tmp_path):  # noqa: F
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["runs=nowhere"], "runs=nowhere: expected a list of folders"),
+        (["runs=nowhere"], "runs=nowhere: expected a list of text"),
         (["runs=[nowhere]"], "there is no folder nowhere"),
         (["runs=[{study}]", "editors=[rome]"], "this task reads runs, and takes none"),
         (["runs=[{study}]", "+profiles.mine={{charm: 1}}"], "profile mine: charm is none of the"),
