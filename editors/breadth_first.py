@@ -51,7 +51,7 @@ class Epochs:
 
     def __post_init__(self):
         at_least(1, most=self.most, batch_size=self.batch_size)
-        at_least(0, skip_below=self.skip_below, stop_below=self.stop_below)
+        at_least(0, skip_below=self.skip_below, stop_below=self.stop_below, seed=self.seed)
         one_of("mean_over", self.mean_over, MEANS)
 
     def order(self, epoch: int, count: int) -> list[int]:

@@ -71,6 +71,7 @@ class Lora(BreadthFirst):
         self.alpha = alpha
         self.lr = lr
         self.merge_weight = merge_weight
+        at_least(0, seed=seed)
         self.seed = seed
         self.epochs = epochs
         self.edits_per_batch = edits_per_batch

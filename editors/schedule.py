@@ -42,7 +42,7 @@ class Schedule:
     def __post_init__(self):
         shares(**{name: getattr(self, name) for name in self.SHARES})
         at_least(1, **{name: getattr(self, name) for name in self.AT_LEAST_ONE})
-        at_least(0, **{name: getattr(self, name) for name in self.NOT_NEGATIVE})
+        at_least(0, seed=self.seed, **{n: getattr(self, n) for n in self.NOT_NEGATIVE})
 
     def rate(self, step: int, total: float) -> float:
         """The step sizes' share of their full value at a step of ``total``."""

@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-from editors.settings import positive
+from editors.settings import positive, shares
 from files.schema import check as check_value
 from files.schema import check_keys
 from running.arguments import check_arguments, overrides
@@ -69,6 +69,9 @@ def check_values(cfg: DictConfig) -> None:
             raise ValueError(f"{key} is missing")
     if not 0 <= cfg.seed < SEEDS:
         raise ValueError(f"seed={cfg.seed}: expected 0 to {SEEDS - 1}")
+    for name, weights in (contents(cfg).get("profiles") or {}).items():
+        check_value(weights, dict[str, float], f"profiles.{name}")
+        shares(**{f"profiles.{name}.{key}": weight for key, weight in weights.items()})
     check_arguments(cfg)
     if isinstance(cfg.get("trainer"), DictConfig):  # Lightning divides by it
         positive(**{"trainer.val_check_interval": cfg.trainer.get("val_check_interval")})

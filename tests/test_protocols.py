@@ -91,7 +91,7 @@ def test_a_sequence_that_was_interrupted_goes_on(sequence, script, tmp_path):  #
         (["protocol=sequential", "protocol.length=7"], "length=7: expected 1 to 6"),
         (["protocol=sequential", "protocol.checkpoints=[9]"], "checkpoints=.9.: expected numbers"),
         (["protocol=sequential", "protocol.text=nope.txt"], "no file 'nope.txt'"),
-        (["protocol=sequential", "protocol.step=x"], "protocol.step=x: expected a number"),
+        (["protocol=sequential", "protocol.step=x"], "protocol.step=x: expected a whole number"),
         (["protocol=batch", "protocol.conflicts=x"], "conflicts is 'x', expected one of last"),
     ],
 )

@@ -70,6 +70,7 @@ class CaliNet(Editor[NeuronEdit]):
         self.lr = lr
         self.optimiser = optimiser
         self.clip = clip
+        at_least(0, seed=seed)
         self.seed = seed
         self.epochs = epochs
         self.edits_per_batch = edits_per_batch

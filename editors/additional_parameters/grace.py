@@ -90,6 +90,7 @@ class Grace(Editor[Codebook]):
         self.steps = steps
         self.lr = lr
         self.stop_loss = stop_loss
+        at_least(0, seed=seed)
         self.seed = seed
         self.edits_per_batch = edits_per_batch
 

@@ -99,6 +99,7 @@ class Memoir(Editor[MaskedEdit]):
         self.weight_decay = weight_decay
         self.clip = clip
         self.stop_loss = stop_loss
+        at_least(0, seed=seed)
         self.seed = seed
         self.edits_per_batch = edits_per_batch
         self._templates: tuple[str, ...] = ()

@@ -113,6 +113,7 @@ class TPatcher(Editor[NeuronEdit]):
         self.amplifier = amplifier
         self.memory = memory
         self.validation = validation
+        at_least(0, seed=seed)
         self.seed = seed
         self.edits_per_batch = edits_per_batch
         self.place = feed_forward(language_model, language_model.blocks - 1)

@@ -141,6 +141,7 @@ class Wise(Editor[SideEdit]):
         self.shard = shard
         self.merge = merge
         self.density = density
+        at_least(0, seed=seed)
         self.seed = seed
         self.edits_per_batch = edits_per_batch
         self.activation = feed_forward(language_model, 0).activation

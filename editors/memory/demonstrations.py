@@ -48,7 +48,7 @@ class Demonstrations:
     seed: int = 0
 
     def __post_init__(self):
-        at_least(0, copies=self.copies, updates=self.updates, retains=self.retains)
+        at_least(0, copies=self.copies, updates=self.updates, retains=self.retains, seed=self.seed)
         at_least(1, count=self.count, shares=self.copies + self.updates + self.retains)
         for kind in (*self.update_kinds, *self.retain_kinds):
             one_of("kind of a demonstration", kind, PROBE_KINDS)

@@ -158,7 +158,7 @@ def tensors_changed(tensors):
 
 MAY_BE = re.compile(
     r".*='nonsense'|.*(radius|slack)=(3|0\.5)|.*labels\[\d\]\[\d\]=3|.*labels\[\d\]=\[1\]"
-    r"|.*memories\[0\]\[0\]\[2\].*|.*memories\[\d\]\[\d\]\[2\]=\[\]|.*layout\.(k|room)=3"
+    r"|.*memories\[0\]\[0\]\[2\].*|.*memories\[\d\]\[\d\]\[2\]=\[\]|.*layout\.(k|room|distance)=3"
     r"|.*ends without.*|.*ends=\[(1)?\]|.*requests(\[0\])?( without \[0\]|=\[\])"
     r"|without .*\.(past_keys|bias)|.*layout\.threshold=.*|.*memories\[\d\]\[\d\]\[3\]=3"
 )
