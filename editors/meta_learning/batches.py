@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from models.encoding import IGNORED, Batch
 
+T = TypeVar("T")
+
 FILLED = 0.65  # a part's shortest row is at least this share of its longest
+
+
+def chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    """The items, ``size`` at a time."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def parts_by_length(batch: Batch, whole: bool = False) -> list[tuple[Tensor, Batch]]:

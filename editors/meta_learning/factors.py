@@ -15,8 +15,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from datamodules.records import Request
 from editors.descent import means
-from editors.meta_learning.batches import parts_by_length, predicted, predicting, without_last
+from editors.meta_learning.batches import (
+    chunks,
+    parts_by_length,
+    predicted,
+    predicting,
+    without_last,
+)
 from editors.meta_learning.losses import nll
 from edits.updates import Dense, LowRank
 from edits.weights import WeightEdit
@@ -116,6 +123,25 @@ def factors(
         layer: _merged([(rows, part[layer]) for rows, part in parts], len(batch.input_ids))
         for layer in layers
     }
+
+
+def factors_of(
+    language_model: LanguageModel,
+    layers: Sequence[str],
+    requests: Sequence[Request],
+    size: int,
+    *,
+    after: WeightEdit | None = None,
+    tokens: str = "all",
+) -> dict[str, Factors]:
+    """As `factors`, of requests, ``size`` of them in a backward pass."""
+    parts = []
+    for index in chunks(range(len(requests)), size):
+        part = [requests[n] for n in index]
+        batch = language_model.encode([r.prompt for r in part], [r.target for r in part])
+        edit = after if after is None or len(after) == 1 else after.select(index)
+        parts.append(factors(language_model, layers, batch, after=edit, tokens=tokens))
+    return {layer: Factors.concatenated([part[layer] for part in parts]) for layer in layers}
 
 
 def _part(

@@ -21,8 +21,9 @@ from datamodules.disturbance import undisturbed
 from datamodules.loops import training_records
 from datamodules.records import Record, Request, requests_of
 from editors.editor import Group
+from editors.meta_learning.batches import chunks
 from editors.meta_learning.decoupled import decoupled
-from editors.meta_learning.factors import Factors, factors
+from editors.meta_learning.factors import Factors, factors_of
 from editors.meta_learning.objective import objective_of
 from editors.meta_learning.optimiser import optimiser
 from editors.meta_learning.outer_loss import outer_parts
@@ -143,18 +144,11 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
 
         ``after`` is one edit for all the requests, or one for each.
         """
-        parts = []
-        for index in _chunks(range(len(requests)), self.training_settings.edits_per_batch):
-            part = [requests[n] for n in index]
-            batch = self.language_model.encode([r.prompt for r in part], [r.target for r in part])
-            edit = after if after is None or len(after) == 1 else after.select(index)
-            tokens = self.training_settings.tokens
-            parts.append(
-                factors(self.language_model, self.layers, batch, after=edit, tokens=tokens)
-            )
-        return {
-            layer: Factors.concatenated([part[layer] for part in parts]) for layer in self.layers
-        }
+        settings = self.training_settings
+        size, tokens = settings.edits_per_batch, settings.tokens
+        return factors_of(
+            self.language_model, self.layers, requests, size, after=after, tokens=tokens
+        )
 
     def propose(
         self,
@@ -180,7 +174,7 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
 
     def collect(self, requests: Sequence[Request]) -> None:
         """Take the requests' rows into the statistics; in every process the same."""
-        for part in _chunks(requests, self.training_settings.edits_per_batch):
+        for part in chunks(requests, self.training_settings.edits_per_batch):
             self.observe(self.factors(part), gather=False)
 
     def training_step(self, records: Sequence[Record], batch_index: int) -> Tensor:
@@ -291,7 +285,3 @@ def _default_layers(language_model: LanguageModel) -> list[str]:
         for block in blocks
         for role in roles
     ]
-
-
-def _chunks(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
-    return [items[i : i + size] for i in range(0, len(items), size)]

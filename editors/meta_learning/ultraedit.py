@@ -32,7 +32,8 @@ from torch.nn.functional import pad
 from datamodules.pool import Pool
 from datamodules.records import Request, requests_of
 from editors.editor import Group
-from editors.meta_learning.factors import Factors, factors
+from editors.meta_learning.batches import chunks
+from editors.meta_learning.factors import Factors, factors_of
 from editors.meta_learning.least_squares import least_squares
 from editors.meta_learning.rounds import failing
 from editors.meta_learning.sums import Statistics, Sums, sums_of, together
@@ -114,7 +115,7 @@ class UltraEdit(WeightEditor):
             return
         warm: dict[str, Sums] = {}
         requests = requests_of(self.pool.records)
-        for part in _chunks(requests, self.edits_per_batch):
+        for part in chunks(requests, self.edits_per_batch):
             warm = together(warm, self.sums(self.rows(part)))
         self.warm = warm
 
@@ -170,13 +171,8 @@ class UltraEdit(WeightEditor):
 
     def rows(self, requests: Sequence[Request]) -> dict[str, Factors]:
         """Each layer's rows of the requests, of the model as it is now."""
-        model, parts = self.language_model, []
-        for part in _chunks(requests, self.edits_per_batch):
-            batch = model.encode([r.prompt for r in part], [r.target for r in part])
-            parts.append(factors(model, self.layers, batch, tokens=self.tokens))
-        return {
-            layer: Factors.concatenated([part[layer] for part in parts]) for layer in self.layers
-        }
+        model, size = self.language_model, self.edits_per_batch
+        return factors_of(model, self.layers, requests, size, tokens=self.tokens)
 
     def sums(self, rows: Mapping[str, Factors]) -> dict[str, Sums]:
         """What the statistics take in of the rows: keys and deltas of each shape of weight."""
@@ -226,7 +222,3 @@ def _batches(rows: Factors, size: int) -> list[Factors]:
     """The rows of each ``size`` requests."""
     starts = range(0, rows.requests, size)
     return [rows.between(start, start + size) for start in starts]
-
-
-def _chunks(requests: Sequence[Request], size: int) -> list[Sequence[Request]]:
-    return [requests[i : i + size] for i in range(0, len(requests), size)]
