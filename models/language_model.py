@@ -28,7 +28,7 @@ from models.encoding import A_PASS, CACHED, IGNORED, Batch, TokenIds, micro_batc
 from models.families import Family, family_of
 from models.forms import DecoderOnly, Form
 from models.generation import Text, cut
-from models.loading import load_pretrained
+from models.loading import load_pretrained, number_format
 from models.passes import Around, surrounded
 from models.rendering import Rendering
 from models.scores import TOKENS_PER_BATCH, Answer, Scores, split
@@ -71,7 +71,8 @@ class LanguageModel(Anatomy):
 
         Args:
             path: Folder or hub id.
-            dtype: ``float32``, ``bfloat16``, ``float16`` or ``float64``.
+            dtype: ``float32``, ``bfloat16``, ``float16``, ``float64``, or ``auto``: see
+                `number_format`.
             attention: ``eager``, or ``sdpa`` where the family has it.
             device: Where the model is put.
 
@@ -79,7 +80,8 @@ class LanguageModel(Anatomy):
             FileNotFoundError: neither a folder nor a hub id that can be reached, or no weights.
             ValueError: unknown dtype, attention or family.
         """
-        model, tokenizer = load_pretrained(path, dtype, attention)
+        number = number_format(dtype, device)
+        model, tokenizer = load_pretrained(path, number, attention)
         return cls(model, tokenizer, name=path).to(device)
 
     def rendered(self, rendering: Rendering) -> LanguageModel:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging import getLogger
 from pathlib import Path
 from typing import cast
 
@@ -23,21 +24,48 @@ from transformers.utils import logging
 
 from models.families import family_of
 
-DTYPES = ("float32", "bfloat16", "float16", "float64")
+AUTO = "auto"
+DTYPES = ("float32", "bfloat16", "float16", "float64", AUTO)
+log = getLogger(__name__)
+
+
+def number_format(dtype: str, device: torch.device | str = "cpu") -> torch.dtype:
+    """The format of a dtype's name; ``auto`` is bfloat16 where the device computes in it.
+
+    A processor without instructions for it would emulate them, slower than float32, so that there
+    `auto` is float32, and says so.
+
+    Raises:
+        ValueError: unknown dtype.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+    if dtype != AUTO:
+        return getattr(torch, dtype)
+    if _computes_in_bfloat16(torch.device(device)):
+        return torch.bfloat16
+    log.info("dtype=auto: %s has no instructions for bfloat16; the model is in float32", device)
+    return torch.float32
+
+
+def _computes_in_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and (
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )
 
 
 def load_pretrained(
-    path: str, dtype: str, attention: str
+    path: str, dtype: torch.dtype, attention: str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Model and tokenizer; the weights are read from safetensors, never from a pickle.
 
     Raises:
         FileNotFoundError: no such folder, no such hub id or no way to reach it, or a file of the
             model is missing.
-        ValueError: unknown dtype, attention or family, or weights that are broken or incomplete.
+        ValueError: unknown attention or family, or weights that are broken or incomplete.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
     folder = Path(path).expanduser()
     local = folder.is_dir()
     if not local and _looks_local(path):
@@ -52,7 +80,7 @@ def load_pretrained(
 
 
 def _read(
-    source: str, dtype: str, attention: str, local: bool
+    source: str, dtype: torch.dtype, attention: str, local: bool
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     values, _ = PreTrainedConfig.get_config_dict(source, local_files_only=local)
     if not values:
@@ -66,7 +94,7 @@ def _read(
     with bars():
         loaded = kind.from_pretrained(
             source,
-            dtype=getattr(torch, dtype),
+            dtype=dtype,
             attn_implementation=attention,
             use_safetensors=True,
             local_files_only=local,

@@ -22,11 +22,14 @@ from torch import Tensor
 from editors.locate_then_edit.limits import Limit
 from editors.locate_then_edit.search.contexts import Contexts
 from editors.locate_then_edit.search.search import Search
-from editors.locate_then_edit.spread import CONTEXTS, SEARCH, Spread
+from editors.locate_then_edit.spread import CONTEXTS, SEARCH, Spread, in_proportion
 from editors.locate_then_edit.statistics.moments import Moments
 from editors.locate_then_edit.statistics.solve import ridge
 from editors.settings import positive
 from models.language_model import LanguageModel
+
+WEIGHT = 15000.0
+"""The authors' weight of the second moments, for GPT-J."""
 
 
 class Memit(Spread):
@@ -38,7 +41,8 @@ class Memit(Spread):
         layers: see there.
         search: see there.
         contexts: see there.
-        covariance_weight: of the second moments; so many facts the old associations weigh.
+        covariance_weight: of the second moments; so many facts the old associations weigh. None:
+            the authors' for GPT-J, 15,000, in proportion to the layer's inputs.
         history: whether an edit after another one spares the keys of the first as well.
         same_key: see `Spread`.
         limit: see there.
@@ -56,7 +60,7 @@ class Memit(Spread):
         layers: Sequence[int] | None = None,
         search: Search = SEARCH,
         contexts: Contexts = CONTEXTS,
-        covariance_weight: float = 15000.0,
+        covariance_weight: float | None = None,
         history: bool = False,
         same_key: float | None = None,
         limit: Limit | None = None,
@@ -72,7 +76,8 @@ class Memit(Spread):
             limit=limit,
             rows_per_batch=rows_per_batch,
         )
-        positive(covariance_weight=covariance_weight)
+        if covariance_weight is not None:
+            positive(covariance_weight=covariance_weight)
         self.covariance_weight = covariance_weight
         self.history = history
 
@@ -83,4 +88,4 @@ class Memit(Spread):
 
     def solve(self, keys: Tensor) -> Tensor:
         """``K (weight C + K^T K)^-1``, C being the identity here."""
-        return ridge(keys, self.covariance_weight)
+        return ridge(keys, self.covariance_weight or in_proportion(WEIGHT, keys.shape[1]))

@@ -20,7 +20,7 @@ from torch import Tensor
 from editors.locate_then_edit.limits import Limit
 from editors.locate_then_edit.search.contexts import Contexts
 from editors.locate_then_edit.search.search import Search
-from editors.locate_then_edit.spread import CONTEXTS, Spread
+from editors.locate_then_edit.spread import CONTEXTS, Spread, in_proportion
 from editors.locate_then_edit.statistics.moments import Moments
 from editors.locate_then_edit.statistics.solve import ridge
 from editors.settings import positive
@@ -28,6 +28,8 @@ from models.language_model import LanguageModel
 
 SEARCH = Search(steps=30, lr=0.2, clamp=0.75, kl_factor=1.0, kl_stop=0.01)
 """The authors' for GPT-J."""
+WEIGHT = 6000.0
+"""Theirs of the second moments, for GPT-J."""
 
 
 class Pmet(Spread):
@@ -39,7 +41,8 @@ class Pmet(Spread):
         layers: see there.
         search: see there.
         contexts: see there.
-        covariance_weight: of the second moments; so many facts the old associations weigh.
+        covariance_weight: of the second moments; so many facts the old associations weigh. None:
+            the authors' for GPT-J, 6,000, in proportion to the layer's inputs.
         same_key: see `Spread`.
         limit: see there.
         rows_per_batch: see there.
@@ -56,7 +59,7 @@ class Pmet(Spread):
         layers: Sequence[int] | None = None,
         search: Search = SEARCH,
         contexts: Contexts = CONTEXTS,
-        covariance_weight: float = 6000.0,
+        covariance_weight: float | None = None,
         same_key: float | None = None,
         limit: Limit | None = None,
         rows_per_batch: int = 256,
@@ -71,7 +74,8 @@ class Pmet(Spread):
             limit=limit,
             rows_per_batch=rows_per_batch,
         )
-        positive(covariance_weight=covariance_weight)
+        if covariance_weight is not None:
+            positive(covariance_weight=covariance_weight)
         self.covariance_weight = covariance_weight
 
     def sites(self) -> list[str]:
@@ -85,4 +89,4 @@ class Pmet(Spread):
 
     def solve(self, keys: Tensor) -> Tensor:
         """``K (weight C + K^T K)^-1``, C being the identity here."""
-        return ridge(keys, self.covariance_weight)
+        return ridge(keys, self.covariance_weight or in_proportion(WEIGHT, keys.shape[1]))

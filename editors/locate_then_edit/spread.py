@@ -43,6 +43,17 @@ SEARCH = Search(steps=25, clamp=0.75)
 """MEMIT's for GPT-J."""
 CONTEXTS = Contexts(lengths=((10, 5),))
 """The authors' sampled contexts: five of 10 tokens."""
+GPTJ_INPUTS = 16384
+"""Of the layers that MEMIT and PMET edit in GPT-J."""
+
+
+def in_proportion(weight: float, inputs: int) -> float:
+    """What a weight of the second moments, chosen for GPT-J, is for layers of other widths.
+
+    Of a usual key k, ``k^T C^-1 k`` is near the number d of inputs, so that a layer makes about
+    ``d / (weight + d)`` of its share of one fact: the same part of it, whatever the width.
+    """
+    return weight * inputs / GPTJ_INPUTS
 
 
 class Spread(ClosedForm):

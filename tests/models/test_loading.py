@@ -60,8 +60,18 @@ def test_dtype_is_what_was_asked_for_whatever_the_file_holds(folder, dtype):
 
 
 def test_unknown_dtype_lists_the_choices(folder):
-    with pytest.raises(ValueError, match="unknown dtype 'auto'; choose one of float32, bfloat16"):
-        LanguageModel.load(str(folder), dtype="auto")
+    with pytest.raises(ValueError, match="unknown dtype 'half'; choose one of float32, bfloat16"):
+        LanguageModel.load(str(folder), dtype="half")
+
+
+@pytest.mark.parametrize(("bf16", "amx"), [(False, False), (True, False), (False, True)])
+def test_auto_is_bfloat16_where_the_processor_has_it(folder, monkeypatch, caplog, bf16, amx):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    with caplog.at_level("INFO"):
+        loaded = LanguageModel.load(str(folder), dtype="auto")
+    assert loaded.dtype == (torch.bfloat16 if bf16 or amx else torch.float32)
+    assert ("cpu has no instructions for bfloat16" in caplog.text) == (not bf16 and not amx)
 
 
 def test_attention_is_what_was_asked_for(folder):

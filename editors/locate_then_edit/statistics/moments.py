@@ -31,7 +31,7 @@ from editors.locate_then_edit.statistics.moment_files import (
     read,
     write,
 )
-from models.encoding import IGNORED, Batch
+from models.encoding import CACHED, IGNORED, Batch
 from models.hooks import full_precision
 from models.language_model import LanguageModel
 from models.sites import activations
@@ -149,6 +149,8 @@ def gathered(
     rank, world = process()
     texts = TextCorpus(moments.corpus.texts[: moments.limit])
     length = min(moments.max_length, language_model.max_length)
+    if language_model.device.type == "cpu":  # larger ones are no faster, and in bfloat16 half so
+        tokens_per_batch = min(tokens_per_batch, CACHED)
     batches = [*texts.token_batches(language_model.tokenizer, tokens_per_batch, length)]
     sizes = [int(mask.sum()) for _, mask in batches[rank::world]]
     with full_precision(language_model.device):

@@ -303,3 +303,13 @@ def test_pmet_shifts_attention_too_but_writes_only_the_feed_forward_part(languag
 def test_arguments_out_of_range_are_refused(language_model, cls, arguments, message):
     with pytest.raises(ValueError, match=message):
         editor(cls, language_model, **arguments)
+
+
+@pytest.mark.parametrize(("method", "weight"), [(Memit, 15000), (Pmet, 6000)])
+def test_by_default_old_associations_weigh_as_in_gptj_for_the_layers_width(
+    method, weight, language_model
+):
+    keys = torch.randn(1, 32, 3, dtype=torch.float64)
+    plain = editor(method, language_model, covariance_weight=None)
+    stated = editor(method, language_model, covariance_weight=weight * 32 / 16384)
+    assert torch.equal(plain.solve(keys), stated.solve(keys))
