@@ -93,7 +93,7 @@ class Sums:
 
     def standardised(self, rows: Tensor, epsilon: float) -> Tensor:
         """The rows in units of the standard deviation around the mean, float64."""
-        return (rows.double() - self.mean) / (self.std + epsilon)
+        return (rows.double() - self.mean).div_(self.std + epsilon)
 
     def whitened(self, rows: Tensor, epsilon: float) -> Tensor:
         """The rows times the inverse root of the covariance, around the mean, float64.
@@ -128,5 +128,5 @@ def sums_of(edit: WeightEdit | None) -> dict[str, Sums]:
     if edit is None:
         return {}
     state = {name: tensor[0] for name, tensor in edit.sums.items()}
-    names = dict.fromkeys(name.rpartition(".")[0] for name in state)
+    names = [name.removesuffix(".count") for name in state if name.endswith(".count")]
     return {name: Sums.of_state(state, name) for name in names}
