@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 from models.encoding import IGNORED, Batch
