@@ -30,8 +30,10 @@ from edits import masked
 from edits.masked import FEATURES, Masked, MaskedEdit, TopHash
 from edits.rows import shift_of
 from edits.updates import Dense
+from models.encoding import IGNORED
 from models.hooks import Output, compute_dtype, full_precision, hooked, unflattened, widened
 from models.language_model import LanguageModel
+from models.suffixes import suffixes
 
 
 class Memoir(Editor[MaskedEdit]):
@@ -87,6 +89,7 @@ class Memoir(Editor[MaskedEdit]):
         self.language_model = language_model
         self.layer = _default_layer(language_model) if layer is None else layer
         language_model.shape(self.layer)
+        self.block = _block_of(language_model, self.layer)
         self.pool = pool
         self.background = background
         self.features = features
@@ -224,6 +227,8 @@ class _Writing:
         self.rows = editor.rows([request for group in groups for request in group])
         kind = {"dtype": compute_dtype(model.dtype), "device": model.device}
         zeros = torch.zeros(model.shape(editor.layer), **kind)
+        starts = torch.zeros(len(self.rows.owner), dtype=torch.long, device=model.device)
+        self.texts, self.labels = suffixes(model, self.rows.batch, starts, editor.block)
         self.before = zeros if before is None else before.to(zeros)
         self.changes = [zeros.clone().requires_grad_() for _ in groups]
         self.history: list[list[float]] = [[] for _ in groups]
@@ -236,7 +241,7 @@ class _Writing:
         """Of the edits with these numbers."""
         editor, model = self.editor, self.editor.language_model
         requests = [n * self.size + at for n in active for at in range(self.size)]
-        rows = self.rows.of(requests)
+        rows, index = self.rows.of(requests), self._index(requests)
         owner = torch.arange(len(active), device=self.masks.device).repeat_interleave(self.size)
         parts = Masked(Dense(self.matrices(active)), self.masks[requests], owner)
         shift = shift_of(parts, rows.owner, model.device, self.before.dtype)
@@ -245,18 +250,32 @@ class _Writing:
             return output + shift(given).to(output.dtype)
 
         with hooked({"": model.module(editor.layer)}, add):
-            logits, targets, row = model.target_logits(rows.batch)
-        nll = F.cross_entropy(logits, targets, reduction="none")
+            hidden = self.texts.of(index).hidden(model)
+        labels = self.labels[index, 1:]
+        row, position = (labels != IGNORED).nonzero(as_tuple=True)
+        logits = model.head(hidden[row, position])
+        nll = F.cross_entropy(logits, labels[row, position], reduction="none")
         each = means(nll, row, len(rows.owner))
         values = means(each, owner[rows.owner], len(active))
         for number, value in zip(active, values.tolist(), strict=True):
             self.history[number].append(value)
         return values
 
+    def _index(self, requests: Sequence[int]) -> Tensor:
+        """The rows of these requests."""
+        wanted = torch.tensor(requests, device=self.rows.owner.device)
+        return torch.isin(self.rows.owner, wanted).nonzero()[:, 0]
+
     def done(self, active: list[int], values: Tensor) -> Tensor:
         """Which of them stop at these losses."""
         stop = self.editor.stop_loss
         return torch.zeros_like(values, dtype=torch.bool) if stop is None else values < stop
+
+
+def _block_of(language_model: LanguageModel, layer: str) -> int:
+    """The block that the layer is in: those below it never see the matrix."""
+    names = [f"{language_model.block(block)}." for block in range(language_model.blocks)]
+    return next((n for n, name in enumerate(names) if layer.startswith(name)), 0)
 
 
 def _default_layer(language_model: LanguageModel) -> str:
