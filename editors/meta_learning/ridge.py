@@ -16,19 +16,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from editors.locate_then_edit.statistics.moments import add_square, mirrored
 from edits.updates import Dense, LowRank
-
-BLOCK = 192
-"""Columns of a matrix of products that are computed at once."""
 
 
 def products(rows: Tensor) -> Tensor:
-    """``rows^T rows``, ``[d, d]``, of which one half is computed and the other one copied."""
-    d = rows.shape[1]
-    lower = rows.new_zeros(d, d)
-    for at in range(0, d, BLOCK):
-        lower[at:, at : at + BLOCK] = rows[:, at:].T @ rows[:, at : at + BLOCK]
-    return lower.tril() + lower.tril(-1).T
+    """``rows^T rows``, ``[d, d]``."""
+    total = rows.new_zeros(rows.shape[1], rows.shape[1])
+    add_square(total, rows)
+    return mirrored(total)
 
 
 @dataclass(frozen=True, eq=False)
