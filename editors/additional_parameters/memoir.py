@@ -21,7 +21,7 @@ from torch import Tensor
 from datamodules.pool import Pool
 from datamodules.records import Request
 from editors.additional_parameters.memory import texts_of
-from editors.additional_parameters.scope import drawn
+from editors.additional_parameters.scope import default_layer, drawn
 from editors.descent import OPTIMISERS, Descent, means
 from editors.editor import Editor, Group, alike
 from editors.finetune import Texts
@@ -86,7 +86,7 @@ class Memoir(Editor[MaskedEdit]):
         one_of("features", features, FEATURES)
         one_of("optimiser", optimiser, list(OPTIMISERS))
         self.language_model = language_model
-        self.layer = _default_layer(language_model) if layer is None else layer
+        self.layer = default_layer(language_model) if layer is None else layer
         language_model.shape(self.layer)
         self.pool = pool
         self.background = background
@@ -262,7 +262,3 @@ class _Writing:
         """Which of them stop at these losses."""
         stop = self.editor.stop_loss
         return torch.zeros_like(values, dtype=torch.bool) if stop is None else values < stop
-
-
-def _default_layer(language_model: LanguageModel) -> str:
-    return language_model.layer("mlp_out", max(language_model.blocks * 3 // 4 - 1, 0))
