@@ -111,11 +111,18 @@ class UltraEdit(WeightEditor):
         self.warm: dict[str, Sums] | None = None
 
     def prepare(self) -> None:
-        """Takes the statistics of the pool, once, of the clean model."""
+        """Takes the statistics of the pool, once, of the clean model.
+
+        Raises:
+            ValueError: the pool holds no request.
+        """
         if self.pool is None or self.warm is not None:
             return
+        requests = requests_of(self.pool.records)
+        if not requests:
+            raise ValueError("pool: it holds no request to warm up with; expected some, or null")
         warm: dict[str, Sums] = {}
-        for part in chunks(requests_of(self.pool.records), self.edits_per_batch):
+        for part in chunks(requests, self.edits_per_batch):
             warm = together(warm, self.sums(self.read(part).factors))
         self.warm = warm
 

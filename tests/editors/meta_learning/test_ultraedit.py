@@ -1,5 +1,7 @@
 """What UltraEdit does by its definition: running statistics, proposals, ridge solutions."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -152,6 +154,12 @@ def test_a_single_row_needs_a_pool(exact):
     if len(editor.read([request]).factors[editor.layers[0]].keys) == 1:
         with pytest.raises(ValueError, match="warm up with a pool"):
             editor.edit([request])
+
+
+def test_a_warm_up_of_nothing_is_refused(exact, requests):
+    pool = SimpleNamespace(records=(), fingerprint="empty")
+    with pytest.raises(ValueError, match="no request to warm up with"):
+        UltraEdit(exact, pool=pool).edit(requests)
 
 
 @pytest.mark.parametrize(
