@@ -18,6 +18,8 @@ from edits.weights import WeightEdit
 
 LEAST_EIGENVALUE = 1e-6
 """Of a covariance that is inverted, as a share of the mean eigenvalue."""
+AT_ONCE = 512
+"""Rows of which squares are in a processor's cache together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +52,8 @@ class Sums:
         """
         rows = rows.double()
         count = torch.tensor(float(len(rows)), dtype=torch.float64, device=rows.device)
-        square = rows.T @ rows if products else rows.square().sum(0)
+        parts = (x.T @ x if products else x.square().sum(0) for x in rows.split(AT_ONCE))
+        square = sum(parts, start=rows.new_zeros(()))
         if unbiased:
             if len(rows) < 2:
                 raise ValueError("an unbiased variance of a chunk needs 2 rows, got 1")

@@ -34,7 +34,7 @@ from editors.editor import Group
 from editors.meta_learning.batches import chunks
 from editors.meta_learning.factors import Factors, Reading, read
 from editors.meta_learning.ridge import Ridge, Spared, products
-from editors.meta_learning.sums import Statistics, Sums, sums_of, together
+from editors.meta_learning.sums import AT_ONCE, Statistics, Sums, sums_of, together
 from editors.settings import at_least, named, one_of, positive
 from editors.weight_editor import WeightEditor
 from edits.updates import Dense, LowRank
@@ -216,10 +216,10 @@ class UltraEdit(WeightEditor):
     def changes(self, rows: Factors, sums: Statistics, epsilon: float) -> Tensor:
         """What the rows propose for the layer's output, ``[n, d_out]`` float64."""
         keys, deltas = (sums[name] for name in _names(rows))
-        normed = keys.standardised(rows.keys, epsilon)
+        parts = (keys.standardised(part, epsilon) for part in rows.keys.split(AT_ONCE))
+        lengths = torch.cat([part.square_().sum(1, keepdim=True) for part in parts])
         transform = deltas.whitened if self.transform == "whiten" else deltas.standardised
-        length = torch.linalg.vector_norm(normed, dim=1, keepdim=True).square()
-        return transform(rows.deltas, epsilon) * (-self.lr * length)
+        return transform(rows.deltas, epsilon) * (-self.lr * lengths)
 
     def _spared(self, after: WeightEdit | None) -> dict[str, Spared]:
         """What is known of the keys of the edit before, of each layer."""
