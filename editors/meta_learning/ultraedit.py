@@ -230,7 +230,7 @@ class UltraEdit(WeightEditor):
             width, _ = self.language_model.shape(layer)
             keys = past[layer][0] if layer in past else torch.empty(0, width)
             total = sums.get(f"{layer}.{SPARED}")
-            spared[layer] = Spared(keys, None if total is None else total[0])
+            spared[layer] = Spared(keys, None if total is None else total[0]).packed()
         return spared
 
     def _remembered(self, edit: WeightEdit, keys: Mapping[str, Tensor]) -> WeightEdit:

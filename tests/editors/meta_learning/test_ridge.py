@@ -33,7 +33,9 @@ def test_spared_keys_are_rows_without_a_change(count):
     keys, changes, past = rows(count, 10), rows(count + 1, 4)[:count], rows(5, 10)
     gram = keys.T @ keys + past.T @ past + 0.5 * torch.eye(10).double()
     expected = torch.linalg.solve(gram, keys.T @ changes)[None]
-    for spared in (Spared(past), Spared(past[:2], products(past[2:]))):
+    many = Spared(past.repeat(3, 1) / 3**0.5, None).packed()
+    assert not len(many.keys)
+    for spared in (Spared(past), Spared(past[:2], products(past[2:])).packed(), many):
         close(Ridge(keys, spared, 0.5).update(changes).dense(), expected)
 
 
