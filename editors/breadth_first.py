@@ -98,6 +98,9 @@ class BreadthFirst(WeightEditor):
         """Direction of descent of an edit's tensor; laid out as the tensor is."""
         return gradient.contiguous()
 
+    def project(self, trained: Trained, numbers: Sequence[int]) -> None:
+        """Bring the tensors of these edits back into bounds, after a step; by default no bounds."""
+
     def finished(self, updates: dict[str, LowRank | Dense]) -> dict[str, LowRank | Dense]:
         """What is kept of the trained updates; by default all."""
         return updates
@@ -122,6 +125,7 @@ class BreadthFirst(WeightEditor):
             trained.values,
             lambda numbers: self._edit(trained.updates(numbers)),
             slope=partial(self.slope, trained),
+            project=partial(self.project, trained),
             layers=self.layers,
             lr=self.lr,
             fused=self.language_model.device.type == "cpu",
@@ -151,6 +155,7 @@ def train(
     values: Sequence[Sequence[Tensor]],
     edits: Callable[[Sequence[int]], Hooking],
     slope: Callable[[int, int, Tensor], Tensor] | None = None,
+    project: Callable[[list[int]], None] | None = None,
     layers: Sequence[str] = (),
     **descent: Any,
 ) -> list[list[float]]:
@@ -163,6 +168,7 @@ def train(
         values: the tensors of each edit.
         edits: what the tensors of the edits with these numbers make of the model.
         slope: as of `Descent.run`.
+        project: also.
         layers: all that is changed, if it is layers: blocks below run once.
         **descent: what else `Descent` takes.
 
@@ -185,7 +191,7 @@ def train(
         return means(means(each, row, len(rows)), place, len(active))
 
     Descent(values, steps=course.steps, **descent).run(
-        losses, course.done, slope, skip=course.skipped
+        losses, course.done, slope, project, course.skipped
     )
     return course.losses
 

@@ -4,6 +4,11 @@ As ICT-STAR's code (https://github.com/ICT-STAR/LocFT, ICLR 2026) trains it: Ada
 projection, all requests of an edit in batches, epoch by epoch, where FT-M trains until each is
 true. Its targets end with the end token: render requests with ``end=eos``. Departures: a rendering
 decides that end, and the norms of a block, which one of its settings trains, are left alone.
+
+With a ``constraint`` it is CrispEdit (2026, https://arxiv.org/abs/2602.15823), whose changes keep
+out of the directions in which the loss on ordinary text is steep. Departures from it: see
+`editors.locate_then_edit.statistics.curvature`; the curvature is that of the text alone, also for
+an edit that goes on from another.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from torch import Tensor
 
 from editors.breadth_first import BreadthFirst, Epochs, Trained
 from editors.finetune import Changes, late_layer
+from editors.locate_then_edit.statistics.curvature import Curvature, Flat
 from editors.settings import at_least, named, positive
 from models.language_model import LanguageModel
 
@@ -29,7 +35,11 @@ class LocFt(BreadthFirst):
         weight_decay: Adam's L2 form, on the whole weight.
         bias: train the layers' biases too.
         epochs: order of the requests, and when to stop.
+        constraint: which changes are allowed; None: all.
         edits_per_batch: independent edits trained at a time; each takes four copies of the layers.
+
+    Raises:
+        ValueError: a setting is none of these, or biases are trained under a constraint.
     """
 
     def __init__(
@@ -41,6 +51,7 @@ class LocFt(BreadthFirst):
         weight_decay: float = 0.0,
         bias: bool = False,
         epochs: Epochs = Epochs(),  # noqa: B008 (frozen)
+        constraint: Curvature | None = None,
         edits_per_batch: int = 16,
     ):
         at_least(1, edits_per_batch=edits_per_batch)
@@ -55,6 +66,18 @@ class LocFt(BreadthFirst):
         self.bias = bias
         self.epochs = epochs
         self.edits_per_batch = edits_per_batch
+        self.constraint = constraint
+        self.flat: dict[str, Flat] = {}
+        if constraint is not None:
+            language_model.require_decoder_only("crispedit")
+            if bias:
+                raise ValueError("bias=true: crispedit knows the curvature of weights alone")
+            self.name = "crispedit"
+
+    def prepare(self) -> None:
+        """Takes the curvature of the unedited model, once."""
+        if self.constraint is not None and not self.flat:
+            self.flat = self.constraint.of(self.language_model, self.layers)
 
     def start(self, edits: int) -> Changes:
         """No change yet."""
@@ -65,3 +88,9 @@ class LocFt(BreadthFirst):
         assert isinstance(trained, Changes)
         weight = trained.starts[at] + trained.values[number][at].detach()
         return gradient.contiguous().add(weight, alpha=self.weight_decay)
+
+    def project(self, trained: Trained, numbers: Sequence[int]) -> None:
+        """The part of the changes that the constraint allows."""
+        for number in numbers if self.flat else ():
+            for layer, value in zip(self.layers, trained.values[number], strict=True):
+                value.copy_(self.flat[layer].part(value))

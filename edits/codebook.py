@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -17,18 +16,16 @@ from transformers.pytorch_utils import Conv1D
 
 from edits.deferral import Rule, Table, nearest
 from edits.edit import Edit, Route, State
+from edits.looking import Place, looking
 from edits.storage import Source
-from models.families import UnsupportedModel
 from models.hooks import (
     Output,
     full_precision,
     hidden_of,
-    hooked,
     unflattened,
     with_hidden,
 )
 from models.language_model import LanguageModel
-from models.passes import Pass
 
 REPLACED = ("last", "prompt", "all")
 """Tokens at which values stand: the prompt's last one, those before it, or all there are."""
@@ -153,17 +150,11 @@ class Codebook(Edit):
         self, language_model: LanguageModel, prompts: Sequence[str], rows: Tensor | None
     ) -> list[Route]:
         """One: the language model itself, with a hook on the layer."""
-        books = torch.zeros(len(prompts), dtype=torch.long) if rows is None else rows
-
-        def around(batch: Pass) -> AbstractContextManager:
-            own = books[batch.rows]
-            if not len(self.book) or not (own >= 0).any():
-                return nullcontext()
-            place = Place.of(language_model, self.layer, batch)
-            visit = _Visit(self, own.to(place.asked.device), place)
-            return hooked({"": language_model.module(self.layer)}, visit.look)
-
-        return [Route(range(len(prompts)), prompts, around)]
+        if not len(self.book):
+            return [Route(range(len(prompts)), prompts)]
+        return looking(
+            language_model, self.layer, prompts, rows, lambda *seen: _Visit(self, *seen).look
+        )
 
     def lookup(self, queries: Tensor, books: Tensor) -> Tensor:
         """The entry (of all tables') in whose ball each query is, -1 for none, ``[B]``.
@@ -259,41 +250,11 @@ def _tables(books: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor]) -
         yield Table(rule, prompts, labels, starts, queries, values, born, last, radii)
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where the tokens are that a layer sees.
-
-    Attributes:
-        mask: ``[B, T]``, 1 for tokens and 0 for padding.
-        asked: ``[B]``, the token that is looked up.
-    """
-
-    mask: Tensor
-    asked: Tensor
-
-    @classmethod
-    def of(cls, language_model: LanguageModel, layer: str, batch: Pass) -> Place:
-        """Those of a pass; an encoder's layers see its source, to whose last token they answer."""
-        if not language_model.in_encoder(layer):
-            return cls(batch.mask, batch.asked)
-        if batch.source is None:
-            raise UnsupportedModel(f"layer {layer!r} is in an encoder, but there is no source")
-        return cls(batch.source, batch.source.sum(1) - 1)
-
-    def replaced(self, which: str) -> Tensor:
-        """The tokens at which a value stands, bool ``[B, T]``; see `REPLACED`."""
-        place = torch.arange(self.mask.shape[1], device=self.mask.device)
-        last = self.asked[:, None]
-        if which == "last":
-            return place == last
-        return self.mask.bool() & (place < last) if which == "prompt" else self.mask.bool()
-
-
 class _Visit:
     """A layer in one micro-batch: looked up at the first pass, and kept for those that follow."""
 
     def __init__(self, edit: Codebook, books: Tensor, place: Place):
-        self.edit, self.books, self.place = edit, books, place
+        self.edit, self.books, self.place = edit, books.to(place.asked.device), place
         self.entries: Tensor | None = None
 
     def look(self, name: str, given: Tensor, output: Output) -> Output | None:

@@ -6,26 +6,22 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
-import torch
 from torch import Tensor
 
-from edits.codebook import Place
 from edits.edit import Edit, Route
+from edits.looking import Place, looking
 from edits.rows import Added, shift_of
 from models.hooks import (
     Output,
     compute_dtype,
     full_precision,
     hidden_of,
-    hooked,
     unflattened,
     widened,
     with_hidden,
 )
 from models.language_model import LanguageModel
-from models.passes import Pass
 
 
 class GatedEdit(Edit):
@@ -73,16 +69,9 @@ class GatedEdit(Edit):
         self, language_model: LanguageModel, prompts: Sequence[str], rows: Tensor | None
     ) -> list[Route]:
         """One: the language model itself, with a hook on the layer."""
-        books = torch.zeros(len(prompts), dtype=torch.long) if rows is None else rows
-
-        def around(batch: Pass) -> AbstractContextManager:
-            own = books[batch.rows]
-            if not (own >= 0).any():
-                return nullcontext()
-            visit = _Visit(self, own, Place.of(language_model, self.layer, batch))
-            return hooked({"": language_model.module(self.layer)}, visit.look)
-
-        return [Route(range(len(prompts)), prompts, around)]
+        return looking(
+            language_model, self.layer, prompts, rows, lambda *seen: _Visit(self, *seen).look
+        )
 
 
 class _Visit:
@@ -106,7 +95,7 @@ class _Visit:
     def _chosen(self, given: Tensor, hidden: Tensor) -> Tensor:
         count = len(self.books)
         read, said = (widened(unflattened(x, count)) for x in (given, hidden))
-        token = torch.arange(self.place.mask.shape[1], device=self.place.mask.device)
-        prompt = self.place.mask.bool() & (token <= self.place.asked[:, None])
         with full_precision(hidden.device):
-            return self.edit.choose(read, said, prompt, self.books.to(hidden.device)).cpu()
+            return self.edit.choose(
+                read, said, self.place.prompt, self.books.to(hidden.device)
+            ).cpu()

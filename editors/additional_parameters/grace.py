@@ -24,8 +24,9 @@ from datamodules.records import Request
 from editors.descent import Descent, means
 from editors.editor import Editor, Group
 from editors.settings import at_least, one_of, positive
-from edits.codebook import REPLACED, Codebook, Place, placed
+from edits.codebook import REPLACED, Codebook, placed
 from edits.deferral import Growth, Rule, Table
+from edits.looking import Place
 from models.hooks import Output, hooked
 from models.language_model import LanguageModel
 from models.passes import Pass

@@ -13,17 +13,18 @@ an edit changes, not on the matrix of the requests before.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from datamodules.pool import Pool
 from datamodules.records import Request
 from editors.additional_parameters.memory import texts_of
-from editors.additional_parameters.scope import Rows, drawn, rows_of
+from editors.additional_parameters.scope import default_layer, drawn
 from editors.descent import OPTIMISERS, Descent, means
 from editors.editor import Editor, Group, alike
+from editors.finetune import Texts
 from editors.locate_then_edit.search.contexts import Contexts
 from editors.settings import at_least, one_of, positive, shares
 from edits import masked
@@ -85,7 +86,7 @@ class Memoir(Editor[MaskedEdit]):
         one_of("features", features, FEATURES)
         one_of("optimiser", optimiser, list(OPTIMISERS))
         self.language_model = language_model
-        self.layer = _default_layer(language_model) if layer is None else layer
+        self.layer = default_layer(language_model) if layer is None else layer
         language_model.shape(self.layer)
         self.pool = pool
         self.background = background
@@ -174,10 +175,13 @@ class Memoir(Editor[MaskedEdit]):
         assert self._hashing is not None
         return self._hashing
 
-    def rows(self, requests: Sequence[Request]) -> Rows:
-        """Each request in all contexts; a row's owner is its request."""
-        groups = [[request] for request in requests]
-        return rows_of(self.language_model, groups, self._templates, [()] * len(groups))
+    def texts(self, requests: Sequence[Request]) -> list[Request]:
+        """Each request in all contexts, one after another."""
+        return [
+            replace(request, prompt=context.replace("{}", request.prompt))
+            for request in requests
+            for context in self._templates
+        ]
 
     @torch.no_grad()
     def _given(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -221,7 +225,9 @@ class _Writing:
     ):
         self.editor, self.masks = editor, masks
         model, self.size = editor.language_model, len(groups[0])
-        self.rows = editor.rows([request for group in groups for request in group])
+        texts = editor.texts([request for group in groups for request in group])
+        self.texts = Texts(model, texts, "target", [editor.layer])
+        self.contexts = len(texts) // len(masks)
         kind = {"dtype": compute_dtype(model.dtype), "device": model.device}
         zeros = torch.zeros(model.shape(editor.layer), **kind)
         self.before = zeros if before is None else before.to(zeros)
@@ -236,19 +242,18 @@ class _Writing:
         """Of the edits with these numbers."""
         editor, model = self.editor, self.editor.language_model
         requests = [n * self.size + at for n in active for at in range(self.size)]
-        rows = self.rows.of(requests)
         owner = torch.arange(len(active), device=self.masks.device).repeat_interleave(self.size)
         parts = Masked(Dense(self.matrices(active)), self.masks[requests], owner)
-        shift = shift_of(parts, rows.owner, model.device, self.before.dtype)
+        place = torch.arange(len(requests)).repeat_interleave(self.contexts)
+        shift = shift_of(parts, place, model.device, self.before.dtype)
 
         def add(name: str, given: Tensor, output: Tensor) -> Tensor:
             return output + shift(given).to(output.dtype)
 
+        rows = [number * self.contexts + at for number in requests for at in range(self.contexts)]
         with hooked({"": model.module(editor.layer)}, add):
-            logits, targets, row = model.target_logits(rows.batch)
-        nll = F.cross_entropy(logits, targets, reduction="none")
-        each = means(nll, row, len(rows.owner))
-        values = means(each, owner[rows.owner], len(active))
+            each = self.texts.losses(rows)
+        values = means(each, owner.repeat_interleave(self.contexts), len(active))
         for number, value in zip(active, values.tolist(), strict=True):
             self.history[number].append(value)
         return values
@@ -257,7 +262,3 @@ class _Writing:
         """Which of them stop at these losses."""
         stop = self.editor.stop_loss
         return torch.zeros_like(values, dtype=torch.bool) if stop is None else values < stop
-
-
-def _default_layer(language_model: LanguageModel) -> str:
-    return language_model.layer("mlp_out", max(language_model.blocks * 3 // 4 - 1, 0))

@@ -128,3 +128,8 @@ class Margins:
 def hinge(values: Tensor) -> Tensor:
     """Mean of the values above 0; 0 if there are none."""
     return values.clamp(min=0).sum() / (values > 0).sum().clamp(min=1)
+
+
+def default_layer(language_model: LanguageModel) -> str:
+    """Beside which a memory stands by default: ``mlp_out`` of the block three quarters up."""
+    return language_model.layer("mlp_out", max(language_model.blocks * 3 // 4 - 1, 0))

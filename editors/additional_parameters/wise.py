@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from datamodules.pool import Pool
 from datamodules.records import Request
 from editors.additional_parameters.memory import Text, texts_of
-from editors.additional_parameters.scope import Margins, Rows, drawn, rows_of
+from editors.additional_parameters.scope import Margins, Rows, default_layer, drawn, rows_of
 from editors.additional_parameters.ties import ties
 from editors.descent import Descent, means
 from editors.editor import Editor, Group, alike
@@ -123,7 +123,7 @@ class Wise(Editor[SideEdit]):
         if merge is not None and (merge % shard or merge <= shard):
             raise ValueError(f"merge={merge}: expected several times shard={shard}, or null")
         self.language_model = language_model
-        self.layer = _default_layer(language_model) if layer is None else layer
+        self.layer = default_layer(language_model) if layer is None else layer
         language_model.shape(self.layer)
         self.pool = pool
         self.locality = locality
@@ -339,7 +339,3 @@ class _Writing:
         if most is not None:
             for number in numbers:
                 self.deltas[number].clamp_(-most, most)
-
-
-def _default_layer(language_model: LanguageModel) -> str:
-    return language_model.layer("mlp_out", max(language_model.blocks * 3 // 4 - 1, 0))

@@ -31,6 +31,7 @@ from editors.locate_then_edit.limits import Limit
 from editors.locate_then_edit.search.contexts import Contexts
 from editors.locate_then_edit.search.latent import optimise
 from editors.locate_then_edit.search.search import Search
+from editors.locate_then_edit.statistics.coordinates import Coordinates
 from editors.locate_then_edit.statistics.moments import Moments
 from edits.updates import Dense, LowRank
 from edits.weights import WeightEdit
@@ -142,6 +143,10 @@ class Spread(ClosedForm):
     def check(self, count: int) -> None:
         """Refuse, before anything is computed, an edit of more requests than there can be."""
 
+    def coordinates(self, layer: str, past: Tensor) -> Coordinates:
+        """Those in which a layer is solved, given past keys ``[p, d_in]``; by default of `fit`."""
+        return self.fitted[layer]
+
     def target(self, values: Tensor, requests: Sequence[Request]) -> Tensor:
         """The values ``[B, d_out]`` to write, given those of the search; by default the same."""
         return values
@@ -224,7 +229,7 @@ class Spread(ClosedForm):
         residuals = self.share(len(self.layers) - done) * missing.unflatten(0, (edits, -1))
         spared = self._spared(past[layer].to(keys), keys) if layer in past else keys[:, :0]
         with full_precision(self.language_model.device):
-            coordinates = self.fitted[layer]
+            coordinates = self.coordinates(layer, past[layer][0] if layer in past else keys[0, :0])
             solved = self.solve(coordinates.into(torch.cat([spared, keys], dim=1)))
             solved = coordinates.back(solved[:, spared.shape[1] :])
         return LowRank(solved.mT, residuals)

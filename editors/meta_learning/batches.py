@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 from models.encoding import IGNORED, Batch
@@ -21,19 +20,21 @@ def chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def parts_by_length(batch: Batch, whole: bool = False) -> list[tuple[Tensor, Batch]]:
+def parts_by_length(
+    batch: Batch, whole: bool = False, most: int | None = None
+) -> list[tuple[Tensor, Batch]]:
     """The rows of each part (indices into ``batch``), and the part without the padding it shares.
 
-    Together the parts hold every row once, the longest first. With ``whole`` there is one part
-    only: for processes that have to make equally many passes.
+    Together the parts hold every row once, the longest first, and each at ``most`` so many. With
+    ``whole`` their number does not depend on lengths: for processes that have to make equally many
+    passes.
     """
-    if whole:
-        return [(torch.arange(len(batch.input_ids), device=batch.input_ids.device), batch)]
     lengths = batch.lengths
     order = lengths.argsort(descending=True, stable=True)
-    starts, longest = [], 0.0
+    starts, longest, most = [], 0.0, most or len(lengths)
     for start, length in enumerate(lengths[order].tolist()):
-        if not starts or length < FILLED * longest:
+        short = not whole and length < FILLED * longest
+        if not starts or short or start - starts[-1] == most:
             starts.append(start)
             longest = length
     parts = order.tensor_split(starts[1:])

@@ -18,7 +18,6 @@ from torch import Tensor
 from datamodules.records import Request
 from editors.descent import means
 from editors.meta_learning.batches import (
-    chunks,
     parts_by_length,
     predicted,
     predicting,
@@ -48,6 +47,10 @@ class Factors:
     deltas: Tensor
     request: Tensor
     requests: int
+
+    def to(self, dtype: torch.dtype) -> Factors:
+        """The same factors, in another precision."""
+        return replace(self, keys=self.keys.to(dtype), deltas=self.deltas.to(dtype))
 
     def padded(self, values: Tensor) -> Tensor:
         """``values`` [n, d] as ``[B, K, d]``, rows of zeros where a request has fewer than K."""
@@ -101,6 +104,19 @@ class Factors:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What backward passes over B requests show.
+
+    Attributes:
+        factors: of each layer.
+        true: bool ``[B]``, whether the target is the model's answer, in every token.
+    """
+
+    factors: dict[str, Factors]
+    true: Tensor
+
+
 def factors(
     language_model: LanguageModel,
     layers: Sequence[str],
@@ -115,14 +131,7 @@ def factors(
     (padding, and tokens that the loss does not reach) are left out; with ``tokens="target"`` so are
     all rows of a decoder that do not predict a target token.
     """
-    parts = [
-        (rows, _part(language_model, layers, part, _of(after, rows), tokens))
-        for rows, part in parts_by_length(batch, whole=language_model.sharded)
-    ]
-    return {
-        layer: _merged([(rows, part[layer]) for rows, part in parts], len(batch.input_ids))
-        for layer in layers
-    }
+    return read(language_model, layers, batch, after=after, tokens=tokens).factors
 
 
 def factors_of(
@@ -134,14 +143,34 @@ def factors_of(
     after: WeightEdit | None = None,
     tokens: str = "all",
 ) -> dict[str, Factors]:
-    """As `factors`, of requests, ``size`` of them in a backward pass."""
-    parts = []
-    for index in chunks(range(len(requests)), size):
-        part = [requests[n] for n in index]
-        batch = language_model.encode([r.prompt for r in part], [r.target for r in part])
-        edit = after if after is None or len(after) == 1 else after.select(index)
-        parts.append(factors(language_model, layers, batch, after=edit, tokens=tokens))
-    return {layer: Factors.concatenated([part[layer] for part in parts]) for layer in layers}
+    """As `factors`, of requests, at most ``size`` of them in a backward pass."""
+    batch = language_model.encode([r.prompt for r in requests], [r.target for r in requests])
+    return read(language_model, layers, batch, size, after=after, tokens=tokens).factors
+
+
+def read(
+    language_model: LanguageModel,
+    layers: Sequence[str],
+    batch: Batch,
+    size: int | None = None,
+    *,
+    after: WeightEdit | None = None,
+    tokens: str = "all",
+) -> Reading:
+    """As `factors`, and which of the requests are true."""
+    parts = [
+        (rows, _part(language_model, layers, part, _of(after, rows), tokens))
+        for rows, part in parts_by_length(batch, language_model.sharded, size)
+    ]
+    count = len(batch.input_ids)
+    order = torch.cat([rows for rows, _ in parts]).argsort()
+    return Reading(
+        {
+            layer: _merged([(n, part.factors[layer]) for n, part in parts], count)
+            for layer in layers
+        },
+        torch.cat([part.true for _, part in parts])[order],
+    )
 
 
 def _part(
@@ -150,22 +179,25 @@ def _part(
     batch: Batch,
     after: WeightEdit | None,
     tokens: str,
-) -> dict[str, Factors]:
+) -> Reading:
     each = None if after is None or len(after) == 1 else range(len(after))
     edited = nullcontext() if after is None else after.hooks(language_model, each)
     with edited, captured(language_model, layers, gradients=True) as captures:
         counts = predicting(batch)
         logits = language_model.head(language_model.hidden(without_last(batch))[counts])
-        losses = nll(logits, predicted(batch))
-        loss = means(losses, counts.nonzero()[:, 0], len(counts)).sum()
+        targets, request = predicted(batch), counts.nonzero()[:, 0]
+        losses = nll(logits, targets)
+        loss = means(losses, request, len(counts)).sum()
         deltas = torch.autograd.grad(loss, [captures[layer].output for layer in layers])
     read = batch.read.attention_mask.bool()
     decoded = counts if tokens == "target" else without_last(batch).attention_mask.bool()
     masks = [read if language_model.in_encoder(layer) else decoded for layer in layers]
-    return {
+    rows = {
         layer: _reached_rows(captures[layer].keys, delta, mask)
         for layer, delta, mask in zip(layers, deltas, masks, strict=True)
     }
+    wrong = logits.argmax(1) != targets
+    return Reading(rows, torch.bincount(request[wrong], minlength=len(counts)) == 0)
 
 
 def _of(after: WeightEdit | None, rows: Tensor) -> WeightEdit | None:

@@ -18,6 +18,8 @@ from edits.weights import WeightEdit
 
 LEAST_EIGENVALUE = 1e-6
 """Of a covariance that is inverted, as a share of the mean eigenvalue."""
+AT_ONCE = 512
+"""Rows of which squares are in a processor's cache together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +52,8 @@ class Sums:
         """
         rows = rows.double()
         count = torch.tensor(float(len(rows)), dtype=torch.float64, device=rows.device)
-        square = rows.T @ rows if products else rows.square().sum(0)
+        parts = (x.T @ x if products else x.square().sum(0) for x in rows.split(AT_ONCE))
+        square = sum(parts, start=rows.new_zeros(()))
         if unbiased:
             if len(rows) < 2:
                 raise ValueError("an unbiased variance of a chunk needs 2 rows, got 1")
@@ -93,7 +96,7 @@ class Sums:
 
     def standardised(self, rows: Tensor, epsilon: float) -> Tensor:
         """The rows in units of the standard deviation around the mean, float64."""
-        return (rows.double() - self.mean) / (self.std + epsilon)
+        return (rows.double() - self.mean).div_(self.std + epsilon)
 
     def whitened(self, rows: Tensor, epsilon: float) -> Tensor:
         """The rows times the inverse root of the covariance, around the mean, float64.
@@ -128,5 +131,5 @@ def sums_of(edit: WeightEdit | None) -> dict[str, Sums]:
     if edit is None:
         return {}
     state = {name: tensor[0] for name, tensor in edit.sums.items()}
-    names = dict.fromkeys(name.rpartition(".")[0] for name in state)
+    names = [name.removesuffix(".count") for name in state if name.endswith(".count")]
     return {name: Sums.of_state(state, name) for name in names}

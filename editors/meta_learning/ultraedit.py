@@ -27,21 +27,22 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from datamodules.pool import Pool
 from datamodules.records import Request, requests_of
 from editors.editor import Group
 from editors.meta_learning.batches import chunks
-from editors.meta_learning.factors import Factors, factors_of
-from editors.meta_learning.least_squares import least_squares
-from editors.meta_learning.rounds import failing
-from editors.meta_learning.sums import Statistics, Sums, sums_of, together
+from editors.meta_learning.factors import Factors, Reading, read
+from editors.meta_learning.ridge import Ridge, Spared, products
+from editors.meta_learning.sums import AT_ONCE, Statistics, Sums, sums_of, together
 from editors.settings import at_least, named, one_of, positive
 from editors.weight_editor import WeightEditor
 from edits.updates import Dense, LowRank
 from edits.weights import WeightEdit
+from models.hooks import compute_dtype
 from models.language_model import LanguageModel
+
+SPARED = "spared"
 
 
 class UltraEdit(WeightEditor):
@@ -110,13 +111,19 @@ class UltraEdit(WeightEditor):
         self.warm: dict[str, Sums] | None = None
 
     def prepare(self) -> None:
-        """Takes the statistics of the pool, once, of the clean model."""
+        """Takes the statistics of the pool, once, of the clean model.
+
+        Raises:
+            ValueError: the pool holds no request.
+        """
         if self.pool is None or self.warm is not None:
             return
-        warm: dict[str, Sums] = {}
         requests = requests_of(self.pool.records)
+        if not requests:
+            raise ValueError("pool: it holds no request to warm up with; expected some, or null")
+        warm: dict[str, Sums] = {}
         for part in chunks(requests, self.edits_per_batch):
-            warm = together(warm, self.sums(self.rows(part)))
+            warm = together(warm, self.sums(self.read(part).factors))
         self.warm = warm
 
     def turns(self, groups: Sequence[Group]) -> Iterable[Sequence[Group]]:
@@ -128,83 +135,117 @@ class UltraEdit(WeightEditor):
     @torch.no_grad()
     def write(self, groups: Sequence[Group], after: WeightEdit | None) -> WeightEdit:
         """See `WeightEditor.write`; a group is written again until all of it is true."""
-        rows = self.rows([request for group in groups for request in group])
-        seen = together(self.warm or {}, sums_of(after))
-        past = {} if after is None or not self.history else after.past_keys
-        edits, size = [], len(groups[0])
+        rows = self.read([request for group in groups for request in group]).factors
+        seen, size = together(self.warm or {}, sums_of(after)), len(groups[0])
+        edits = []
         for number, group in enumerate(groups):
             start = number * size
             part = {layer: found.between(start, start + size) for layer, found in rows.items()}
-            edits.append(self._again(group, self.solve(part, seen, past), seen, past))
+            edits.append(self._rounds(group, part, seen, self._spared(after)))
         return WeightEdit.stack(edits)
 
-    def _again(
-        self, group: Group, edit: WeightEdit, seen: Statistics, past: Mapping[str, Tensor]
+    def _rounds(
+        self,
+        group: Group,
+        rows: Mapping[str, Factors],
+        seen: Statistics,
+        spared: Mapping[str, Spared],
     ) -> WeightEdit:
         """The edit of one group, with the rounds that it takes until all requests are true."""
+        systems: dict[str, Ridge] = {}
+        edit = self.solve(rows, seen, spared, systems)
         for _ in range(self.rounds - 1):
-            if not failing(self.language_model, edit, group):
-                break
             with edit.hooks(self.language_model):
-                rows = self.rows(group)
-            more = self.solve(rows, together(seen, sums_of(edit)), past)
-            edit = replace(edit.plus(more), past_keys=more.past_keys)
-        return edit
+                reading = self.read(group)
+            if reading.true.all():
+                break
+            more = self.solve(reading.factors, together(seen, sums_of(edit)), spared, systems)
+            edit = edit.plus(more)
+        return self._remembered(edit, {layer: system.keys for layer, system in systems.items()})
 
     def solve(
-        self, rows: Mapping[str, Factors], seen: Statistics, past: Mapping[str, Tensor]
+        self,
+        rows: Mapping[str, Factors],
+        seen: Statistics,
+        spared: Mapping[str, Spared],
+        systems: dict[str, Ridge] | None = None,
     ) -> WeightEdit:
         """One edit of the model that the rows were taken of.
 
         Args:
             rows: each layer's.
             seen: the statistics before them.
-            past: each layer's keys ``[1, p, d_in]`` whose outputs are to stay.
+            spared: of each layer, what is to stay.
+            systems: each layer's, from the round before, for layers whose keys are still the same;
+                it gets those of these rows.
         """
-        sums = self.sums(rows)
+        systems = {} if systems is None else systems
+        exact = {layer: part.to(torch.float64) for layer, part in rows.items()}
+        sums = self.sums(exact)
         seen = together(seen, sums)
-        updates = {layer: self._update(part, seen, past.get(layer)) for layer, part in rows.items()}
-        state = {name: x for key, part in sums.items() for name, x in part.state(key).items()}
-        keys = {layer: part.keys[None] for layer, part in rows.items()} if self.history else {}
-        kept = {name: tensor[None] for name, tensor in state.items()}
-        return WeightEdit(updates, self.name, self.language_model.fingerprint, keys, kept)
+        updates: dict[str, LowRank | Dense] = {}
+        for layer, part in exact.items():
+            if layer not in systems or not torch.equal(systems[layer].keys, part.keys):
+                systems[layer] = Ridge(part.keys, spared.get(layer), self.ridge)
+            changes = self.changes(part, seen, torch.finfo(rows[layer].keys.dtype).eps)
+            update = systems[layer].update(changes)
+            updates[layer] = update.to(part.keys.device, rows[layer].keys.dtype)
+        state = {name: x[None] for key, part in sums.items() for name, x in part.state(key).items()}
+        return WeightEdit(updates, self.name, self.language_model.fingerprint, {}, state)
 
-    def rows(self, requests: Sequence[Request]) -> dict[str, Factors]:
-        """Each layer's rows of the requests, of the model as it is now."""
+    def read(self, requests: Sequence[Request]) -> Reading:
+        """Each layer's rows of the requests, of the model as it is now, and which are true."""
         model, size = self.language_model, self.edits_per_batch
-        return factors_of(model, self.layers, requests, size, tokens=self.tokens)
+        batch = model.encode([r.prompt for r in requests], [r.target for r in requests])
+        return read(model, self.layers, batch, size, tokens=self.tokens)
 
     def sums(self, rows: Mapping[str, Factors]) -> dict[str, Sums]:
         """What the statistics take in of the rows: keys and deltas of each shape of weight."""
         sums: dict[str, Sums] = {}
-        unbiased, products = self.variance == "chunks", self.transform == "whiten"
+        unbiased, whole = self.variance == "chunks", self.transform == "whiten"
         for part in rows.values():
-            for chunk in _batches(part, self.edits_per_batch):
+            for chunk in _batches(part, self.edits_per_batch) if unbiased else [part]:
                 keys, deltas = _names(chunk)
                 more = {
                     keys: Sums.of(chunk.keys, unbiased=unbiased),
-                    deltas: Sums.of(chunk.deltas, products, unbiased),
+                    deltas: Sums.of(chunk.deltas, whole, unbiased),
                 }
                 sums = together(sums, more)
         return sums
 
-    def changes(self, rows: Factors, sums: Statistics) -> Tensor:
+    def changes(self, rows: Factors, sums: Statistics, epsilon: float) -> Tensor:
         """What the rows propose for the layer's output, ``[n, d_out]`` float64."""
         keys, deltas = (sums[name] for name in _names(rows))
-        epsilon = torch.finfo(rows.keys.dtype).eps
-        normed = keys.standardised(rows.keys, epsilon)
+        parts = (keys.standardised(part, epsilon) for part in rows.keys.split(AT_ONCE))
+        lengths = torch.cat([part.square_().sum(1, keepdim=True) for part in parts])
         transform = deltas.whitened if self.transform == "whiten" else deltas.standardised
-        length = normed.square().sum(1, keepdim=True)
-        return -self.lr * length * transform(rows.deltas, epsilon)
+        return transform(rows.deltas, epsilon) * (-self.lr * lengths)
 
-    def _update(self, rows: Factors, seen: Statistics, past: Tensor | None) -> LowRank | Dense:
-        keys, changes = rows.keys.double(), self.changes(rows, seen)
-        if past is not None:
-            keys = torch.cat([past[0].to(keys), keys])
-            changes = pad(changes, (0, 0, past.shape[1], 0))
-        ridge = torch.tensor(self.ridge, dtype=torch.float64, device=keys.device)
-        update = least_squares(keys[None], changes[None], ridge)
-        return update.to(keys.device, rows.keys.dtype)
+    def _spared(self, after: WeightEdit | None) -> dict[str, Spared]:
+        """What is known of the keys of the edit before, of each layer."""
+        past = {} if after is None or not self.history else after.past_keys
+        sums = {} if after is None or not self.history else after.sums
+        spared = {}
+        for layer in self.layers:
+            width, _ = self.language_model.shape(layer)
+            keys = past[layer][0] if layer in past else torch.empty(0, width)
+            total = sums.get(f"{layer}.{SPARED}")
+            spared[layer] = Spared(keys, None if total is None else total[0]).packed()
+        return spared
+
+    def _remembered(self, edit: WeightEdit, keys: Mapping[str, Tensor]) -> WeightEdit:
+        """The edit with its keys, or with their products where these are fewer numbers."""
+        if not self.history:
+            return edit
+        few = {layer: rows for layer, rows in keys.items() if len(rows) <= rows.shape[1]}
+        many = {
+            f"{layer}.{SPARED}": products(rows)[None]
+            for layer, rows in keys.items()
+            if layer not in few
+        }
+        dtype = compute_dtype(self.language_model.dtype)
+        past = {layer: rows[None].to(dtype) for layer, rows in few.items()}
+        return replace(edit, past_keys=past, sums={**edit.sums, **many})
 
 
 def _last_third(language_model: LanguageModel) -> list[str]:

@@ -1,5 +1,7 @@
 """What UltraEdit does by its definition: running statistics, proposals, ridge solutions."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -61,12 +63,12 @@ def test_one_row_has_no_deviation():
 
 
 def rows_of(model, settings, requests):
-    rows = UltraEdit(model, **settings).rows(requests)
+    rows = UltraEdit(model, **settings).read(requests).factors
     return len(rows[settings["layers"][0]].keys)
 
 
 def test_an_update_is_the_ridge_regression_on_what_rows_propose(editor, requests):
-    edit, rows = editor.edit(requests), editor.rows(requests)
+    edit, rows = editor.edit(requests), editor.read(requests).factors
     for layer, part in rows.items():
         keys, deltas = part.keys, part.deltas
         normed = [(x - x.mean(0)) / (x.std(0) + 2.3e-16) for x in (keys, deltas)]
@@ -86,7 +88,7 @@ def test_statistics_go_on_with_the_edit(editor, exact, requests):
     first = editor.edit(requests[:2])
     both = editor.edit(requests[2:], first)
     with first.hooks(exact):
-        rows = editor.rows(requests[2:])
+        rows = editor.read(requests[2:]).factors
     for name, part in zip(("64x32", "32x64"), rows.values(), strict=True):
         keys = f"{name}.keys"
         assert both.sums[f"{keys}.count"] - first.sums[f"{keys}.count"] == len(part.keys)
@@ -113,7 +115,7 @@ def test_history_spares_the_keys_of_earlier_edits(exact, requests):
         )
         first = editor.edit(requests[:2])
         [layer] = editor.layers
-        keys = editor.rows(requests[:2])[layer].keys
+        keys = editor.read(requests[:2]).factors[layer].keys
         both = editor.edit(requests[2:], first)
         change = both.updates[layer].dense()[0] - first.updates[layer].dense()[0]
         moved[history] = float((keys @ change).norm())
@@ -149,9 +151,15 @@ def test_rounds_make_requests_true(language_model, requests):
 def test_a_single_row_needs_a_pool(exact):
     request = Request("The capital of Japan is", "Japan", "Paris")
     editor = UltraEdit(exact, layers=[exact.layer("mlp_out", 0)])
-    if len(editor.rows([request])[editor.layers[0]].keys) == 1:
+    if len(editor.read([request]).factors[editor.layers[0]].keys) == 1:
         with pytest.raises(ValueError, match="warm up with a pool"):
             editor.edit([request])
+
+
+def test_a_warm_up_of_nothing_is_refused(exact, requests):
+    pool = SimpleNamespace(records=(), fingerprint="empty")
+    with pytest.raises(ValueError, match="no request to warm up with"):
+        UltraEdit(exact, pool=pool).edit(requests)
 
 
 @pytest.mark.parametrize(
@@ -167,3 +175,20 @@ def test_a_single_row_needs_a_pool(exact):
 def test_settings_that_make_no_sense(exact, settings, message):
     with pytest.raises(ValueError, match=message):
         UltraEdit(exact, **settings)
+
+
+def test_history_is_the_same_in_keys_and_in_products(exact, requests):
+    """Of few rows an edit keeps the keys, of many what these come to."""
+    settings = {"layers": [exact.layer("mlp_out", 0)], "tokens": "all", "lr": 0.01}
+    editor = UltraEdit(exact, **settings, history=True)
+    [layer] = editor.layers
+    first = editor.edit(requests)
+    keys = editor.read(requests).factors[layer].keys
+    width = keys.shape[1]
+    assert (layer in first.past_keys) == (len(keys) <= width)
+    many = editor.edit([*requests, *requests])
+    assert f"{layer}.spared" in many.sums and not many.past_keys
+    twice = torch.cat([keys, keys])
+    torch.testing.assert_close(
+        many.sums[f"{layer}.spared"][0], twice.T @ twice, rtol=1e-9, atol=1e-12
+    )

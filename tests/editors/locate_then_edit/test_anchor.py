@@ -10,7 +10,7 @@ from datamodules.editing import EditingData
 from datamodules.pool import Pool
 from datamodules.records import Record
 from editors.locate_then_edit.alphaedit import AlphaEdit
-from editors.locate_then_edit.nas import Anchor, Nas
+from editors.locate_then_edit.anchor import Anchor
 
 SETTINGS = {
     "moments": MOMENTS, "contexts": CONTEXTS, "layers": [0, 1], "steps": 8, "lr": 0.1,
@@ -26,7 +26,7 @@ class Pilots(EditingData):
 
 
 def nas(lm, **anchor):
-    return Nas(lm, **bundled(SETTINGS), anchor=Anchor(**anchor))
+    return AlphaEdit(lm, **bundled(SETTINGS), anchor=Anchor(**anchor))
 
 
 def spoken(editor, requests):
