@@ -48,14 +48,22 @@ class HypernetworkTraining(Schedule):
         statistics: Standardise with statistics of the first training requests, then ``"frozen"``;
             or ``"online"``, moving with every training step, as in the authors' code.
         statistics_edits: Number of those first requests.
+        norm_weight: Weight of an edit's squared Frobenius norm, beside the objective: with
+            ``locality_weight=0`` and ``locality_probes=0`` it stands in for the locality loss.
         joint_edits: How many requests of a batch make one edit together; 1: each has its own.
             Several sizes take turns, batch by batch. The last edit of a batch may have fewer.
+        stream: Whether the edits of a batch are made one after another of one model, instead of
+            each of the clean one; see `turns`.
+        look_back: By the questions of how many edits before it an edit of a stream is judged too.
+        fading: Weight of an edit's questions for each edit that followed it, from 0 to 1.
+        passes: How many rounds training makes, each of the model as edited so far, and judged
+            together.
         questions_per_batch: Outer questions and locality probes that go through the language model
             at once in training; the gradient does not depend on it.
         edits_per_batch: Requests that go through the language model at once outside training.
         rounds: How often a request is edited at most. Each further round is made on the edited
             model, for the requests whose target is not the answer yet (of a joint edit whose method
-            ``holds``, for all of them). Training makes one round.
+            ``holds``, for all of them).
 
     Raises:
         ValueError: a setting that is none of the above.
@@ -78,23 +86,29 @@ class HypernetworkTraining(Schedule):
     tokens: str = "all"
     statistics: str = "frozen"
     statistics_edits: int = 1024
+    norm_weight: float = 0.0
     joint_edits: Sequence[int] = (1,)
+    stream: bool = False
+    look_back: int = 10
+    fading: float = 0.95
+    passes: int = 1
     questions_per_batch: int = 256
     edits_per_batch: int = 64
     rounds: int = 1
 
-    SHARES = (*Schedule.SHARES, "smoothing")
+    SHARES = (*Schedule.SHARES, "smoothing", "fading")
     AT_LEAST_ONE = (
         *Schedule.AT_LEAST_ONE,
         "statistics_edits",
         "questions_per_batch",
         "edits_per_batch",
         "rounds",
+        "passes",
     )
     NOT_NEGATIVE = (
         *Schedule.NOT_NEGATIVE,
         *("lr", "edit_lr_lr", "multiplier_lr", "edit_weight", "locality_weight", "margin"),
-        "locality_probes",
+        *("norm_weight", "look_back", "locality_probes"),
     )
 
     def __post_init__(self):

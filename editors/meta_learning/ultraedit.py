@@ -27,7 +27,6 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from datamodules.pool import Pool
 from datamodules.records import Request, requests_of
@@ -199,11 +198,8 @@ class UltraEdit(WeightEditor):
 
     def _update(self, rows: Factors, seen: Statistics, past: Tensor | None) -> LowRank | Dense:
         keys, changes = rows.keys.double(), self.changes(rows, seen)
-        if past is not None:
-            keys = torch.cat([past[0].to(keys), keys])
-            changes = pad(changes, (0, 0, past.shape[1], 0))
         ridge = torch.tensor(self.ridge, dtype=torch.float64, device=keys.device)
-        update = least_squares(keys[None], changes[None], ridge)
+        update = least_squares(keys[None], changes[None], ridge, past)
         return update.to(keys.device, rows.keys.dtype)
 
 
