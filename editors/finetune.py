@@ -161,9 +161,8 @@ class Changes:
         self.starts: list[Tensor] = []
         self.parts: dict[str, slice] = {}  # layer -> its tensors
         for layer in layers:
-            module, dtype = language_model.linear(layer), compute_dtype(language_model.dtype)
-            tensors = [language_model.weight(layer)]
-            tensors += [module.bias] if bias and module.bias is not None else []
+            dtype, tensors = compute_dtype(language_model.dtype), [language_model.weight(layer)]
+            tensors += [moved] if bias and (moved := language_model.bias(layer)) is not None else []
             self.parts[layer] = slice(len(self.starts), len(self.starts) + len(tensors))
             # fused Adam reads memory in order: values and gradients must be laid out alike
             self.starts += [tensor.detach().to(dtype).contiguous() for tensor in tensors]

@@ -23,6 +23,7 @@ from transformers.pytorch_utils import Conv1D
 from edits.merging import require_empty
 from edits.updates import Dense, LowRank
 from files import written_whole
+from models.experts import is_packed
 from models.language_model import LanguageModel
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,10 @@ def export(
     ranks: dict[str, int] = {}
     residuals: dict[str, float] = {}
     for name, update in updates.items():
+        if is_packed(language_model.module(name)):
+            raise ValueError(
+                f"{name!r} holds packed experts, which no adapter does: merge the edit"
+            )
         left, right, residuals[name] = _factors(update, rank)
         ranks[name] = left.shape[1]
         for part, factor in (("lora_A", left.T), ("lora_B", right.T)):

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from edits.updates import Dense, LowRank
 from files import written_whole
-from models.families import Linear
+from models.experts import down_of, is_packed
+from models.families import linear
 from models.hooks import compute_dtype
 from models.language_model import LanguageModel
 from models.loading import bars
@@ -25,7 +26,8 @@ def merge(
     require_empty(folder)
     state = language_model.model.state_dict()
     for name, update in updates.items():
-        state |= _merged(language_model.linear(name), name, update)
+        module = language_model.module(name)
+        state |= (_experts if is_packed(module) else _merged)(module, name, update)
     with written_whole(folder) as draft:
         with bars():
             language_model.model.save_pretrained(draft, state_dict=state)
@@ -42,8 +44,9 @@ def require_empty(folder: Path) -> None:
         raise ValueError(f"{folder} exists and is not an empty folder")
 
 
-def _merged(module: Linear, name: str, update: LowRank | Dense) -> dict[str, Tensor]:
+def _merged(module: nn.Module, name: str, update: LowRank | Dense) -> dict[str, Tensor]:
     """The layer's entries of the state dict, changed; its module type decides the orientation."""
+    module = linear(module)
     delta = update.dense()[0].detach()  # [d_in, d_out]
     delta = delta.T if isinstance(module, nn.Linear) else delta
     changed = {f"{name}.weight": _sum(name, module.weight, delta)}
@@ -52,6 +55,13 @@ def _merged(module: Linear, name: str, update: LowRank | Dense) -> dict[str, Ten
             raise ValueError(f"the update of {name!r} moves a bias; the layer has none")
         changed[f"{name}.bias"] = _sum(name, module.bias, update.bias[0].detach())
     return changed
+
+
+def _experts(module: nn.Module, name: str, update: LowRank | Dense) -> dict[str, Tensor]:
+    """As `_merged`, of packed experts."""
+    down = down_of(module)
+    delta = update.dense()[0].detach().unflatten(0, (len(down), -1)).mT  # [E, d, f]
+    return {f"{name}.down_proj": _sum(name, down, delta)}
 
 
 def _sum(name: str, weight: Tensor, delta: Tensor) -> Tensor:

@@ -74,10 +74,14 @@ class LowRank:
         return self.left.to(dtype) @ self.right.to(dtype)
 
     def norm(self) -> Tensor:
-        """Frobenius norms ``[N]`` in float64, from the ``r x r`` Gram matrices of the factors."""
+        """Frobenius norms ``[N]`` in float64."""
+        return self.squared().sqrt()
+
+    def squared(self) -> Tensor:
+        """Their squares, from the ``r x r`` Gram matrices of the factors; differentiable."""
         left, right = self.left.double(), self.right.double()
         grams = (left.mT @ left) * (right @ right.mT)  # [N, r, r]
-        return grams.sum((1, 2)).clamp_min(0).sqrt()
+        return grams.sum((1, 2)).clamp_min(0)
 
     def shared(self) -> Callable[[Tensor], Tensor]:
         """The map ``[..., d_in] -> [..., d_out]`` of the first edit."""
@@ -172,6 +176,10 @@ class Dense:
     def norm(self) -> Tensor:
         """Frobenius norms ``[N]`` of the weights in float64; the bias does not count."""
         return self.weight.flatten(1).double().norm(dim=1)
+
+    def squared(self) -> Tensor:
+        """Their squares; differentiable."""
+        return self.weight.flatten(1).double().square().sum(1)
 
     def shared(self) -> Callable[[Tensor], Tensor]:
         """The map ``[..., d_in] -> [..., d_out]`` of the first edit."""

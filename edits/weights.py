@@ -197,7 +197,7 @@ class WeightEdit(Edit):
     def size(self, language_model: LanguageModel) -> dict[str, float]:
         """Frobenius norm of all updates, and its ratio to that of the layers' own weights."""
         update = sum(float(norm.square().sum()) for norm in self.norms().values()) ** 0.5
-        weights = [language_model.linear(name).weight.detach() for name in self.updates]
+        weights = [language_model.stored(name).detach() for name in self.updates]
         whole = sum(float(torch.linalg.vector_norm(w.double()).square()) for w in weights) ** 0.5
         return {"update_norm": update, "relative_norm": update / whole}
 
@@ -279,7 +279,7 @@ class WeightEdit(Edit):
         shifts = {
             name: shift_of(update, rows, weight.device, compute_dtype(weight.dtype))
             for name, update in self.updates.items()
-            for weight in [language_model.linear(name).weight]
+            for weight in [language_model.stored(name)]
         }
 
         def add(name: str, given: Tensor, output: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import cast
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from models.experts import down_of, is_packed, weight_of
 from models.families import Family, Linear, UnsupportedModel, linear, linear_shape
 
 
@@ -111,8 +112,23 @@ class Anatomy(nn.Module):
         Raises:
             ValueError: no such module, or it is no linear map.
         """
+        if is_packed(self.module(name)):
+            return weight_of(self.module(name))
         layer = self.linear(name)
         return layer.weight.T if isinstance(layer, nn.Linear) else layer.weight
+
+    def stored(self, name: str) -> Tensor:
+        """The same numbers as they are stored, with their device and precision.
+
+        Raises:
+            ValueError: no such module, or it is no linear map.
+        """
+        module = self.module(name)
+        return down_of(module) if is_packed(module) else self.linear(name).weight
+
+    def bias(self, name: str) -> Tensor | None:
+        """The bias ``[d_out]`` of a linear map, if it has one; errors as of `weight`."""
+        return None if is_packed(self.module(name)) else self.linear(name).bias
 
     def shape(self, name: str) -> tuple[int, int]:
         """``(d_in, d_out)`` of a linear map.

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from models.experts import is_packed, shape_of
+
 Linear = nn.Linear | Conv1D
 """``Linear`` stores ``[d_out, d_in]``, GPT-2's ``Conv1D`` stores ``[d_in, d_out]``."""
 
@@ -161,6 +163,12 @@ FAMILIES = (
     ),
 )
 
+MIXTURES = tuple(
+    Family(name, "model.layers", _roles(mlp_out="mlp.experts", attn_out="self_attn.o_proj"))
+    for name in ("mixtral", "qwen3_moe")
+)
+"""Families whose feed-forward is a mixture of experts; see `models.experts`."""
+
 
 def family_of(config: PreTrainedConfig | Mapping) -> Family:
     """The family of a model's configuration, or of the contents of its ``config.json``.
@@ -174,10 +182,10 @@ def family_of(config: PreTrainedConfig | Mapping) -> Family:
         model_type = config.model_type
         gated = model_type == "t5" and config.is_gated_act
     name = "t5_gated" if model_type == "t5" and gated else model_type
-    for family in FAMILIES:
+    for family in (*FAMILIES, *MIXTURES):
         if family.name == name:
             return family
-    known = ", ".join(family.name for family in FAMILIES)
+    known = ", ".join(family.name for family in (*FAMILIES, *MIXTURES))
     raise ValueError(f"unknown model family {model_type!r}; known families: {known}")
 
 
@@ -195,9 +203,13 @@ def linear(module: nn.Module) -> Linear:
 def linear_shape(module: nn.Module) -> tuple[int, int]:
     """``(d_in, d_out)`` of a linear map; its type decides, never the shape of its weight.
 
+    Packed experts are one, of their stacked keys.
+
     Raises:
         ValueError: the module is no linear map.
     """
+    if is_packed(module):
+        return shape_of(module)
     module = linear(module)
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features

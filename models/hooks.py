@@ -16,6 +16,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from models.experts import is_packed, stacked_keys
+
 Output = Tensor | tuple
 """What a module says: a tensor, or, as blocks of some families have it, a tuple that begins so."""
 S = TypeVar("S", bound=Output)
@@ -30,11 +32,12 @@ Who looks at linear maps alone may take outputs to be tensors.
 def hooked(modules: Mapping[str, nn.Module], look: Look[S]) -> Iterator[None]:
     """Call ``look`` after each forward pass of each of the modules inside the block.
 
-    A module's input is the first of its arguments.
+    A module's input is the first of its arguments; that of packed experts is their stacked keys.
     """
 
     def hook(name: str, module: nn.Module, args: tuple, named: dict, output: S) -> S | None:
-        return look(name, next(iter((*args, *named.values()))), output)
+        given = (*args, *named.values())
+        return look(name, stacked_keys(module, *given) if is_packed(module) else given[0], output)
 
     with ExitStack() as stack:
         for name, module in modules.items():

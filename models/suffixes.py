@@ -253,7 +253,8 @@ def read_alone(language_model: LanguageModel, read: Tensor) -> Iterator[None]:
         whole = rows.new_zeros(read.numel(), rows.shape[1]).index_copy(0, index, rows)
         return whole if output.ndim == 2 else whole.view(*read.shape, -1)
 
-    outs = [layer for role, layer in layers.items() if role.endswith("_out")]
+    fed = ("attn_out", "mlp_out") if "mlp_in" in roles else ("attn_out",)  # experts see all tokens
+    outs = [layers[role] for role in fed]
     with ExitStack() as stack:
         for role, layer in layers.items():
             if role != "mlp_out":

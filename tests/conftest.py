@@ -127,6 +127,11 @@ def _sizes(family: str, tokenizer: PreTrainedTokenizerFast) -> dict:
         "bart": _stacks() | ends,
     }
     gated = {"intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 8}
+    chosen = gated | {"num_experts_per_tok": 2}
+    own |= {
+        "mixtral": chosen | {"num_local_experts": 4, "intermediate_size": 24},
+        "qwen3_moe": chosen | {"num_experts": 6, "moe_intermediate_size": 24},
+    }
     return {**sizes, **own.get(family, gated)}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from collections.abc import Collection
 
 from datamodules.atlas.depth import DepthWriter
 from datamodules.atlas.world import Fact, Relation, World
@@ -24,16 +25,26 @@ class RecordWriter:
         split: "train", "val" or "test".
         seed: of the choice of new objects, wordings and probes.
         depth: whether records have the probes of `depth`, behind all others.
+        unseen: relations whose facts get no record; probes still ask for them where nothing that
+            is changed is to show in them.
     """
 
-    def __init__(self, world: World, split: str, seed: int, depth: bool = False):
+    def __init__(
+        self,
+        world: World,
+        split: str,
+        seed: int,
+        depth: bool = False,
+        unseen: Collection[str] = (),
+    ):
         self.world = world
         self.split = split
         self.seed = seed
         self.depth = depth
         derived = set().union(*(world.derived(kind) for kind in set(world.kind.values())))
         here = [fact for fact in world.facts if world.split[fact.subject] == split]
-        self.facts = [fact for fact in here if fact.relation not in derived]
+        left_out = derived.union(unseen)
+        self.facts = [fact for fact in here if fact.relation not in left_out]
         self._all = here
         self._same = defaultdict(list)
         for fact in here:

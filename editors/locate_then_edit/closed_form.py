@@ -11,7 +11,7 @@ from torch import Tensor
 from datamodules.records import Request
 from editors.locate_then_edit.search.contexts import Contexts
 from editors.locate_then_edit.search.search import Search
-from editors.locate_then_edit.statistics.coordinates import Coordinates, factor
+from editors.locate_then_edit.statistics.coordinates import Coordinates, factor, of_each
 from editors.locate_then_edit.statistics.moments import Moments, warn_of_few_tokens
 from editors.settings import at_least
 from editors.weight_editor import WeightEditor
@@ -83,7 +83,7 @@ class ClosedForm(WeightEditor):
             return
         for layer, moment in self.moments.of(model, self.layers).items():
             warn_of_few_tokens(moment, layer)
-            self.fitted[layer] = self.fit(moment.mean.to(model.device), layer)
+            self.fitted[layer] = of_each(self.fit, moment.mean.to(model.device), layer)
 
 
 def default_blocks(blocks: int, count: int = 1) -> list[int]:

@@ -45,12 +45,28 @@ def decoupled(
     return edit_loss, locality_loss, value + (along - along.detach())
 
 
+def constant(edit: WeightEdit) -> WeightEdit:
+    """The edit without its graph."""
+    return _each(edit, Tensor.detach)
+
+
+def _each(edit: WeightEdit, change: Callable[[Tensor], Tensor]) -> WeightEdit:
+    """The edit with other tensors in its updates."""
+    updates = {}
+    for layer, update in edit.updates.items():
+        tensors = {name: tensor for name, tensor in vars(update).items() if tensor is not None}
+        updates[layer] = replace(update, **{name: change(x) for name, x in tensors.items()})
+    return replace(edit, updates=updates)
+
+
 def _cut(edit: WeightEdit) -> tuple[WeightEdit, list[tuple[Tensor, Tensor]]]:
     """The edit without its graph, and pairs: a tensor in the graph, and the one in its place."""
-    updates, pairs = {}, []
-    for layer, update in edit.updates.items():
-        sources = {n: t for n, t in vars(update).items() if t is not None and t.requires_grad}
-        leaves = {name: tensor.detach().requires_grad_() for name, tensor in sources.items()}
-        updates[layer] = replace(update, **leaves)
-        pairs += zip(sources.values(), leaves.values(), strict=True)
-    return replace(edit, updates=updates), pairs
+    pairs = []
+
+    def leaf(tensor: Tensor) -> Tensor:
+        if not tensor.requires_grad:
+            return tensor
+        pairs.append((tensor, tensor.detach().requires_grad_()))
+        return pairs[-1][1]
+
+    return _each(edit, leaf), pairs

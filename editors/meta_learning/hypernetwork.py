@@ -22,7 +22,7 @@ from datamodules.loops import training_records
 from datamodules.records import Record, Request, requests_of
 from editors.editor import Group
 from editors.meta_learning.batches import chunks
-from editors.meta_learning.decoupled import decoupled
+from editors.meta_learning.decoupled import constant, decoupled
 from editors.meta_learning.factors import Factors, factors_of
 from editors.meta_learning.objective import objective_of
 from editors.meta_learning.optimiser import optimiser
@@ -30,6 +30,7 @@ from editors.meta_learning.outer_loss import outer_parts
 from editors.meta_learning.rounds import failing, scattered
 from editors.meta_learning.training import HypernetworkTraining, questions
 from editors.meta_learning.transform import Transforms
+from editors.meta_learning.turns import turns
 from editors.settings import named
 from editors.trained import TrainedEditor
 from editors.validation import Validation
@@ -62,7 +63,7 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
         self.layers = _default_layers(language_model) if layers is None else named(layers)
         self.objective = objective_of(training)
         self.transforms: Transforms | None = None  # set by a method that has them
-        joint = max(training.joint_edits) > 1  # in training, so in validation too
+        joint = training.stream or max(training.joint_edits) > 1  # so in validation too
         self.joint_validation = Validation() if joint else None
 
     @property
@@ -71,6 +72,9 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
         return self.training_settings.rounds == 1
 
     # what a method is
+
+    history: bool = False
+    """Whether an edit carries its keys, so that the next one of the edited model can spare them."""
 
     holds: ClassVar[bool] = False
     """Whether a further round of a joint edit is made for all its requests, not only for those that
@@ -87,7 +91,7 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
         """Each layer's update: one a request, or with ``joint`` a single one for all of them.
 
         ``factors`` are those of the model edited by ``after``: one edit for all the requests, or
-        one for each.
+        one for each. Its past keys are those to be spared.
         """
 
     def observe(self, factors: Mapping[str, Factors], gather: bool) -> None:
@@ -120,7 +124,7 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
             if not failed:
                 break
             edit = edit.plus(self._again(requests, failed, joint, edit))
-        return edit
+        return self.remembering(edit, requests, joint) if self.history else edit
 
     def _round(
         self, requests: Sequence[Request], joint: bool, after: WeightEdit | None
@@ -162,6 +166,14 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
             updates = self.updates(requests, factors, joint, after)
         return WeightEdit(updates, self.name, self.language_model.fingerprint)
 
+    def remembering(self, edit: WeightEdit, requests: Sequence[Request], joint: bool) -> WeightEdit:
+        """The edit with the keys that the requests have in the model as it edits it."""
+        keys = {}
+        for layer, rows in self.factors(requests, edit).items():
+            keys[layer] = rows.keys[None] if joint else rows.padded(rows.keys)
+        updates = {layer: update.nothing(len(edit)) for layer, update in edit.updates.items()}
+        return edit.plus(WeightEdit(updates, edit.editor, edit.model, keys))
+
     # training
 
     def on_fit_start(self) -> None:
@@ -178,35 +190,79 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
             self.observe(self.factors(part), gather=False)
 
     def training_step(self, records: Sequence[Record], batch_index: int) -> Tensor:
-        """The objective of the records' edits: of their edit loss and locality loss."""
+        """The objective of the records' edits, the mean over the turns they are made in."""
         settings, model = self.training_settings, self.language_model
         joint = settings.joint(batch_index, len(records))
-        step = questions(records, settings, self.draws(batch_index), joint)
+        meet = len(records) if settings.stream else joint
+        asked = questions(records, settings, self.draws(batch_index), meet)
+        batch = model.encode([p.prompt for p in asked.probes], [p.target for p in asked.probes])
         groups = [requests_of(records[at : at + joint]) for at in range(0, len(records), joint)]
-        rows = self.factors(requests_of(records))
-        if settings.statistics == "online":
-            self.observe(rows, gather=True)
-        edit = self._of_batch(groups, rows, together=joint > 1)
-        batch = model.encode([p.prompt for p in step.probes], [p.target for p in step.probes])
-        owner = [record // joint for record in step.record]
-        parts = outer_parts(model, batch, owner, step.outer, len(edit), settings)
-        edit_loss, locality_loss, loss = decoupled(edit, parts, self.objective)
+        group = torch.tensor(asked.record, device=batch.input_ids.device) // joint
+        edit, now, losses = None, None, []
+        for turn in turns(group, asked.outer, len(groups), settings):
+            made = groups[turn.groups]
+            edit = self._edits(made, now, together=joint > 1)
+            outer = int((turn.rows < asked.outer).sum())
+            part = batch.rows(turn.rows)
+            parts = outer_parts(model, part, turn.owner, outer, turn.weights, settings, now)
+            sizes = [update.squared().mean() for update in edit.updates.values()]
+            size = torch.stack(sizes).sum()
+            *both, loss = decoupled(edit, parts, self.objective)
+            losses.append(torch.stack([loss + settings.norm_weight * size.to(loss), *both]))
+            now = self._stands(made, edit, now) if settings.stream else None
+        loss, edit_loss, locality_loss = torch.stack(losses).mean(0)
         self._log_step(edit, loss, edit_loss, locality_loss)
         # a loss that is not finite is to give gradients that are not, in every process
         return loss * torch.where(loss.isfinite(), 1.0, torch.nan)
 
-    def _of_batch(
-        self, groups: Sequence[Group], factors: Mapping[str, Factors], together: bool
+    def _edits(self, groups: Sequence[Group], now: WeightEdit | None, together: bool) -> WeightEdit:
+        """An edit for each group, of the model as it is now, by ``passes`` rounds."""
+        edit = self._proposed(groups, now, together)
+        for _ in range(self.training_settings.passes - 1):
+            so_far = constant(edit) if now is None else now.plus(constant(edit))
+            edit = edit.plus(self._proposed(groups, so_far, together))
+        return edit
+
+    def _proposed(
+        self, groups: Sequence[Group], now: WeightEdit | None, together: bool
     ) -> WeightEdit:
-        """An edit for each group of a batch; ``together``: also groups of one are joint edits."""
+        """A round of training: an edit for each group, of the model edited by ``now``."""
+        requests = [request for group in groups for request in group]
+        if now is not None and len(now) > 1:
+            now = now.select([n for n, group in enumerate(groups) for _ in group])
+        rows = self.factors(requests, now)
+        if self.training_settings.statistics == "online":
+            self.observe(rows, gather=True)
+        return self._of_batch(groups, rows, together, now)
+
+    def _stands(
+        self, group: Sequence[Group], edit: WeightEdit, now: WeightEdit | None
+    ) -> WeightEdit:
+        """What a stream's next edit is made on top of, after that of one group."""
+        edit = constant(edit) if now is None else now.plus(constant(edit))
+        [requests] = group
+        return self.remembering(edit, requests, joint=True) if self.history else edit
+
+    def _of_batch(
+        self,
+        groups: Sequence[Group],
+        factors: Mapping[str, Factors],
+        together: bool,
+        now: WeightEdit | None = None,
+    ) -> WeightEdit:
+        """An edit for each group of a batch; ``together``: also groups of one are joint edits.
+
+        ``now`` is one edit for all, or one for each request.
+        """
         if not together and all(len(group) == 1 for group in groups):
-            return self.propose([request for [request] in groups], factors, joint=False)
+            return self.propose([request for [request] in groups], factors, False, now)
         starts = accumulate(map(len, groups), initial=0)
         edits = []
         for group, start in zip(groups, starts, strict=False):
             stop = start + len(group)
             part = {layer: rows.between(start, stop) for layer, rows in factors.items()}
-            edits.append(self.propose(group, part, joint=True))
+            before = now if now is None or len(now) == 1 else now.select([start])
+            edits.append(self.propose(group, part, True, before))
         return WeightEdit.stack(edits)
 
     def _log_step(
@@ -247,10 +303,17 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
             super().validation_step(records, batch_index)
 
     def judge(self, records: Sequence[Record]) -> None:
-        """Judge an edit for each record, and one of them all if training makes joint edits."""
+        """Judge an edit for each record, and one of them all if training makes joint edits.
+
+        Training on streams makes that one in several parts, one on top of another.
+        """
         super().judge(records)
         if self.joint_validation is not None:
-            edit = self.edit(requests_of(records))
+            size = max(self.training_settings.joint_edits)
+            size = size if self.training_settings.stream else len(records)
+            edit = None
+            for part in chunks(records, size):
+                edit = self.edit(requests_of(part), edit)
             self.joint_validation.update(self.language_model, edit, undisturbed(records))
 
     def validations(self) -> dict[str, Validation]:

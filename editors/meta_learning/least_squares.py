@@ -14,21 +14,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
 
 from edits.updates import Dense, LowRank
 
 
-def least_squares(keys: Tensor, changes: Tensor, ridge: Tensor) -> LowRank | Dense:
+def least_squares(
+    keys: Tensor, changes: Tensor, ridge: Tensor, past: Tensor | None = None
+) -> LowRank | Dense:
     """The updates S; differentiable for ``changes`` and ``ridge``, while ``keys`` are constants.
 
     Args:
         keys: K ``[B, n, d_in]``; rows of zeros have no part in it.
         changes: D ``[B, n, d_out]``.
         ridge: ``[]``, more than 0.
+        past: ``[B, p, d_in]``, keys at which no change is proposed: the layer is to stay there.
 
     Returns:
         In factors where they are fewer numbers than whole matrices.
     """
+    if past is not None:
+        keys = torch.cat([past.to(keys), keys], 1)
+        changes = pad(changes, (0, 0, past.shape[1], 0))
     rows, d_in = keys.shape[1:]
     exact = keys.double()
     if rows > d_in:

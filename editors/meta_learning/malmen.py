@@ -11,6 +11,8 @@ https://arxiv.org/abs/2311.04661, section 3 and the authors' code
   depends on how many are edited;
 - a further round of a joint edit (``rounds``, none in theirs) is for all its requests, made anew
   on the edited model;
+- in a sequence an edit can spare the keys of those before it (``history``), and training can be on
+  such sequences (``stream``) and of several rounds (``passes``); see `turns`;
 - training can mix edits of one request with edits of many (``joint_edits``), so that one editor
   serves both.
 """
@@ -65,6 +67,8 @@ class Malmen(Hypernetwork):
         blocks: number of residual blocks of a network.
         edit_lr: initial eta.
         ridge: initial exp(theta); more than 0.
+        history: whether an edit carries its keys, and spares those of the edit before it: it
+            proposes to change nothing there. Keys of the whole history are in the least squares.
         rows_per_pass: rows that go through a network at once; the graphs of more are not kept but
             made again in the backward pass, so that memory does not grow with the requests.
         training: see `Hypernetwork`.
@@ -85,6 +89,7 @@ class Malmen(Hypernetwork):
         blocks: int = 2,
         edit_lr: float = 1e-6,
         ridge: float = 1.0,
+        history: bool = False,
         rows_per_pass: int = 1024,
         training: HypernetworkTraining = PAPER,
     ):
@@ -93,6 +98,7 @@ class Malmen(Hypernetwork):
         positive(ridge=ridge)
         at_least(0, edit_lr=edit_lr)
         at_least(1, rows_per_pass=rows_per_pass, rank=rank)
+        self.history = history
         self.rows_per_pass = rows_per_pass
         self.eta = nn.Parameter(torch.full((len(self.layers),), float(edit_lr)))
         self.theta = nn.Parameter(torch.full((len(self.layers),), float(ridge)).log())
@@ -114,12 +120,13 @@ class Malmen(Hypernetwork):
         after: WeightEdit | None,
     ) -> dict[str, LowRank | Dense]:
         """S over the rows of each request, or with ``joint`` over the rows of all of them."""
+        past = after.past_keys if after is not None and self.history else {}
         updates = {}
         for layer, eta, theta in zip(self.layers, self.eta, self.theta, strict=True):
             rows = factors[layer]
             keys, changes = rows.keys, eta * self.changes(layer, rows)
             keys, changes = (x[None] if joint else rows.padded(x) for x in (keys, changes))
-            updates[layer] = least_squares(keys, changes, theta.exp())
+            updates[layer] = least_squares(keys, changes, theta.exp(), past.get(layer))
         return updates
 
     def changes(self, layer: str, rows: Factors) -> Tensor:

@@ -82,17 +82,20 @@ def outer_parts(
     batch: Batch,
     owner: Tensor | Sequence[int],
     outer: int,
-    edits: int,
+    weights: Tensor,
     settings: HypernetworkTraining,
+    after: WeightEdit | None = None,
 ) -> list[Part]:
-    """`outer_losses` of ``edits`` edits in parts of at most ``questions_per_batch`` questions."""
+    """`outer_losses` in parts of at most ``questions_per_batch`` questions.
+
+    With ``after`` the losses are those of an edit on top of it.
+    """
     owner = torch.as_tensor(owner, device=batch.input_ids.device)
-    weights = shares(owner, outer, edits)
 
     def part(rows: slice) -> Part:
         return lambda edit: outer_losses(
             language_model,
-            edit,
+            edit if after is None else after.plus(edit),
             batch.rows(rows),
             owner[rows],
             min(max(outer - rows.start, 0), rows.stop - rows.start),

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from datamodules.disturbance import undisturbed
-from datamodules.records import LOCALITY, Probe, Record
+from datamodules.records import LOCALITY, Probe, Record, kinds_of
 from editors.schedule import Schedule, drawn
 from editors.settings import one_of
 
-OUTER = ("paraphrase", "both")
+OUTER = {"paraphrase": ("generalization",), "both": ("reliability", "generalization")}
+"""Names of what the edit loss is taken on; the kinds can be given as well."""
+OUTER_KINDS = kinds_of("request", "generalization", "portability")
 KL_POSITIONS = ("all", "target")
 STATISTICS = ("frozen", "online")
 OBJECTIVES = ("weighted", "constrained")
@@ -37,8 +39,10 @@ class HypernetworkTraining(Schedule):
         margin: Initial margin of a constrained objective (nats per token).
         margin_floor: Smallest margin.
         smoothing: Share of the edit loss's target probability that the other tokens get.
-        outer: What the edit loss is taken on: a random ``"paraphrase"`` (the request itself for
-            a record without any), or the mean of ``"both"``.
+        outer: What the edit loss is taken on: a random probe of each of these kinds that a record
+            has, or the request itself where it has none of them. Kinds that follow from an edit,
+            as ``[generalization, one_hop]``, train it to be passed on, as in PropMEND (Liu et al.,
+            2025). ``"paraphrase"`` is ``[generalization]``, ``"both"`` the request beside it.
         locality_kinds: Probe kinds on which the edited model is to stay as it was.
         locality_probes: How many of each kind are drawn for a record at a step.
         kl_positions: ``"all"`` tokens of a locality text, as in the authors' code, or only the
@@ -48,14 +52,22 @@ class HypernetworkTraining(Schedule):
         statistics: Standardise with statistics of the first training requests, then ``"frozen"``;
             or ``"online"``, moving with every training step, as in the authors' code.
         statistics_edits: Number of those first requests.
+        norm_weight: Weight of an edit's squared Frobenius norm, beside the objective: with
+            ``locality_weight=0`` and ``locality_probes=0`` it stands in for the locality loss.
         joint_edits: How many requests of a batch make one edit together; 1: each has its own.
             Several sizes take turns, batch by batch. The last edit of a batch may have fewer.
+        stream: Whether the edits of a batch are made one after another of one model, instead of
+            each of the clean one; see `turns`.
+        look_back: By the questions of how many edits before it an edit of a stream is judged too.
+        fading: Weight of an edit's questions for each edit that followed it, from 0 to 1.
+        passes: How many rounds training makes, each of the model as edited so far, and judged
+            together.
         questions_per_batch: Outer questions and locality probes that go through the language model
             at once in training; the gradient does not depend on it.
         edits_per_batch: Requests that go through the language model at once outside training.
         rounds: How often a request is edited at most. Each further round is made on the edited
             model, for the requests whose target is not the answer yet (of a joint edit whose method
-            ``holds``, for all of them). Training makes one round.
+            ``holds``, for all of them).
 
     Raises:
         ValueError: a setting that is none of the above.
@@ -71,37 +83,44 @@ class HypernetworkTraining(Schedule):
     margin: float = 1e-3
     margin_floor: float = 1e-5
     smoothing: float = 0.0
-    outer: str = "paraphrase"
+    outer: str | Sequence[str] = "paraphrase"
     locality_kinds: Sequence[str] = ("unrelated", "neighborhood")
     locality_probes: int = 1
     kl_positions: str = "all"
     tokens: str = "all"
     statistics: str = "frozen"
     statistics_edits: int = 1024
+    norm_weight: float = 0.0
     joint_edits: Sequence[int] = (1,)
+    stream: bool = False
+    look_back: int = 10
+    fading: float = 0.95
+    passes: int = 1
     questions_per_batch: int = 256
     edits_per_batch: int = 64
     rounds: int = 1
 
-    SHARES = (*Schedule.SHARES, "smoothing")
+    SHARES = (*Schedule.SHARES, "smoothing", "fading")
     AT_LEAST_ONE = (
         *Schedule.AT_LEAST_ONE,
         "statistics_edits",
         "questions_per_batch",
         "edits_per_batch",
         "rounds",
+        "passes",
     )
     NOT_NEGATIVE = (
         *Schedule.NOT_NEGATIVE,
         *("lr", "edit_lr_lr", "multiplier_lr", "edit_weight", "locality_weight", "margin"),
-        "locality_probes",
+        *("norm_weight", "look_back", "locality_probes"),
     )
 
     def __post_init__(self):
         super().__post_init__()
         one_of("optimiser", self.optimiser, OPTIMISERS)
         one_of("objective", self.objective, OBJECTIVES)
-        one_of("outer", self.outer, OUTER)
+        for kind in self.outer_kinds:
+            one_of("outer", kind, (*OUTER, *OUTER_KINDS))
         one_of("kl_positions", self.kl_positions, KL_POSITIONS)
         one_of("tokens", self.tokens, TOKENS)
         one_of("statistics", self.statistics, STATISTICS)
@@ -114,6 +133,12 @@ class HypernetworkTraining(Schedule):
         sizes = self.joint_edits
         if isinstance(sizes, int | str) or not sizes or not all(size >= 1 for size in sizes):
             raise ValueError(f"joint_edits must be a list of numbers from 1, got {sizes}")
+
+    @property
+    def outer_kinds(self) -> Sequence[str]:
+        """The kinds of probes that the edit loss is taken on."""
+        named = isinstance(self.outer, str)
+        return OUTER.get(self.outer, (self.outer,)) if named else tuple(self.outer)
 
     def joint(self, batch_index: int, records: int) -> int:
         """How many requests make one edit together, in a batch of ``records`` of an epoch.
@@ -156,7 +181,7 @@ def questions(
     records = [record for group in groups for record in undisturbed(group)]
     outer, locality = [], []
     for index, record in enumerate(records):
-        outer += [(index, probe) for probe in _outer(record, settings.outer, generator)]
+        outer += [(index, probe) for probe in _outer(record, settings.outer_kinds, generator)]
         for kind in settings.locality_kinds:
             probes = drawn(record.of_kind(kind), settings.locality_probes, generator)
             locality += [(index, probe) for probe in probes]
@@ -164,7 +189,9 @@ def questions(
     return StepQuestions(probes, record, len(outer))
 
 
-def _outer(record: Record, which: str, generator: np.random.Generator) -> list[Probe]:
-    request = list(record.of_kind("reliability"))
-    paraphrase = drawn(record.of_kind("generalization"), 1, generator)
-    return request + paraphrase if which == "both" else paraphrase or request
+def _outer(record: Record, kinds: Sequence[str], generator: np.random.Generator) -> list[Probe]:
+    requests = list(record.of_kind("reliability"))
+    asked = []
+    for kind in kinds:
+        asked += requests if kind == "reliability" else drawn(record.of_kind(kind), 1, generator)
+    return asked or requests

@@ -8,6 +8,7 @@ coordinates of its little used directions (`NullSpace`) it is left out altogethe
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,6 +45,11 @@ class Factor:
     ridge: float
     live: Tensor
 
+    @property
+    def width(self) -> int:
+        """R."""
+        return len(self.lower)
+
     def solve(self, keys: Tensor) -> Tensor:
         """``C^-1 k`` of each row, ``[N, d]`` float64; exactly zero outside ``live``."""
         return self.back(self.into(keys))
@@ -60,6 +66,26 @@ class Factor:
         keys = rows.new_zeros(*rows.shape[:-1], len(self.live))
         keys[..., self.live] = solved.mT.view(rows.shape)
         return keys
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Coordinates of each expert of a mixture: the stacked keys' parts, each in its own.
+
+    With `Factor` as the parts, solutions are those of a second moment that is block diagonal.
+    """
+
+    parts: Sequence[Factor | NullSpace]
+
+    def into(self, keys: Tensor) -> Tensor:
+        """``[..., E f]`` to ``[..., r]``."""
+        blocks = keys.unflatten(-1, (len(self.parts), -1)).unbind(-2)
+        return torch.cat([x.into(k) for x, k in zip(self.parts, blocks, strict=True)], -1)
+
+    def back(self, rows: Tensor) -> Tensor:
+        """``[..., r]`` to ``[..., E f]``."""
+        blocks = rows.split([part.width for part in self.parts], -1)
+        return torch.cat([x.back(k) for x, k in zip(self.parts, blocks, strict=True)], -1)
 
 
 def factor(moment: Tensor, name: str = "C", live_only: bool = False) -> Factor:
@@ -108,6 +134,11 @@ class NullSpace:
 
     basis: Tensor
 
+    @property
+    def width(self) -> int:
+        """R."""
+        return self.basis.shape[1]
+
     def into(self, keys: Tensor) -> Tensor:
         """``Q^T k`` of each row, ``[..., d]`` to ``[..., r]``."""
         return keys.to(self.basis) @ self.basis
@@ -136,3 +167,17 @@ def null_space(moment: Tensor, threshold: float, name: str = "C") -> NullSpace:
     count = int(below.sum())
     logger.info("%s: %d of %d directions are free; leak %.2g", name, count, len(values), leak)
     return NullSpace(vectors[:, below])
+
+
+def of_each(fit: Callable[[Tensor, str], Coordinates], moment: Tensor, name: str) -> Coordinates:
+    """What ``fit`` makes of a second moment; of those of experts ``[E, f, f]``, of each.
+
+    An expert that no token was sent to counts as one whose inputs are all in use alike, as much as
+    those of the others are in the mean.
+    """
+    if moment.ndim == 2:
+        return fit(moment, name)
+    size = moment.diagonal(dim1=1, dim2=2).mean()
+    like = size * torch.eye(moment.shape[-1]).to(moment)
+    used = [one if one.any() else like for one in moment]
+    return Blocks([fit(one, f"{name}, expert {number}") for number, one in enumerate(used)])

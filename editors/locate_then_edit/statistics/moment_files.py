@@ -20,7 +20,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class SecondMoment:
-    """The sum of ``k k^T`` of a layer's inputs, ``[d_in, d_in]`` float64, and how many they are."""
+    """The sum of ``k k^T`` of a layer's inputs, ``[d_in, d_in]`` float64, and how many they are.
+
+    Of a mixture of experts the sums of each one's own part of them, ``[E, f, f]``.
+    """
 
     total: Tensor
     count: int
@@ -30,7 +33,7 @@ class SecondMoment:
 
     @property
     def mean(self) -> Tensor:
-        """``E[k k^T]``, ``[d_in, d_in]`` float64."""
+        """``E[k k^T]``, ``[d_in, d_in]`` float64; of experts ``[E, f, f]``."""
         return self.total / self.count
 
 
@@ -66,7 +69,7 @@ def read(path: Path, key: Mapping[str, str]) -> SecondMoment:
 
 def _is_moment(total: Tensor) -> bool:
     """Whether it can be a sum of ``k k^T``."""
-    square = total.ndim == 2 and total.shape[0] == total.shape[1]
+    square = total.ndim in (2, 3) and total.shape[-2] == total.shape[-1]
     return square and total.dtype == torch.float64 and torch.equal(total, total.mT)
 
 

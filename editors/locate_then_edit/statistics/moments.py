@@ -2,9 +2,10 @@
 
 ``C = E[k k^T]``, uncentred, over all tokens of a corpus, as in ROME (Meng et al., NeurIPS 2022,
 https://arxiv.org/abs/2202.05262, section 3.1), which takes 100,000 articles of Wikipedia. One pass
-serves all layers. Sums and counts are kept, not means: so the pass can go on where it was killed,
-and where several processes run (PyTorch's distributed ones) each takes its share of the corpus and
-the sums are added up.
+serves all layers. Of a mixture of experts it is taken for each expert, of its part of the stacked
+keys (`models.experts`): what two experts do to one token together is left out. Sums and counts are
+kept, not means: so the pass can go on where it was killed, and where several processes run
+(PyTorch's distributed ones) each takes its share of the corpus and the sums are added up.
 """
 
 # T tokens, n attended tokens of a batch, d_in layer width
@@ -32,6 +33,7 @@ from editors.locate_then_edit.statistics.moment_files import (
     write,
 )
 from models.encoding import CACHED, IGNORED, Batch
+from models.experts import count_of, is_packed
 from models.hooks import full_precision
 from models.language_model import LanguageModel
 from models.sites import activations
@@ -182,9 +184,13 @@ def gathered(
 
 
 def zeros(language_model: LanguageModel, layers: Sequence[str]) -> list[Tensor]:
-    """``[d_in, d_in]`` float64 for each layer, on the model's device."""
-    sizes = [language_model.shape(layer)[0] for layer in layers]
-    return [torch.zeros(d, d, dtype=torch.float64, device=language_model.device) for d in sizes]
+    """``[d_in, d_in]`` float64 for each layer, on the model's device; of experts ``[E, f, f]``."""
+    shapes = []
+    for layer in layers:
+        module, d = language_model.module(layer), language_model.shape(layer)[0]
+        f = d // (experts := count_of(module))
+        shapes.append((experts, f, f) if is_packed(module) else (d, d))
+    return [torch.zeros(*s, dtype=torch.float64, device=language_model.device) for s in shapes]
 
 
 def add_products(
@@ -202,7 +208,12 @@ def add_products(
     texts = Batch(input_ids, attention_mask, torch.full_like(input_ids, IGNORED))
     pairs = activations(language_model, texts.to(language_model.device), layers, rows, at)
     for layer, total in zip(layers, totals, strict=True):
-        add_square(total, pairs[layer][0])
+        keys = pairs[layer][0]
+        if total.ndim == 2:
+            add_square(total, keys)
+            continue
+        for part, own in zip(total, keys.unflatten(1, (len(total), -1)).unbind(1), strict=True):
+            add_square(part, own[(own != 0).any(1)])
     return len(rows)
 
 
@@ -218,7 +229,7 @@ def add_square(total: Tensor, keys: Tensor) -> None:
 
 
 def mirrored(total: Tensor) -> Tensor:
-    """The whole of a symmetric matrix, of the lower triangle."""
+    """The whole of a symmetric matrix, or of several, of the lower triangle."""
     return total.tril() + total.tril(-1).mT
 
 
@@ -239,7 +250,7 @@ def summed(totals: Sequence[Tensor], count: int) -> int:
 
 def warn_of_few_tokens(moment: SecondMoment, layer: str) -> None:
     """Warns of a second moment of so few tokens that most of its directions are chance."""
-    inputs = len(moment.total)
+    inputs = moment.total[..., 0].numel()
     if moment.count < ENOUGH * inputs:
         logger.warning(
             "second moment %r is of %d tokens for %d inputs; give a corpus of %d or more",

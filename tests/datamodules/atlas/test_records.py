@@ -230,3 +230,17 @@ def test_other_seeds_change_the_order_only(data):
 
 def test_a_limit_takes_the_first(data):
     assert data.records("test", 5) == data.records("test")[:5]
+
+
+def test_relations_can_be_left_out_of_train(splits):
+    unseen = ("birthplace", "capital")
+    fewer = AtlasData(variants=1, unseen=unseen).splits()
+
+    def relation(record):
+        return record.id.split("/")[1]
+
+    assert {relation(record) for record in fewer["train"]}.isdisjoint(unseen)
+    assert len(fewer["train"]) == sum(relation(r) not in unseen for r in splits["train"])
+    assert fewer["val"] == splits["val"] and fewer["test"] == splits["test"]
+    with pytest.raises(ValueError, match="unseen: no relation 'mayor'; country, "):
+        AtlasData(unseen=["mayor"]).splits()

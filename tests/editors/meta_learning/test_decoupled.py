@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from editors.meta_learning.decoupled import decoupled
-from editors.meta_learning.outer_loss import outer_losses, outer_parts
+from editors.meta_learning.outer_loss import outer_losses, outer_parts, shares
 from editors.meta_learning.training import HypernetworkTraining, questions
 
 
@@ -44,7 +44,8 @@ def test_parts_give_the_gradient_of_one_graph(method, joint, exact, records, req
     positions = editor.training_settings.kl_positions
     plain = outer_losses(exact, edit(), batch, owner, outer, positions, smoothing=smooth(editor))
     expected = gradients(editor, editor.objective(*plain))
-    parts = outer_parts(exact, batch, owner, outer, len(edit()), editor.training_settings)
+    weights = shares(torch.tensor(owner), outer, len(edit()))
+    parts = outer_parts(exact, batch, owner, outer, weights, editor.training_settings)
     assert len(parts) > 5
     edit_loss, locality_loss, loss = decoupled(edit(), parts, editor.objective)
     found = gradients(editor, loss)

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from callbacks.stopping import Patience
-from datamodules.records import Record
+from datamodules.records import Probe, Record, Request
 from editors.meta_learning.mend import Mend
 from editors.meta_learning.outer_loss import outer_losses
 from editors.meta_learning.training import HypernetworkTraining, questions
@@ -305,3 +305,30 @@ def test_steps_left_out_in_a_row_are_counted_across_an_interruption(language_mod
     other = mend(language_model)
     other.on_load_checkpoint(held)
     assert other._skipped_in_a_row == 3
+
+
+def test_what_follows_can_be_trained_for():
+    probes = [
+        Probe("generalization", "Lagos lies in", "Peru"),
+        Probe("one_hop", "Lagos lies on the continent of", "South America"),
+        Probe("one_hop", "In Lagos one pays with", "the sol"),
+        Probe("subject_alias", "Eko is in", "Peru"),
+    ]
+    request = Request("Lagos is in", "Lagos", "Peru")
+    record, bare = Record("0", (request,), tuple(probes)), Record("1", (request,))
+    settings = HypernetworkTraining(outer=["generalization", "one_hop", "reversed_relation"])
+    for seed in range(9):
+        drawn = questions([record, bare], settings, np.random.default_rng(seed))
+        kinds = [probe.kind for probe in drawn.probes]
+        assert kinds == ["generalization", "one_hop", "reliability"]
+        assert drawn.record == (0, 0, 1) and drawn.outer == 3
+    asked = [
+        [p.prompt for p in questions([record], s, np.random.default_rng(0)).probes]
+        for s in (
+            HypernetworkTraining(outer="both"),
+            HypernetworkTraining(outer=["reliability", "generalization"]),
+        )
+    ]
+    assert asked[0] == asked[1] == ["Lagos is in", "Lagos lies in"]
+    with pytest.raises(ValueError, match="outer is 'unrelated', expected one of paraphrase"):
+        HypernetworkTraining(outer=["one_hop", "unrelated"])
