@@ -31,6 +31,7 @@ from editors.locate_then_edit.statistics.moment_files import (
     read,
     write,
 )
+from editors.settings import at_least
 from models.encoding import IGNORED, Batch
 from models.hooks import full_precision
 from models.language_model import LanguageModel
@@ -76,7 +77,7 @@ class Moments:
             there have keys of another order of magnitude at it; the authors include it.
 
     Raises:
-        ValueError: there is no corpus.
+        ValueError: there is no corpus, or a number is below 1.
     """
 
     corpus: Corpus
@@ -88,6 +89,7 @@ class Moments:
     def __post_init__(self):
         if self.corpus is None:
             raise ValueError("second moments are taken of a corpus: give one")
+        at_least(1, limit=self.limit, max_length=self.max_length)
 
     def of(self, language_model: LanguageModel, layers: Sequence[str]) -> dict[str, SecondMoment]:
         """That of each layer, read from the cache or gathered in one pass for all others.
