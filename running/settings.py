@@ -44,6 +44,13 @@ LIGHTNING: Mapping[str, float] = MappingProxyType(
     }
 )
 """The least of each setting of the trainer that Lightning does not check."""
+BUILT = MappingProxyType(
+    {
+        "edit": ("task", "model", "rendering.edits", "rendering.probes"),
+        "train": ("model", "rendering.edits", "data", "trainer"),
+    }
+)
+"""What each script builds, whatever else it does."""
 SEEDS = 2**32
 """Seeds are below, as numpy's are."""
 
@@ -75,6 +82,10 @@ def check_values(cfg: DictConfig) -> None:
     for key in ("seed", "device"):
         if key not in cfg:
             raise ValueError(f"{key} is missing")
+    for key in BUILT["train" if "trains" in cfg else "edit"]:
+        part = OmegaConf.select(cfg, key)
+        if not isinstance(part, DictConfig) or "_target_" not in part:
+            raise ValueError(f"{key}={part}: there is no _target_ to build")
     if not 0 <= cfg.seed < SEEDS:
         raise ValueError(f"seed={cfg.seed}: expected 0 to {SEEDS - 1}")
     for name, weights in (contents(cfg).get("profiles") or {}).items():

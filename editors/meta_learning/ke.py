@@ -97,7 +97,8 @@ class Ke(Hypernetwork):
         super().__init__(language_model, layers=layers, training=training)
         one_of("softmax", softmax, SOFTMAX)
         positive(max_scale=max_scale)
-        at_least(1, answer_tokens=answer_tokens)
+        at_least(1, answer_tokens=answer_tokens, lstm_width=lstm_width)
+        at_least(1, condition_width=condition_width, gate_width=gate_width)
         self.max_scale, self.softmax, self.answer_tokens = max_scale, softmax, answer_tokens
         table = cast(nn.Embedding, language_model.model.get_input_embeddings())
         embeddings = table.weight.detach()

@@ -22,7 +22,9 @@ from running.targets import check_targets
 
 CONFIGS = ROOT / "configs"
 EDITORS = sorted(path.stem for path in (CONFIGS / "editor").glob("*.yaml"))
-EVERYWHERE = [math.nan, math.inf, -math.inf, {"a": 1}, {"_target_": "os.system"}, [[[]]]]
+HUGE = [1e300, 10**30]
+NO_NUMBERS = [math.nan, math.inf, -math.inf, *HUGE]
+EVERYWHERE = [*NO_NUMBERS, {"a": 1}, {"_target_": "os.system"}, [[[]]]]
 """What no setting can be."""
 NO_NUMBER = ["nonsense", "", True, [1, 2], "1e3x", -3, -0.5]
 NO_SWITCH = ["nonsense", 5, 0.5, [True], -1]
@@ -179,7 +181,7 @@ PARTS = (
     ("train", ("editor=mend",)),
     ("train", ("experiment=atlas_model",)),
 )
-BUILT = ("data", "protocol", "rendering", "callbacks", "trainer", "locate", "corpus", "pool")
+BUILT = ("data", "protocol", "rendering", "callbacks", "trainer", "locate", "corpus", "pool", "bystanders")
 
 
 def build_parts(cfg, editor, records):
