@@ -78,7 +78,8 @@ def _below(bad):
 def _counts(name, value):
     """Whether a number is a count; Lightning takes shares where it takes counts."""
     shares = name.startswith("limit_") or name in ("val_check_interval", "overfit_batches")
-    return isinstance(value, int) and not shares and value != 0 and not any(part in name for part in REAL)
+    real = shares or any(part in name for part in REAL)
+    return isinstance(value, int) and value != 0 and not real
 
 
 def leaves(node, at=""):
@@ -181,7 +182,10 @@ PARTS = (
     ("train", ("editor=mend",)),
     ("train", ("experiment=atlas_model",)),
 )
-BUILT = ("data", "protocol", "rendering", "callbacks", "trainer", "locate", "corpus", "pool", "bystanders")
+BUILT = (
+    *("data", "protocol", "rendering", "callbacks", "trainer", "locate", "corpus", "pool"),
+    "bystanders",
+)
 
 
 def build_parts(cfg, editor, records):
