@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sized
+from math import isfinite
 from pathlib import Path
 from typing import cast
 
@@ -67,7 +68,8 @@ def reached(
 ) -> None:
     """Keeps the end of the run as ``last``, and measures the best checkpoint on val.
 
-    ``results.json`` and the table ``results.md`` have the numbers, TensorBoard's hparams too.
+    ``results.json`` and the table ``results.md`` have the numbers, TensorBoard's hparams too; what
+    was not asked on val has none.
     """
     last = folder / "checkpoints" / "last.ckpt"
     if (saved(last) or {}).get("global_step") != trainer.global_step:
@@ -78,7 +80,8 @@ def reached(
     if not trainer.is_global_zero:
         return
     metrics = {**metrics, "val/count": float(judged(trainer))}
-    write_whole(folder / "results.json", json.dumps([metrics], indent=1))
+    numbers = {name: value if isfinite(value) else None for name, value in metrics.items()}
+    write_whole(folder / "results.json", json.dumps([numbers], indent=1))
     table = pd.Series(metrics, dtype=float).rename_axis("metric").to_frame("best checkpoint")
     write_whole(folder / "results.md", table.to_markdown(floatfmt=".4f") + "\n")
     if logger and metrics:

@@ -10,6 +10,7 @@ import yaml
 from datamodules.editing import EditingData
 from datamodules.records import Probe, Record, Request
 from datamodules.text import TextCorpus
+from files.bounds import at_least
 
 
 class Bystanders:
@@ -21,6 +22,9 @@ class Bystanders:
         split: of the data.
         texts: of which perplexity is taken, or their file; None: everyday sentences.
         limit: facts and texts, of each at most.
+
+    Raises:
+        ValueError: the limit is below 1.
     """
 
     def __init__(
@@ -30,6 +34,7 @@ class Bystanders:
         texts: str | Sequence[str] | None = None,
         limit: int = 100,
     ):
+        at_least(1, limit=limit)
         self.data, self.split, self.limit = data, split, limit
         shipped = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
         self.facts = [

@@ -17,6 +17,7 @@ from datamodules.editing import EditingData
 from datamodules.loops import learner_of, trainer_of
 from datamodules.records import LOCALITY, Record
 from datamodules.text import TextCorpus
+from files.bounds import at_least
 
 
 class Text(Protocol):
@@ -42,10 +43,15 @@ class DocumentData(L.LightningDataModule):
         text: what to learn.
         tokens_per_batch: padded tokens, at most.
         seed: of the order of batches.
+
+    Raises:
+        ValueError: a number is too small.
     """
 
     def __init__(self, text: Text, *, tokens_per_batch: int = 4096, seed: int = 0):
         super().__init__()
+        at_least(1, tokens_per_batch=tokens_per_batch)
+        at_least(0, seed=seed)
         self.text = text
         self.tokens_per_batch = tokens_per_batch
         self.seed = seed

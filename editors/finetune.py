@@ -69,6 +69,7 @@ class FineTune(WeightEditor):
         one_of("objective", objective, OBJECTIVES)
         positive(lr=lr, norm_constraint=norm_constraint)
         at_least(1, steps=steps, edits_per_batch=edits_per_batch)
+        at_least(0, stop_loss=stop_loss, weight_decay=weight_decay)
         self.language_model = language_model
         self.layers = [late_layer(language_model)] if layers is None else named(layers)
         for layer in self.layers:

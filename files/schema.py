@@ -19,6 +19,8 @@ PATH: Any = PathLike
 PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 MISSING, NOTHING = "what is missing", "nothing of this name"
 """What stands for annotations where a key is missing or left over."""
+LARGEST = {int: 2**63 - 1, float: 1e18}
+"""Whole numbers are counted in 64 bits, and products of two others are not to leave float32."""
 MOST = 60
 """Characters of a wrong value that a message shows."""
 
@@ -35,7 +37,7 @@ def check(value: object, kind: Any, name: str) -> None:
     for place, part, expected in _wrong(value, kind, name):
         if expected is MISSING:
             raise ValueError(f"{place} is missing")
-        raise ValueError(f"{place}={_shown(part)}: expected {described(expected)}")
+        raise ValueError(f"{place}={_shown(part)}: expected {described(expected)}{_range(part)}")
 
 
 def check_keys(given: Collection[str], known: Collection[str], what: str, name: str = "") -> None:
@@ -131,7 +133,7 @@ def _is_one(value: Any, kind: Any, origin: Any, parts: tuple) -> bool:
         return isinstance(value, bool)
     if kind in (int, float):
         number = isinstance(value, int if kind is int else int | float)
-        return number and not isinstance(value, bool) and -inf < value < inf
+        return number and not isinstance(value, bool) and abs(value) <= LARGEST[kind]
     if kind is Callable or origin is Callable:
         return callable(value)
     kind = origin or kind
@@ -163,6 +165,13 @@ def _names(kind: Any) -> dict[str, bool] | None:
         field.name: field.default is missing and field.default_factory is missing
         for field in dataclasses.fields(kind)
     }
+
+
+def _range(value: object) -> str:
+    """What is wrong with a number that is too large."""
+    if isinstance(value, int | float) and LARGEST[float] < abs(value) < inf:
+        return f" from {-LARGEST[float]:g} to {LARGEST[float]:g}"
+    return ""
 
 
 def _shown(value: object) -> str:

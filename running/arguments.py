@@ -50,7 +50,7 @@ def check_arguments(cfg: DictConfig, key: str = "", called: str = "") -> None:
 
 def _targets(node: Any, at: str) -> Iterator[tuple[str, DictConfig]]:
     """Whatever is to be built, the innermost first, and its key; but for what a checkpoint sets."""
-    if not isinstance(node, DictConfig | ListConfig) or CHECKPOINT in node:
+    if not isinstance(node, DictConfig | ListConfig) or {CHECKPOINT, "_target_"} <= {*node}:
         return
     for name, child in _children(node):
         yield from _targets(child, f"{at}.{name}" if at else str(name))

@@ -9,21 +9,35 @@ import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
+import hydra._internal.hydra as hydra_itself
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.errors import (
     HydraException,
     InstantiationException,
     MissingConfigException,
     OverrideParseException,
 )
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from running.errors import MENDABLE, text
+from running.targets import check_hydra
 
 FULL = "HYDRA_FULL_ERROR"
 UNKNOWN = re.compile(r"Could not override '([^']+)'")
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+class Loader(ConfigLoaderImpl):
+    """Hydra's, which is asked before Hydra builds callbacks, launchers and handlers of logging."""
+
+    def load_configuration(self, *args: Any, **keywords: Any) -> DictConfig:
+        """As Hydra's; what Hydra is not to build is refused."""
+        cfg = super().load_configuration(*args, **keywords)
+        check_hydra(cfg)
+        return cfg
 
 
 def one_line(composed: Callable[..., None]) -> Callable[[], None]:
@@ -34,6 +48,7 @@ def one_line(composed: Callable[..., None]) -> Callable[[], None]:
 
     @functools.wraps(composed)
     def script() -> None:
+        hydra_itself.ConfigLoaderImpl = Loader
         if FULL in os.environ:
             composed()
             return

@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-from editors.settings import positive, shares
+from files.bounds import at_least, positive, shares
 from files.schema import check as check_value
 from files.schema import check_keys
 from running.arguments import check_arguments, overrides
@@ -36,6 +36,21 @@ OWN: Mapping[str, Any] = MappingProxyType(
 """Settings that the scripts read themselves."""
 TRAINS = ("editor", "module")
 """What train.py can train: the groups of its configuration."""
+LIGHTNING: Mapping[str, float] = MappingProxyType(
+    {
+        "log_every_n_steps": 0,
+        "check_val_every_n_epoch": 1,
+        "gradient_clip_val": 0,
+    }
+)
+"""The least of each setting of the trainer that Lightning does not check."""
+BUILT = MappingProxyType(
+    {
+        "edit": ("task", "model", "rendering.edits", "rendering.probes"),
+        "train": ("model", "rendering.edits", "data", "trainer"),
+    }
+)
+"""What each script builds, whatever else it does."""
 SEEDS = 2**32
 """Seeds are below, as numpy's are."""
 
@@ -67,14 +82,20 @@ def check_values(cfg: DictConfig) -> None:
     for key in ("seed", "device"):
         if key not in cfg:
             raise ValueError(f"{key} is missing")
+    for key in BUILT["train" if "trains" in cfg else "edit"]:
+        part = OmegaConf.select(cfg, key)
+        if not isinstance(part, DictConfig) or "_target_" not in part:
+            raise ValueError(f"{key}={part}: there is no _target_ to build")
     if not 0 <= cfg.seed < SEEDS:
         raise ValueError(f"seed={cfg.seed}: expected 0 to {SEEDS - 1}")
     for name, weights in (contents(cfg).get("profiles") or {}).items():
         check_value(weights, dict[str, float], f"profiles.{name}")
         shares(**{f"profiles.{name}.{key}": weight for key, weight in weights.items()})
     check_arguments(cfg)
-    if isinstance(cfg.get("trainer"), DictConfig):  # Lightning divides by it
+    if isinstance(cfg.get("trainer"), DictConfig):
         positive(**{"trainer.val_check_interval": cfg.trainer.get("val_check_interval")})
+        for name, least in LIGHTNING.items():
+            at_least(least, **{f"trainer.{name}": cfg.trainer.get(name)})
     check_device(cfg.device)
 
 

@@ -38,6 +38,17 @@ NAMED = frozenset(
     )
 )
 """What else may be called: this project's functions that build something, classes of Lightning."""
+OF_HYDRA = frozenset(
+    (
+        "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+        "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
+        *(f"logging.{name}" for name in ("StreamHandler", "FileHandler", "NullHandler")),
+        *(f"ext://sys.{name}" for name in ("stdout", "stderr")),
+    )
+)
+"""What Hydra may build for itself, under ``hydra``, before a script has its say."""
+CALLS = ("_target_", "class", "()")
+"""Keys that name what is called: of Hydra, and of the configuration of Python's logging."""
 
 
 def check_targets(cfg: DictConfig | ListConfig, source: str = "") -> None:
@@ -75,17 +86,47 @@ def allowed(target: object) -> bool:
     return inspect.isclass(built) and built.__module__.partition(".")[0] in PACKAGES
 
 
+def check_hydra(cfg: DictConfig) -> None:
+    """Refuse what Hydra itself would call or set as a configuration says, under ``hydra``.
+
+    Raises:
+        ValueError: names the key and the value.
+    """
+    for key, value in _leaves(cfg.hydra, "hydra"):
+        name, outside = key.rpartition(".")[2], str(value).startswith("ext://")
+        if (name in CALLS or outside) and value not in OF_HYDRA:
+            raise ValueError(
+                f"{key}={value}: Hydra builds only what running/targets.py names, by its name"
+            )
+    if cfg.hydra.job.env_set:
+        raise ValueError("hydra.job.env_set: set variables of the environment outside of the run")
+
+
+def _leaves(node: DictConfig | ListConfig, at: str) -> Iterator[tuple[str, object]]:
+    """The key and the value of whatever holds no others."""
+    for key, value in _items(node):
+        if isinstance(value, DictConfig | ListConfig):
+            yield from _leaves(value, f"{at}.{key}")
+        else:
+            yield f"{at}.{key}", value
+
+
 def _targets(node: DictConfig | ListConfig, at: str = "") -> Iterator[tuple[str, object]]:
     """The key and the value of each target."""
-    mapping = isinstance(node, DictConfig)
-    keys = cast(Iterable[Any], node.keys() if mapping else range(len(node)))
-    for key in keys:
-        try:
-            value = None if OmegaConf.is_missing(node, key) else node[key]
-        except OmegaConfBaseException:
-            continue  # nothing can be built of what cannot be resolved
+    for key, value in _items(node):
         here = f"{at}.{key}" if at else str(key)
         if key == "_target_":
             yield here, value
         elif isinstance(value, DictConfig | ListConfig):
             yield from _targets(value, here)
+
+
+def _items(node: DictConfig | ListConfig) -> Iterator[tuple[Any, object]]:
+    """Keys and values, but for what cannot be resolved: nothing can be built of that."""
+    mapping = isinstance(node, DictConfig)
+    keys = cast(Iterable[Any], node.keys() if mapping else range(len(node)))
+    for key in keys:
+        try:
+            yield key, None if OmegaConf.is_missing(node, key) else node[key]
+        except OmegaConfBaseException:
+            continue

@@ -122,3 +122,23 @@ def test_neither_does_a_folder_of_configurations(script, tmp_path):  # noqa: F81
     )
     assert "model._target_=os.system" in run.error
     assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        "callbacks: {x: {_target_: pathlib.Path.touch, self: TRAP}}",
+        "launcher: {_target_: torch.save, obj: 1, f: TRAP}",
+        "sweeper: {_target_: torch.save, obj: 1, f: TRAP}",
+        "job_logging: {version: 1, handlers: {x: {(): torch.save, obj: 1, f: TRAP}}}",
+        "hydra_logging: {version: 1, handlers: {x: {class: logging.handlers.SMTPHandler}}}",
+        "job_logging: {version: 1, handlers: {x: {stream: 'ext://antigravity'}}}",
+        "job: {env_set: {PATH: TRAP}}",
+    ],
+)
+def test_hydra_builds_nothing_of_a_stranger(script, tmp_path, node):  # noqa: F811
+    trap, folder = tmp_path / "trap", tmp_path / "stranger"
+    folder.mkdir()
+    (folder / "edit.yaml").write_text(f"hydra: {{{node.replace('TRAP', str(trap))}}}")
+    assert script("edit", f"--config-path={folder}").error.startswith("error: hydra.")
+    assert not trap.exists()

@@ -74,6 +74,7 @@ class Grace(Editor[Codebook]):
     ):
         one_of("replaced", replaced, REPLACED)
         one_of("initial", initial, INITIAL)
+        at_least(0, stop_loss=stop_loss)
         at_least(1, steps=steps, edits_per_batch=edits_per_batch)
         positive(radius=radius, lr=lr)
         self.language_model = language_model

@@ -79,7 +79,7 @@ class Memoir(Editor[MaskedEdit]):
         edits_per_batch: int = 16,
     ):
         language_model.require_decoder_only("memoir")
-        at_least(0, background=background, weight_decay=weight_decay)
+        at_least(0, background=background, weight_decay=weight_decay, stop_loss=stop_loss)
         at_least(1, steps=steps, edits_per_batch=edits_per_batch)
         positive(active=active, lr=lr, clip=clip)
         shares(active=active, overlap=overlap)

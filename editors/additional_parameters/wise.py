@@ -117,6 +117,7 @@ class Wise(Editor[SideEdit]):
         language_model.require_decoder_only("wise")
         one_of("scope", scope, SCOPES)
         at_least(0, locality=locality, weight_decay=weight_decay, longest=longest)
+        at_least(0, stop_loss=stop_loss)
         at_least(1, steps=steps, shard=shard, edits_per_batch=edits_per_batch)
         positive(ratio=ratio, lr=lr, norm_constraint=norm_constraint)
         shares(mask=mask, density=density)

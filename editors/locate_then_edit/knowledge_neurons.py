@@ -69,6 +69,7 @@ class Change:
     def __post_init__(self):
         one_of("action", self.action, ACTIONS)
         one_of("multi_token", self.multi_token, MULTI_TOKEN)
+        at_least(0, old_weight=self.old_weight, new_weight=self.new_weight)
 
 
 CONTEXTS, INTEGRAL, CHANGE = Contexts(("{}",)), Integral(), Change()

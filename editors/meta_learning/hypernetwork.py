@@ -47,6 +47,9 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
         layers: names of the linear maps to edit; by default the feed-forward maps ``mlp_in`` and
             ``mlp_out`` of the last three blocks, or of the last two of both stacks.
         training: how the networks are trained, and how often a request is edited.
+
+    Raises:
+        ValueError: the model is in float64, or has no such layers.
     """
 
     BUNDLES: ClassVar[Mapping[str, type]] = {"training": HypernetworkTraining}
@@ -60,6 +63,8 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
         training: HypernetworkTraining = HypernetworkTraining(),  # noqa: B008 - frozen
     ):
         super().__init__(language_model, training)
+        if language_model.dtype == torch.float64:
+            raise ValueError(f"{self.name} computes in float32; model.dtype=float64 is for others")
         self.layers = _default_layers(language_model) if layers is None else named(layers)
         self.objective = objective_of(training)
         self.transforms: Transforms | None = None  # set by a method that has them

@@ -31,7 +31,7 @@ from editors.meta_learning.conditioner import Conditioner, Gates
 from editors.meta_learning.factors import Factors
 from editors.meta_learning.hypernetwork import Hypernetwork
 from editors.meta_learning.training import HypernetworkTraining
-from editors.settings import one_of
+from editors.settings import at_least, one_of, positive
 from edits.updates import Dense, LowRank
 from edits.weights import WeightEdit
 from files import first_line
@@ -96,6 +96,9 @@ class Ke(Hypernetwork):
     ):
         super().__init__(language_model, layers=layers, training=training)
         one_of("softmax", softmax, SOFTMAX)
+        positive(max_scale=max_scale)
+        at_least(1, answer_tokens=answer_tokens, lstm_width=lstm_width)
+        at_least(1, condition_width=condition_width, gate_width=gate_width)
         self.max_scale, self.softmax, self.answer_tokens = max_scale, softmax, answer_tokens
         table = cast(nn.Embedding, language_model.model.get_input_embeddings())
         embeddings = table.weight.detach()

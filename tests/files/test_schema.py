@@ -29,7 +29,7 @@ class Header(TypedDict):
     [
         (3, int),
         (3, float),
-        (10**400, int),
+        (2**62, int),
         (True, bool),
         ("a", str),
         ("a", Path),
@@ -60,6 +60,8 @@ def test_what_fits(value, kind):
         (1.5, int, r"x=1\.5: expected a whole number"),
         (math.nan, float, "x=nan: expected a number"),
         (math.inf, float | None, "x=inf: expected a number or null"),
+        (1e300, float, r"x=1e\+300: expected a number from -1e\+18 to 1e\+18"),
+        (10**400, int, "expected a whole number from -1e"),
         (1, bool, "x=1: expected true or false"),
         (None, str, "x=null: expected text"),
         ("abc", Sequence[str], "x=abc: expected a list of text"),

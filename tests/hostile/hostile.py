@@ -53,9 +53,9 @@ class Tally:
 
     def check(self) -> None:
         """Fails with the first bad ones of each sort."""
-        for name in ("tracebacks", "accepted", "executed"):
-            bad = getattr(self, name)
-            assert not bad, f"{len(bad)} {name}:\n" + "\n".join(bad[:SHOWN])
+        parts = {name: getattr(self, name) for name in ("tracebacks", "accepted", "executed")}
+        lines = [f"{name}: {line}" for name, bad in parts.items() for line in bad[:SHOWN]]
+        assert not lines, "\n".join(lines)
 
 
 HEAD = f"{'':<34}{'cases':>8}" + "".join(f"{n:>12}" for n in ("tracebacks", "accepted", "executed"))

@@ -1,5 +1,6 @@
 """Bad settings: of every setting of every editor and script, values that it cannot have."""
 
+import inspect
 import math
 from contextlib import contextmanager
 
@@ -7,7 +8,7 @@ import pytest
 from hostile import some
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from scripts import ROOT
 
@@ -16,12 +17,14 @@ from datamodules.atlas.data import AtlasData
 from editors.finetune import FineTune
 from running.arguments import check_arguments
 from running.editors import editor_names
-from running.settings import check_values
+from running.settings import check_trainable, check_values
 from running.targets import check_targets
 
 CONFIGS = ROOT / "configs"
 EDITORS = sorted(path.stem for path in (CONFIGS / "editor").glob("*.yaml"))
-EVERYWHERE = [math.nan, math.inf, -math.inf, {"a": 1}, {"_target_": "os.system"}, [[[]]]]
+HUGE = [1e300, 10**30]
+NO_NUMBERS = [math.nan, math.inf, -math.inf, *HUGE]
+EVERYWHERE = [*NO_NUMBERS, {"a": 1}, {"_target_": "os.system"}, [[[]]]]
 """What no setting can be."""
 NO_NUMBER = ["nonsense", "", True, [1, 2], "1e3x", -3, -0.5]
 NO_SWITCH = ["nonsense", 5, 0.5, [True], -1]
@@ -32,9 +35,13 @@ FREE = (
     *("fact", "frame", "option", "ballot", "save_dir", "default_root_dir", "cache_folder"),
     *("filename", "folder", "version", "file", "source", "field", "train", "val", "test", "runs"),
     *("text", "start", "encoder", "counterfactual", "strategy", "split", "prompt", "subject"),
-    *("target", "save", "merge", "ckpt", "resume", "rerun"),
+    *("target", "save", "merge", "ckpt", "resume", "rerun", "end", "task"),
 )
 """Settings that take any text."""
+REAL = ("scale", "alpha", "weight")
+"""Parts of names of settings that are no counts, even if a file has a whole number for them."""
+OTHERWISE = (("runs", ["a"]), ("version", 7))
+"""Settings that are right in another form, too: several folders, a number for a name."""
 SIGNED = ("max_steps", "max_epochs", "locality", "min_delta")
 """Settings for which a number below 0 has a meaning."""
 SENTENCES = [f"{what} is a city in {where}." for what in "ABCDEFGH" for where in "KLMNOPQ"]
@@ -57,7 +64,8 @@ def wrong(key, value):
         signed = [bad for bad in NO_NUMBER if not (name in SIGNED and _below(bad))]
         return [*EVERYWHERE, *signed, *([1.5] if _counts(name, value) else [])]
     if isinstance(value, str):
-        return [*EVERYWHERE, *(bad for bad in NO_TEXT if bad != "nonsense" or name not in FREE)]
+        no_text = [bad for bad in NO_TEXT if bad != "nonsense" or name not in FREE]
+        return [*EVERYWHERE, *(bad for bad in no_text if (name, bad) not in OTHERWISE)]
     if isinstance(value, ListConfig | list):
         return [*EVERYWHERE, *NO_LIST]
     return [math.nan, {"a": 1}, {"_target_": "os.system"}, [[[]]]]
@@ -70,7 +78,8 @@ def _below(bad):
 def _counts(name, value):
     """Whether a number is a count; Lightning takes shares where it takes counts."""
     shares = name.startswith("limit_") or name in ("val_check_interval", "overfit_batches")
-    return isinstance(value, int) and not shares and value != 0 and "scale" not in name
+    real = shares or any(part in name for part in REAL)
+    return isinstance(value, int) and value != 0 and not real
 
 
 def leaves(node, at=""):
@@ -86,6 +95,14 @@ def leaves(node, at=""):
             yield from leaves(value, here)
         else:
             yield here, value
+
+
+def unlisted(editor):
+    """What the constructor takes beside the settings of the file, with its defaults."""
+    for name, parameter in inspect.signature(get_class(editor._target_)).parameters.items():
+        plain = isinstance(parameter.default, bool | int | float | str)
+        if plain and name not in editor:
+            yield name, parameter.default
 
 
 @contextmanager
@@ -131,7 +148,8 @@ def of_editors(language_model, tally, share):
     for name in EDITORS:
         cfg = ready(compose("edit", overrides=[f"editor={name}"]))
         build(cfg, language_model)
-        cases = [(k, bad) for k, value in leaves(cfg.editor) for bad in wrong(k, value)]
+        settings = [*leaves(cfg.editor), *unlisted(cfg.editor)]
+        cases = [(k, bad) for k, value in settings for bad in wrong(k, value)]
         for key, bad in some(cases, share):
             with changed(cfg, f"editor.{key}", bad):
                 tally.case(f"{name} {key}={bad!r}", lambda cfg=cfg: build(cfg, language_model))
@@ -164,13 +182,18 @@ PARTS = (
     ("train", ("editor=mend",)),
     ("train", ("experiment=atlas_model",)),
 )
-BUILT = ("data", "protocol", "rendering", "callbacks", "trainer", "locate", "corpus", "pool")
+BUILT = (
+    *("data", "protocol", "rendering", "callbacks", "trainer", "locate", "corpus", "pool"),
+    "bystanders",
+)
 
 
 def build_parts(cfg, editor, records):
     """Whatever a script builds beside models and editors."""
     check_targets(cfg)
     check_values(cfg)
+    if "trains" in cfg:
+        check_trainable(cfg)
     if "editors" in cfg:
         editor_names(cfg)
     parts = {name: instantiate(cfg[name]) for name in BUILT if cfg.get(name) is not None}

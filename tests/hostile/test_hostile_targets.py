@@ -5,7 +5,7 @@ import random
 import pytest
 from omegaconf import OmegaConf
 
-from running.targets import allowed, check_targets
+from running.targets import allowed, check_hydra, check_targets
 
 CALLED = tuple(
     """
@@ -70,6 +70,9 @@ def of_strangers(tally, count):
     for target in names(rng, count):
         cfg = buried(rng, target, tally.trap)
         tally.case(f"{target} in {OmegaConf.to_container(cfg)}", lambda cfg=cfg: check_targets(cfg))
+        hydras = {"job": {"env_set": {}}, "callbacks": cfg.model}
+        cfg = OmegaConf.create({"named": target, "hydra": hydras})
+        tally.case(f"Hydra's: {OmegaConf.to_container(cfg)}", lambda cfg=cfg: check_hydra(cfg))
 
 
 def test_targets_of_strangers(tally):

@@ -13,6 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from editors.settings import at_least
 from models.hooks import full_precision
 from models.language_model import Batch, LanguageModel
 
@@ -66,6 +67,7 @@ class Contexts:
     seed: int = 0
 
     def __post_init__(self):
+        at_least(0, seed=self.seed)
         if self.texts in ("sampled", "fixed"):
             return
         if isinstance(self.texts, str) or not self.texts or self.texts[0] != "{}":

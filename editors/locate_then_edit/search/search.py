@@ -40,3 +40,4 @@ class Search:
         at_least(1, steps=self.steps)
         positive(lr=self.lr, clamp=self.clamp)
         at_least(0, kl_factor=self.kl_factor, weight_decay=self.weight_decay)
+        at_least(0, stop_loss=self.stop_loss, kl_stop=self.kl_stop)

@@ -32,6 +32,7 @@ from editors.locate_then_edit.statistics.moment_files import (
     read,
     write,
 )
+from editors.settings import at_least
 from models.encoding import CACHED, IGNORED, Batch
 from models.experts import count_of, is_packed
 from models.hooks import full_precision
@@ -78,7 +79,7 @@ class Moments:
             there have keys of another order of magnitude at it; the authors include it.
 
     Raises:
-        ValueError: there is no corpus.
+        ValueError: there is no corpus, or a number is below 1.
     """
 
     corpus: Corpus
@@ -90,6 +91,7 @@ class Moments:
     def __post_init__(self):
         if self.corpus is None:
             raise ValueError("second moments are taken of a corpus: give one")
+        at_least(1, limit=self.limit, max_length=self.max_length)
 
     def of(self, language_model: LanguageModel, layers: Sequence[str]) -> dict[str, SecondMoment]:
         """That of each layer, read from the cache or gathered in one pass for all others.
