@@ -174,10 +174,22 @@ def test_the_newest_checkpoint_is_found(runs, script, tmp_path):  # noqa: F811
     assert "mend" in {row["editor"] for row in results(tmp_path / "run")}
 
 
-def test_without_a_checkpoint_it_says_what_to_run(script, tmp_path):  # noqa: F811
-    run = script("edit", "editors=[mend]", *QUICK, f"hydra.run.dir={tmp_path}/run")
+def test_a_ready_made_editor_is_taken_where_nobody_trained_one(script, tmp_path):  # noqa: F811
+    run = script("edit", "editors=[serac]", *QUICK, f"hydra.run.dir={tmp_path}/run")
+    assert run.code == 0, run.err
+    assert re.search(r"serac: \S+/ready_made/atlas/serac · ready-made · val/score 0\.\d+ on", run.out)
+    assert "ready-made" in results(tmp_path / "run")[0]["origin"]
+
+
+def test_without_a_checkpoint_it_says_what_to_run(script, tmp_path, tiny):  # noqa: F811
+    tiny("gpt2").save(tmp_path / "tiny")
+    run = script(
+        *("edit", "editors=[mend]", *QUICK, "model=pretrained", f"model.path={tmp_path}/tiny"),
+        *("corpus=atlas", f"hydra.run.dir={tmp_path}/run"),
+    )
     assert "no checkpoint of mend" in run.error
-    assert "train one with: python train.py editor=mend" in run.error
+    command = f"python train.py editor=mend model=pretrained model.path={tmp_path}/tiny"
+    assert f"train one with: {command}" in run.error
     assert not (tmp_path / "run/results.json").exists()
 
 
