@@ -40,7 +40,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", type=Path, help="folders of train.py")
-    parser.add_argument("--machine", default="one core of an AMD EPYC that other work shared", help="that trained them")
+    parser.add_argument(
+        "--machine",
+        default="one core of an AMD EPYC that other work shared",
+        help="that trained them",
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print("| editor | MB | val/score of the run | of the folder |\n|---|---|---|---|")
