@@ -1,4 +1,4 @@
-"""Writes the trained editors that ship for Atlas, of runs of train.py, and measures what is written.
+"""Writes the trained editors that ship for Atlas, of runs of train.py, and measures them.
 
     python benchmarks/ready_made.py runs/mend/DATE_TIME runs/ke/DATE_TIME
 
@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CARD = """
 ## Measured
 
-`python {command}`, {machine}: {minutes:.1f} minutes of steps. On {count:.0f} records of Atlas's validation
-split ({how}):
+`python {command}`, {machine}: {minutes:.1f} minutes of steps.
+On {count:.0f} records of Atlas's validation split, parameters in half precision as they are here:
 
 | metric | value |
 |---|---|
@@ -90,7 +90,6 @@ def describe(folder: Path, cls: type, run: Path, metrics: dict, machine: str) ->
         machine=machine,
         minutes=config["training_cost"]["seconds"] / 60,
         count=metrics["val/count"],
-        how="the parameters in half precision, as they are here",
         rows=rows,
     )
     text = card(str(folder.relative_to(ROOT)), cls, config)

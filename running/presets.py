@@ -17,7 +17,8 @@ from editors.editor import Editor
 from files import first_line
 from models.language_model import LanguageModel
 from running.editors import built, check_name, editor_config
-from running.recognition import ANY, group_of, is_name_of
+from running.recognition import ANY as ANY
+from running.recognition import group_of, is_name_of
 from running.targets import check_targets
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

@@ -217,9 +217,7 @@ def test_a_checkpoint_of_another_editor_is_refused(runs, script, tmp_path):  # n
     assert re.search(r"other.ckpt holds 'other' .* wanted 'mend'", run.error)
 
 
-def test_a_model_that_is_given_by_its_path_has_the_preset_of_its_configuration(  # noqa: F811
-    script, tmp_path, tiny
-):
+def test_a_model_that_is_given_by_its_path_has_a_preset(script, tmp_path, tiny):  # noqa: F811
     tiny("llama").save(tmp_path / "tiny")
     known = yaml.safe_load((ROOT / "running/recognition.yaml").read_text())["llama3_2_1b"]
     config = json.loads((tmp_path / "tiny/config.json").read_text())

@@ -61,16 +61,18 @@ def test_presets_are_found_by_the_name_of_a_model(source, group):
     assert presets.group_of(source) == group
 
 
+LLAMA = {"model_type": "llama", "num_hidden_layers": 16, "hidden_size": 2048}
+QWEN = {"model_type": "qwen3", "num_hidden_layers": 36, "hidden_size": 4096}
+
+
 @pytest.mark.parametrize(
     ("values", "group"),
     [
-        ({"model_type": "llama", "num_hidden_layers": 16, "hidden_size": 2048, "vocab_size": 128256},
-         "llama3_2_1b"),
-        ({"model_type": "llama", "num_hidden_layers": 16, "hidden_size": 2048, "vocab_size": 32000},
-         "pretrained"),
-        ({"model_type": "qwen3", "num_hidden_layers": 36, "hidden_size": 4096}, "qwen3_8b"),
+        (LLAMA | {"vocab_size": 128256}, "llama3_2_1b"),
+        (LLAMA | {"vocab_size": 32000}, "pretrained"),
+        (QWEN, "qwen3_8b"),
     ],
-)  # fmt: skip
+)
 def test_a_model_in_a_folder_is_known_by_its_configuration(values, group, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**values, "attention_bias": False}))
     assert presets.group_of(str(tmp_path)) == group
