@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from editors.editor import Editor
 from files import first_line
 from models.language_model import LanguageModel
 from running.editors import built, check_name, editor_config
-from running.recognition import ANY as ANY
 from running.recognition import group_of, is_name_of
 from running.targets import check_targets
 
@@ -82,6 +82,7 @@ def editor(
         raise ValueError(f"{name}: {first_line(str(error.__cause__))}") from error
 
 
+@cache
 def bystanders(group: str) -> Bystanders:
     """What an edit of this model is not to touch."""
     with _configurations():

@@ -10,7 +10,7 @@ import errata
 from editors.additional_parameters.grace import Grace
 from edits import NOTHING, WeightEdit
 from models import LanguageModel
-from running import presets
+from running.recognition import group_of
 
 FACT = errata.Request("Gothenburg is a city in", "Gothenburg", "Norway")
 
@@ -58,7 +58,7 @@ def test_an_editor_has_the_preset_of_the_model(model):
     ],
 )
 def test_presets_are_found_by_the_name_of_a_model(source, group):
-    assert presets.group_of(source) == group
+    assert group_of(source) == group
 
 
 LLAMA = {"model_type": "llama", "num_hidden_layers": 16, "hidden_size": 2048}
@@ -75,7 +75,7 @@ QWEN = {"model_type": "qwen3", "num_hidden_layers": 36, "hidden_size": 4096}
 )
 def test_a_model_in_a_folder_is_known_by_its_configuration(values, group, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**values, "attention_bias": False}))
-    assert presets.group_of(str(tmp_path)) == group
+    assert group_of(str(tmp_path)) == group
 
 
 def test_models_that_are_known_by_their_configuration_have_a_file(tmp_path):
@@ -84,7 +84,7 @@ def test_models_that_are_known_by_their_configuration_have_a_file(tmp_path):
     for group, shape in shapes.items():
         assert (ROOT / f"configs/model/{group}.yaml").is_file()
         (tmp_path / "config.json").write_text(json.dumps(shape))
-        assert presets.group_of(str(tmp_path)) == group  # no two are alike
+        assert group_of(str(tmp_path)) == group  # no two are alike
 
 
 def test_a_second_edit_goes_on_from_the_first(model, edit):
