@@ -1,6 +1,7 @@
 """Finding and loading the checkpoints of trained editors."""
 
 # A run leaves checkpoints/best.ckpt, checkpoints/last.ckpt, and what it reached in results.json.
+# Some trained editors ship with the project, as folders of `TrainedEditor.save_pretrained`.
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from typing import TypeVar
 
 import torch
 
+from editors import pretrained
 from editors.checkpoint_file import changed, saved
 from editors.editor import Editor
 from editors.trained import TrainedEditor
@@ -22,6 +24,8 @@ log = logging.getLogger(__name__)
 
 MARK = "chosen"
 """A file of this name in the folder of a run says that its checkpoint is the one to take."""
+READY_MADE = Path(__file__).with_name("ready_made")
+"""Folders of trained editors: ``MODEL/EDITOR``."""
 
 T = TypeVar("T", bound=TrainedEditor)
 
@@ -34,7 +38,7 @@ def checkpoint_of(
     runs: str | Path = "runs",
     with_model: str = "",
 ) -> Path:
-    """The checkpoint ``path``, or the one below ``runs`` that is `chosen`.
+    """The checkpoint ``path``, or the one below ``runs`` that is `chosen`, or a ready-made editor.
 
     Args:
         cls: of the editor.
@@ -47,7 +51,9 @@ def checkpoint_of(
     Raises:
         FileNotFoundError: none that fits; says what to run.
     """
-    checkpoint = Path(path) if path else chosen(cls, language_model, Path(runs))
+    if path:
+        return Path(path)
+    checkpoint = chosen(cls, language_model, Path(runs)) or ready_made(cls, language_model)
     if checkpoint is None:
         raise FileNotFoundError(
             f"no checkpoint of {name} for the model {language_model.name!r} below {runs}; train "
@@ -64,7 +70,8 @@ def load_trained(cls: type[T], language_model: LanguageModel, path: str | Path) 
         ValueError: the checkpoint is of another editor or another language model.
     """
     path = Path(path)
-    origin = " · ".join(filter(None, (str(path), reached(path))))
+    kind = "ready-made" if path.is_relative_to(READY_MADE) else ""
+    origin = " · ".join(filter(None, (str(path), kind, reached(path))))
     log.info("%s: %s", cls.name, origin)
     if path.is_dir():
         editor = cls.from_pretrained(path, language_model)
@@ -122,6 +129,13 @@ def chosen(cls: type[Editor], language_model: LanguageModel, runs: Path) -> Path
     return None
 
 
+def ready_made(cls: type[Editor], language_model: LanguageModel) -> Path | None:
+    """The folder of a trained editor for this model that ships with the project."""
+    wanted = (cls.name, language_model.fingerprint)
+    folders = sorted(READY_MADE.glob(f"*/{cls.name}"))
+    return next((folder for folder in folders if pretrained.owner(folder) == wanted), None)
+
+
 def _rank(path: Path) -> tuple:
     """More is better."""
     run, results = path.parent.parent, _results(path)
@@ -131,9 +145,10 @@ def _rank(path: Path) -> tuple:
 
 
 def _results(path: Path) -> dict[str, float]:
-    """What the run of a checkpoint reached on val; nothing where it does not say."""
+    """What a folder, or the run of a checkpoint, reached on val; nothing where it does not say."""
+    folder = path if path.is_dir() else path.parent.parent
     try:
-        results = json.loads((path.parent.parent / "results.json").read_text(encoding="utf-8"))
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         check_value(results, list[dict[str, float | None]], "results")
     except (OSError, ValueError):
         return {}
@@ -141,7 +156,7 @@ def _results(path: Path) -> dict[str, float]:
 
 
 def reached(path: Path) -> str:
-    """What the run of a checkpoint reached on val, in words; empty where it does not say."""
+    """What an editor reached on val, in words; empty where that is nowhere said."""
     results = _results(path)
     if "val/score" not in results:
         return ""

@@ -24,7 +24,13 @@ class OfModel(TypedDict):
     fingerprint: str
 
 
-class OfEditor(TypedDict):
+class OfTraining(TypedDict, total=False):
+    """What the configuration may say."""
+
+    training_cost: dict[str, float]
+
+
+class OfEditor(OfTraining):
     """What the configuration has to say."""
 
     editor: str
@@ -33,6 +39,12 @@ class OfEditor(TypedDict):
 
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+def owner(folder: Path) -> tuple[str, str]:
+    """Whose folder it is: the editor's name, and the fingerprint of its language model."""
+    config = json.loads((folder / CONFIG).read_bytes())
+    return config["editor"], config["language_model"]["fingerprint"]
 
 
 def write(folder: str | Path, weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:

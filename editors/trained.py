@@ -237,10 +237,17 @@ class TrainedEditor(Editor[E], L.LightningModule):
 
     # folders
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write the editor, without the language model, as a folder; see `pretrained.write`."""
-        config = {**self._owner(), "settings": plain(self.hparams)}
-        pretrained.write(folder, self.state_dict(), config)
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write the editor, without the language model, as a folder; see `pretrained.write`.
+
+        Args:
+            folder: that is not there yet.
+            dtype: of the parameters in it, such as ``torch.float16``; None: as they are. Buffers
+                keep theirs: sums over many keys are beyond half precision.
+        """
+        weights = self.state_dict()
+        weights |= {n: p.detach().to(dtype) for n, p in self.named_parameters() if n in weights}
+        pretrained.write(folder, weights, self._config())
 
     def push_to_hub(self, repository: str, private: bool = False) -> str:
         """Upload what `save_pretrained` writes, with a card; returns the repository's address.
@@ -251,10 +258,14 @@ class TrainedEditor(Editor[E], L.LightningModule):
         with TemporaryDirectory() as folder:
             draft = Path(folder) / repository.rpartition("/")[2]
             self.save_pretrained(draft)
-            config = {**self._owner(), "settings": plain(self.hparams)}
-            text = pretrained.card(repository, type(self), config)
+            text = pretrained.card(repository, type(self), self._config())
             (draft / "README.md").write_text(text, encoding="utf-8")
             return push(draft, repository, private)
+
+    def _config(self) -> dict[str, Any]:
+        """What stands beside the weights in a folder."""
+        cost = {"training_cost": dict(self.training_cost)} if self.training_cost else {}
+        return {**self._owner(), "settings": plain(self.hparams), **cost}
 
     @classmethod
     def from_pretrained(
@@ -284,4 +295,5 @@ class TrainedEditor(Editor[E], L.LightningModule):
             )
         editor = cls(language_model, **cls._settings(config["settings"], source))
         editor.load_state_dict(weights)
+        editor.training_cost = config.get("training_cost")
         return editor.to(language_model.device).eval()

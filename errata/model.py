@@ -15,6 +15,7 @@ from models.language_model import LanguageModel
 from models.rendering import Rendering
 from models.scores import Scores
 from running import presets
+from running.recognition import ANY, group_of
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,7 +29,7 @@ class Model:
     """
 
     language_model: LanguageModel
-    group: str = presets.ANY
+    group: str = ANY
     edit: Edit = NOTHING
 
     def __repr__(self) -> str:
@@ -101,6 +102,6 @@ def load(
         if tokenizer is None:
             raise ValueError(f"tokenizer is missing: {type(source).__name__} comes without one")
         name = source.config.name_or_path or "model"
-        return Model(LanguageModel(source, tokenizer, name), presets.group_of(name))
+        return Model(LanguageModel(source, tokenizer, name), group_of(name))
     options = {"dtype": dtype, "attention": attention, "device": str(device)}
-    return Model(presets.language_model(source, **options), presets.group_of(source))
+    return Model(presets.language_model(source, **options), group_of(source))

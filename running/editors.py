@@ -17,6 +17,7 @@ from editors.editor import Editor
 from evaluation.searching.grid import called, nested, points
 from models.language_model import LanguageModel
 from running.arguments import check_arguments
+from running.recognition import ANY, group_of
 from running.settings import contents, given
 from running.targets import check_targets
 
@@ -70,7 +71,7 @@ def editor_configs(
     configs = {}
     model = "".join(f" {o}" for key, o in given() if key.partition(".")[0] == "model")
     for name in names:
-        composed, settings = _composed(name), cfg.settings.get(name) or OmegaConf.create()
+        composed, settings = _composed(name, cfg), cfg.settings.get(name) or OmegaConf.create()
         composed.ckpt, composed.runs = cfg.ckpt, cfg.runs
         configs[name] = editor_config(name, composed, settings, language_model, model)
     return configs
@@ -125,11 +126,22 @@ def _check_complete(name: str, composed: DictConfig) -> None:
         raise ValueError(f"{name} needs {home}=...{WHAT.get(home, '')}")
 
 
-def _composed(name: str) -> DictConfig:
+def _composed(name: str, cfg: DictConfig) -> DictConfig:
     """What the user has composed, with an editor's file and its preset."""
-    overrides = [override for key, override in given() if key not in ("editor", "editors")]
+    known = _recognised(cfg)
+    replaced = ("editor", "editors", *(("model",) if known else ()))
+    overrides = [override for key, override in given() if key not in replaced]
+    overrides += [f"model={known}"] if known else []
     script = HydraConfig.get().job.name  # a kept configuration has no groups to choose from
     return compose(script, overrides=[*overrides, f"editor={name}"])
+
+
+def _recognised(cfg: DictConfig) -> str | None:
+    """The file of configs/model whose presets fit a model that is given by its path alone."""
+    if HydraConfig.get().runtime.choices.get("model") != ANY:
+        return None
+    group = group_of(cfg.model.path)
+    return None if group == ANY else group
 
 
 def candidates(cfg: DictConfig, names: Sequence[str]) -> dict[str, DictConfig]:

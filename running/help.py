@@ -49,7 +49,7 @@ SHOWN: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """By script: the groups whose chosen files are shown with all that is in them."""
 HIDDEN = re.compile(r"_target_:|_partial_:|@package|^[a-z_]+: \$\{[a-z_.]+\}(\s|$)|^task: ")
 """Lines of settings that nobody sets: classes, and references to other settings."""
-INNER = ("hydra", "preset", "training", "bystanders", "held_out")
+INNER = ("hydra", "preset", "training", "bystanders", "held_out", "facts_editor")
 """Groups whose files are found, not chosen."""
 
 

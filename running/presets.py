@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
@@ -18,22 +18,10 @@ from editors.editor import Editor
 from files import first_line
 from models.language_model import LanguageModel
 from running.editors import built, check_name, editor_config
+from running.recognition import group_of, is_name_of
 from running.targets import check_targets
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-ANY = "pretrained"
-"""The file of configs/model for a model that has none of its own."""
-
-
-def group_of(source: str) -> str:
-    """The file of configs/model that is about a model: its name, its hub id, or the end of that."""
-    for file in sorted((CONFIGS / "model").glob("*.yaml")):
-        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-        path = str(settings.get("path", ""))
-        names = {file.stem, path, path.rpartition("/")[2]}
-        if source.casefold() in {name.casefold() for name in names if name}:
-            return file.stem
-    return ANY
 
 
 def language_model(source: str, **options: Any) -> LanguageModel:
@@ -41,10 +29,11 @@ def language_model(source: str, **options: Any) -> LanguageModel:
 
     ``options`` are those of `LanguageModel.load`; errors, too.
     """
+    group = group_of(source)
     with _configurations():
-        cfg = compose("edit", overrides=[f"model={group_of(source)}"]).model
+        cfg = compose("edit", overrides=[f"model={group}"]).model
     with open_dict(cfg):
-        if OmegaConf.is_missing(cfg, "path"):
+        if "path" in list(cfg) and not is_name_of(source, group):
             cfg.path = source
         cfg.update({"device": "cpu", **options})
     check_targets(cfg)
@@ -93,6 +82,7 @@ def editor(
         raise ValueError(f"{name}: {first_line(str(error.__cause__))}") from error
 
 
+@cache
 def bystanders(group: str) -> Bystanders:
     """What an edit of this model is not to touch."""
     with _configurations():

@@ -29,7 +29,8 @@ PRESETS = CONFIGS / "preset"
 ROMES = [name for name in EDITORS if "rome" in name]
 SMALL = {path.stem: OmegaConf.load(path) for path in (ROOT / "tests/editors/small").glob("*.yaml")}
 """Settings that make an editor quick, beside its tests; a variant takes those of its base."""
-OF_EDIT = ("task", "protocol", "held_out", "other_task", "generation", "judge", "bystanders")
+OF_EDIT = ("task", "protocol", "held_out", "other_task", "generation", "judge", "bystanders",
+           "facts_editor")  # fmt: skip
 OF_EDIT_TOO = (
     ("trainer", "edit"),
     *(("experiment", f"atlas_{protocol}") for protocol in ("batch", "sequence")),
@@ -165,6 +166,9 @@ BLOCKS = {
     "opt_13b": ("opt", 40),
     "llama2_7b": ("llama", 32),
     "llama3_8b": ("llama", 32),
+    "llama3_1_8b": ("llama", 32),
+    "llama3_2_1b": ("llama", 16),
+    "llama3_2_3b": ("llama", 28),
     "mistral_7b": ("mistral", 32),
     "qwen2_5_7b": ("qwen2", 28),
 }

@@ -16,6 +16,7 @@ from datamodules.atlas.world import World
 from evaluation.report.rows import RUN
 from models import LanguageModel
 from models.atlas import language_model as shipped
+from running import recognition
 
 pytestmark = pytest.mark.filterwarnings("ignore:You have overridden `transfer_batch_to_device`")
 
@@ -174,10 +175,25 @@ def test_the_newest_checkpoint_is_found(runs, script, tmp_path):  # noqa: F811
     assert "mend" in {row["editor"] for row in results(tmp_path / "run")}
 
 
-def test_without_a_checkpoint_it_says_what_to_run(script, tmp_path):  # noqa: F811
-    run = script("edit", "editors=[mend]", *QUICK, f"hydra.run.dir={tmp_path}/run")
+def test_a_ready_made_editor_is_taken_where_nobody_trained_one(script, tmp_path):  # noqa: F811
+    run = script("edit", "editors=[serac]", *QUICK, f"hydra.run.dir={tmp_path}/run")
+    assert run.code == 0, run.err
+    assert re.search(
+        r"serac: \S+/ready_made/atlas/serac · ready-made · val/score 0\.\d+ on", run.out
+    )
+    rows = [row for row in results(tmp_path / "run") if row["editor"] == "serac"]
+    assert all("ready-made" in row["origin"] for row in rows)
+
+
+def test_without_a_checkpoint_it_says_what_to_run(script, tmp_path, tiny):  # noqa: F811
+    tiny("gpt2").save(tmp_path / "tiny")
+    run = script(
+        *("edit", "editors=[mend]", *QUICK, "model=pretrained", f"model.path={tmp_path}/tiny"),
+        *("corpus=atlas", f"hydra.run.dir={tmp_path}/run"),
+    )
     assert "no checkpoint of mend" in run.error
-    assert "train one with: python train.py editor=mend" in run.error
+    command = f"python train.py editor=mend model=pretrained model.path={tmp_path}/tiny"
+    assert f"train one with: {command}" in run.error
     assert not (tmp_path / "run/results.json").exists()
 
 
@@ -199,6 +215,21 @@ def test_a_checkpoint_of_another_editor_is_refused(runs, script, tmp_path):  # n
         f"hydra.run.dir={tmp_path}/run",
     )
     assert re.search(r"other.ckpt holds 'other' .* wanted 'mend'", run.error)
+
+
+def test_a_model_that_is_given_by_its_path_has_a_preset(script, tmp_path, tiny):  # noqa: F811
+    tiny("llama").save(tmp_path / "tiny")
+    known = yaml.safe_load((ROOT / "running/recognition.yaml").read_text())["llama3_2_1b"]
+    config = json.loads((tmp_path / "tiny/config.json").read_text())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recognition, "SHAPES", tmp_path / "shapes.yaml")
+        shape = {key: config[key] for key in known}
+        (tmp_path / "shapes.yaml").write_text(yaml.safe_dump({"llama3_2_1b": shape}))
+        run = script(
+            *("edit", "editors=[memit]", *QUICK, "model=pretrained", f"model.path={tmp_path}/tiny"),
+            *("corpus=atlas", f"hydra.run.dir={tmp_path}/run"),
+        )
+    assert "no block 4 in" in run.error  # of the preset, where a third up is block 0
 
 
 def test_another_model_is_edited_with_records_of_a_file(script, tmp_path, tiny, write):  # noqa: F811

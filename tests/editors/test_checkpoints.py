@@ -9,10 +9,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from datamodules.atlas.data import AtlasData
 from datamodules.records import Request
-from editors.checkpoints import belongs_to, checkpoint_of, chosen, load_trained
+from editors import checkpoints
+from editors.checkpoints import belongs_to, checkpoint_of, chosen, load_trained, ready_made
+from editors.memory.serac import Serac
+from editors.meta_learning.ke import Ke
+from editors.meta_learning.malmen import Malmen
 from editors.meta_learning.mend import Mend
 from editors.meta_learning.training import HypernetworkTraining
+from models import atlas
+from scoring.known import says
 
 
 class Other(Mend.__mro__[1]):
@@ -138,6 +145,39 @@ def test_without_any_it_says_what_to_run(language_model, tmp_path):
         checkpoint_of(Mend, "mend", language_model, runs=tmp_path / "runs")
 
 
+def test_ready_made_editors_come_after_those_of_runs(write, folder, language_model, tiny, tmp_path,
+                                                     monkeypatch, caplog):  # fmt: skip
+    assert ready_made(Mend, language_model) is None  # none ships for this model
+    shipped, _ = folder
+    monkeypatch.setattr(checkpoints, "READY_MADE", tmp_path)
+    (tmp_path / "tiny").mkdir()
+    shipped = shipped.rename(tmp_path / "tiny/mend")
+    (shipped / "results.json").write_text('[{"val/score": 0.75, "val/count": 1024}]')
+    assert checkpoint_of(Mend, "mend", language_model, runs=tmp_path / "runs") == shipped
+    with caplog.at_level(logging.INFO):
+        editor = load_trained(Mend, language_model, shipped)
+    assert editor.origin == f"{shipped} · ready-made · val/score 0.75 on 1,024 records"
+    assert f"mend: {editor.origin}" in caplog.text
+    assert ready_made(Mend, tiny("gpt2", seed=1)) is None
+    assert ready_made(Other, language_model) is None
+    own = write(tmp_path / "runs/mend/1/checkpoints/best.ckpt", language_model)
+    assert checkpoint_of(Mend, "mend", language_model, runs=tmp_path / "runs") == own
+
+
+@pytest.mark.parametrize("cls", [Mend, Ke, Malmen, Serac])
+def test_what_ships_for_atlas_is_what_its_card_says(cls):
+    model = atlas.language_model()
+    folder = checkpoint_of(cls, cls.name, model, runs="nowhere")
+    editor = load_trained(cls, model, folder)
+    [results] = json.loads((folder / "results.json").read_text())
+    assert f"| val/score | {results['val/score']:.4g} |" in (folder / "README.md").read_text()
+    assert results["val/score"] > 0.85 and editor.training_cost["seconds"] > 10
+    records = AtlasData(limit=8).records("val")
+    made = editor.make([record.requests for record in records])
+    requests = [request for record in records for request in record.requests]
+    assert sum(says(made.edited(model), requests, rows=range(8))) >= 6
+
+
 def test_a_file_that_is_not_there_is_named(language_model, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"ckpt=.*gone.ckpt: there is no such file"):
         load_trained(Mend, language_model, tmp_path / "gone.ckpt")
@@ -209,6 +249,21 @@ def test_code_in_a_checkpoint_is_not_run(language_model, tmp_path):
 
 
 # folders
+
+
+def test_parameters_may_be_kept_in_half_precision(folder, language_model, tmp_path):
+    _, editor = folder
+    editor.training_cost = {"seconds": 9.0}
+    editor.save_pretrained(tmp_path / "half", torch.float16)
+    stored = load_file(tmp_path / "half/model.safetensors")
+    parameters = dict(editor.named_parameters())
+    for name, value in editor.state_dict().items():
+        assert stored[name].dtype == (torch.float16 if name in parameters else value.dtype)
+    loaded = Mend.from_pretrained(tmp_path / "half", language_model)
+    assert loaded.training_cost == {"seconds": 9.0}
+    for name, value in loaded.state_dict().items():
+        assert value.dtype == editor.state_dict()[name].dtype
+        torch.testing.assert_close(value, editor.state_dict()[name], rtol=1e-3, atol=1e-6)
 
 
 @pytest.fixture

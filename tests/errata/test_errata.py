@@ -1,5 +1,7 @@
 """``import errata``: five lines of Python that correct a fact."""
 
+import json
+
 import pytest
 import yaml
 from scripts import ROOT
@@ -8,7 +10,7 @@ import errata
 from editors.additional_parameters.grace import Grace
 from edits import NOTHING, WeightEdit
 from models import LanguageModel
-from running import presets
+from running.recognition import group_of
 
 FACT = errata.Request("Gothenburg is a city in", "Gothenburg", "Norway")
 
@@ -50,11 +52,39 @@ def test_an_editor_has_the_preset_of_the_model(model):
         ("gpt2-xl", "gpt2_xl"),
         ("openai-community/gpt2-xl", "gpt2_xl"),
         ("Qwen/Qwen2.5-7B", "qwen2_5_7b"),
+        ("meta-llama/Llama-3.2-1B-Instruct", "llama3_2_1b"),
         ("some/folder", "pretrained"),
+        ("models/atlas", "pretrained"),  # its presets are for its weights
     ],
 )
 def test_presets_are_found_by_the_name_of_a_model(source, group):
-    assert presets.group_of(source) == group
+    assert group_of(source) == group
+
+
+LLAMA = {"model_type": "llama", "num_hidden_layers": 16, "hidden_size": 2048}
+QWEN = {"model_type": "qwen3", "num_hidden_layers": 36, "hidden_size": 4096}
+
+
+@pytest.mark.parametrize(
+    ("values", "group"),
+    [
+        (LLAMA | {"vocab_size": 128256}, "llama3_2_1b"),
+        (LLAMA | {"vocab_size": 32000}, "pretrained"),
+        (QWEN, "qwen3_8b"),
+    ],
+)
+def test_a_model_in_a_folder_is_known_by_its_configuration(values, group, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({**values, "attention_bias": False}))
+    assert group_of(str(tmp_path)) == group
+
+
+def test_models_that_are_known_by_their_configuration_have_a_file(tmp_path):
+    shapes = yaml.safe_load((ROOT / "running/recognition.yaml").read_text())
+    assert {path.parent.name for path in ROOT.glob("configs/preset/*/*")} - {"atlas"} <= {*shapes}
+    for group, shape in shapes.items():
+        assert (ROOT / f"configs/model/{group}.yaml").is_file()
+        (tmp_path / "config.json").write_text(json.dumps(shape))
+        assert group_of(str(tmp_path)) == group  # no two are alike
 
 
 def test_a_second_edit_goes_on_from_the_first(model, edit):
