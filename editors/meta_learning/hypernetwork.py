@@ -49,7 +49,7 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
         training: how the networks are trained, and how often a request is edited.
 
     Raises:
-        ValueError: the model is in float64, or has no such layers.
+        ValueError: the model has no such layers.
     """
 
     BUNDLES: ClassVar[Mapping[str, type]] = {"training": HypernetworkTraining}
@@ -63,8 +63,6 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
         training: HypernetworkTraining = HypernetworkTraining(),  # noqa: B008 - frozen
     ):
         super().__init__(language_model, training)
-        if language_model.dtype == torch.float64:
-            raise ValueError(f"{self.name} computes in float32; model.dtype=float64 is for others")
         self.layers = _default_layers(language_model) if layers is None else named(layers)
         self.objective = objective_of(training)
         self.transforms: Transforms | None = None  # set by a method that has them
@@ -152,7 +150,15 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
         """Each layer's factors for the requests, on the model edited by ``after``.
 
         ``after`` is one edit for all the requests, or one for each.
+
+        Raises:
+            ValueError: the model is in float64, and the editor is not.
         """
+        if self.language_model.dtype == torch.float64 != self.dtype:
+            raise ValueError(
+                f"{self.name} computes in float32, the model in float64: set model.dtype=float32, "
+                "or in Python take editor.double()"
+            )
         settings = self.training_settings
         size, tokens = settings.edits_per_batch, settings.tokens
         return factors_of(

@@ -332,3 +332,8 @@ def test_what_follows_can_be_trained_for():
     assert asked[0] == asked[1] == ["Lagos is in", "Lagos lies in"]
     with pytest.raises(ValueError, match="outer is 'unrelated', expected one of paraphrase"):
         HypernetworkTraining(outer=["one_hop", "unrelated"])
+
+
+def test_a_float32_editor_of_a_float64_model_says_what_to_set(exact, mend):
+    with pytest.raises(ValueError, match=r"the model in float64: set model\.dtype=float32"):
+        mend(exact).edit([Request("France is", "France", "big")])
