@@ -90,7 +90,7 @@ def load(
             or a hub id; or a model of transformers, which is taken over: its parameters no longer
             require gradients, and it stays in evaluation mode.
         tokenizer: that of a model of transformers.
-        dtype: of a model that is loaded: a name of `models.loading.DTYPES`, such as ``bfloat16`` or ``auto``.
+        dtype: of a model that is loaded: a name of `models.loading.DTYPES`, such as ``auto``.
         attention: the same: ``eager``, or ``sdpa`` where the family has it.
         device: where it is put.
 
