@@ -11,7 +11,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
@@ -46,9 +46,6 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
         layers: names of the linear maps to edit; by default the feed-forward maps ``mlp_in`` and
             ``mlp_out`` of the last three blocks, or of the last two of both stacks.
         training: how the networks are trained, and how often a request is edited.
-
-    Raises:
-        ValueError: the model is in float64, or has no such layers.
     """
 
     BUNDLES: ClassVar[Mapping[str, type]] = {"training": HypernetworkTraining}
@@ -62,13 +59,15 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
         training: HypernetworkTraining = HypernetworkTraining(),  # noqa: B008 - frozen
     ):
         super().__init__(language_model, training)
-        if language_model.dtype == torch.float64:
-            raise ValueError(f"{self.name} computes in float32; model.dtype=float64 is for others")
         self.layers = _default_layers(language_model) if layers is None else named(layers)
         self.objective = objective_of(training)
         self.transforms: Transforms | None = None  # set by a method that has them
         joint = max(training.joint_edits) > 1  # in training, so in validation too
         self.joint_validation = Validation() if joint else None
+
+    def in_precision(self) -> Self:
+        """Networks in float64 where the language model is; called when they are all there."""
+        return self.double() if self.language_model.dtype == torch.float64 else self
 
     @property
     def in_step(self) -> bool:

@@ -305,3 +305,13 @@ def test_steps_left_out_in_a_row_are_counted_across_an_interruption(language_mod
     other = mend(language_model)
     other.on_load_checkpoint(held)
     assert other._skipped_in_a_row == 3
+
+
+@pytest.mark.parametrize("method", ["mend", "malmen", "ke"])
+def test_a_model_in_float64_has_networks_in_float64(
+    method, exact, records, trainer, data, request
+):
+    editor = request.getfixturevalue(method)(exact)
+    trainer(max_steps=1).fit(editor, data(records))
+    edit = editor.edit([record.requests[0] for record in records])
+    assert {tensor.dtype for tensor in edit.state()[1].values()} == {torch.float64}
