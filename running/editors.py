@@ -52,6 +52,11 @@ def check_name(name: str) -> None:
         ValueError: it has none; names those that have.
     """
     known = GlobalHydra.instance().config_loader().get_group_options("editor")
+    if not known:
+        raise ValueError(
+            "there are no files of editors here: a kept configuration is run by "
+            "--config-dir=FOLDER --config-name=config, which leaves configs in reach"
+        )
     if name not in known:
         raise ValueError(f"editors: {name} is none of {', '.join(sorted(known))}")
 

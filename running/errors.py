@@ -77,6 +77,9 @@ def text(error: BaseException) -> str:
     if isinstance(error, MarkedYAMLError) and error.problem_mark:
         mark = error.problem_mark
         return f"{mark.name}, line {mark.line + 1}: {error.problem or error.context}"
-    line = first_line(str(error)) or type(error).__name__
+    line, _, more = str(error).strip().partition("\n")
+    if line.endswith(":"):  # what is wrong stands below
+        line = f"{line} {first_line(more)}"
+    line = line.strip() or type(error).__name__
     key = isinstance(error, OmegaConfBaseException) and error.full_key
     return f"{key}: {line}" if key else line

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 
 LOCK, OWNER = ".lock", ".owner"
 CONFIG, NOTES = "config.yaml", "notes.json"
+OF_HYDRA = ".hydra"
+"""Where Hydra keeps what it composed, if a configuration does not say otherwise."""
 OF_A_RUN = (CONFIG, NOTES, "run.json", "results.json", "checkpoints", "answers")
 """What only a run leaves in a folder."""
 
@@ -32,10 +35,9 @@ def new_folder(runs: str, name: str, rerun: str | None = None) -> str:
     if rank_zero_only.rank:  # it is the first process that makes it
         return name
     number, folder = 1, Path(name)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     while True:
         try:
-            folder.mkdir()
+            folder.mkdir(parents=True)
             return str(folder)
         except FileExistsError:
             number += 1
@@ -132,11 +134,12 @@ def _nothing_left_of_a_failure(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception:
-        names = {path.name for path in folder.iterdir()} - {LOCK, OWNER}
+        names = {path.name for path in folder.iterdir()} - {LOCK, OWNER, OF_HYDRA}
         logs = {Path(handler.baseFilename) for handler in _log_files()}
         if names <= {CONFIG, NOTES, *(log.name for log in logs if log.parent == folder)}:
             for name in names:
                 (folder / name).unlink()
+            shutil.rmtree(folder / OF_HYDRA, ignore_errors=True)
         raise
 
 
@@ -152,5 +155,9 @@ def _log_into(folder: Path) -> None:
 
 
 def _remove_if_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+    """The folder, and those above it in the working directory that held nothing else."""
+    if not folder.is_dir() or any(folder.iterdir()):
+        return
+    folder.rmdir()
+    if Path.cwd() in folder.resolve().parent.parents:
+        _remove_if_empty(folder.parent)

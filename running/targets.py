@@ -47,6 +47,8 @@ OF_HYDRA = frozenset(
     )
 )
 """What Hydra may build for itself, under ``hydra``, before a script has its say."""
+PARTS_OF_HYDRA = ("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging")
+"""Where it does so; the rest is text, and folders that are made where they are resolved."""
 CALLS = ("_target_", "class", "()")
 """Keys that name what is called: of Hydra, and of the configuration of Python's logging."""
 
@@ -92,7 +94,10 @@ def check_hydra(cfg: DictConfig) -> None:
     Raises:
         ValueError: names the key and the value.
     """
-    for key, value in _leaves(cfg.hydra, "hydra"):
+    parts = [
+        (f"hydra.{name}", cfg.hydra.get(name) or OmegaConf.create()) for name in PARTS_OF_HYDRA
+    ]
+    for key, value in (leaf for at, part in parts for leaf in _leaves(part, at)):
         name, outside = key.rpartition(".")[2], str(value).startswith("ext://")
         if (name in CALLS or outside) and value not in OF_HYDRA:
             raise ValueError(

@@ -128,8 +128,8 @@ def test_neither_does_a_folder_of_configurations(script, tmp_path):  # noqa: F81
     "node",
     [
         "callbacks: {x: {_target_: pathlib.Path.touch, self: TRAP}}",
-        "launcher: {_target_: torch.save, obj: 1, f: TRAP}",
-        "sweeper: {_target_: torch.save, obj: 1, f: TRAP}",
+        "launcher: {_target_: torch.save}",
+        "sweeper: {_target_: torch.save}",
         "job_logging: {version: 1, handlers: {x: {(): torch.save, obj: 1, f: TRAP}}}",
         "hydra_logging: {version: 1, handlers: {x: {class: logging.handlers.SMTPHandler}}}",
         "job_logging: {version: 1, handlers: {x: {stream: 'ext://antigravity'}}}",

@@ -11,7 +11,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
@@ -68,6 +68,10 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
         self.transforms: Transforms | None = None  # set by a method that has them
         joint = training.stream or max(training.joint_edits) > 1  # so in validation too
         self.joint_validation = Validation() if joint else None
+
+    def in_precision(self) -> Self:
+        """Networks in float64 where the language model is; called when they are all there."""
+        return self.double() if self.language_model.dtype == torch.float64 else self
 
     @property
     def in_step(self) -> bool:
@@ -150,15 +154,7 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
         """Each layer's factors for the requests, on the model edited by ``after``.
 
         ``after`` is one edit for all the requests, or one for each.
-
-        Raises:
-            ValueError: the model is in float64, and the editor is not.
         """
-        if self.language_model.dtype == torch.float64 != self.dtype:
-            raise ValueError(
-                f"{self.name} computes in float32, the model in float64: set model.dtype=float32, "
-                "or in Python take editor.double()"
-            )
         settings = self.training_settings
         size, tokens = settings.edits_per_batch, settings.tokens
         return factors_of(

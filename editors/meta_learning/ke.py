@@ -111,6 +111,7 @@ class Ke(Hypernetwork):
             Gates(rows, columns, condition_width, gate_width) for rows, columns in shapes
         )
         self._answers: dict[str, str] = {}
+        self.in_precision()
 
     def updates(
         self,

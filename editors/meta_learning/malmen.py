@@ -109,6 +109,7 @@ class Malmen(Hypernetwork):
             film="after",
             floor=STD_FLOOR if training.statistics == "frozen" else 0.0,
         )
+        self.in_precision()
 
     holds = True  # a row that proposes little is one at which the layer is to stay as it is
 

@@ -90,6 +90,7 @@ class Mend(Hypernetwork):
             normalise=normalise,
             floor=STD_FLOOR if training.statistics == "frozen" else 0.0,
         )
+        self.in_precision()
 
     def updates(
         self,

@@ -201,6 +201,12 @@ def build_parts(cfg, editor, records):
         parts["protocol"]({"one": editor}, records, "unused")
 
 
+def cheap(cfg):
+    """Without a world of bystanders of its own, which takes seconds to build."""
+    if cfg.get("bystanders"):
+        cfg.bystanders.update(data=None, texts=None)
+
+
 def of_scripts(tally, share, tmp_path, editor):
     records = make_records(4)
     for script, overrides in PARTS:
@@ -211,6 +217,7 @@ def of_scripts(tally, share, tmp_path, editor):
             resolved.pop("hydra")
             text = OmegaConf.to_yaml(OmegaConf.create(resolved))
             cfg = OmegaConf.create(text.replace("${hydra:runtime.output_dir}", str(tmp_path)))
+            cheap(cfg)
         build_parts(cfg, editor, records)
         own = [pair for pair in leaves(cfg) if pair[0].split(".")[0] not in ("editor", "model")]
         cases = [(key, bad) for key, value in own for bad in wrong(key, value)]

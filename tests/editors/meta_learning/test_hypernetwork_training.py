@@ -334,6 +334,11 @@ def test_what_follows_can_be_trained_for():
         HypernetworkTraining(outer=["one_hop", "unrelated"])
 
 
-def test_a_float32_editor_of_a_float64_model_says_what_to_set(exact, mend):
-    with pytest.raises(ValueError, match=r"the model in float64: set model\.dtype=float32"):
-        mend(exact).edit([Request("France is", "France", "big")])
+@pytest.mark.parametrize("method", ["mend", "malmen", "ke"])
+def test_a_model_in_float64_has_networks_in_float64(
+    method, exact, records, trainer, data, request
+):
+    editor = request.getfixturevalue(method)(exact)
+    trainer(max_steps=1).fit(editor, data(records))
+    edit = editor.edit([record.requests[0] for record in records])
+    assert {tensor.dtype for tensor in edit.state()[1].values()} == {torch.float64}
