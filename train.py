@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from math import isfinite
 from pathlib import Path
 from typing import cast
@@ -34,15 +34,19 @@ CONFIGS = str(Path(__file__).with_name("configs"))  # also where it is started a
 @one_line
 @hydra.main(version_base="1.3", config_path=CONFIGS, config_name="train")
 @reporting_errors
-def main(cfg: DictConfig) -> None:
-    """Builds everything from the configuration, trains, and writes what was reached on val."""
+def main(cfg: DictConfig) -> float | None:
+    """Builds everything from the configuration, trains, and writes what was reached on val.
+
+    What it returns is what a sweeper looks at: the score of the best checkpoint.
+    """
     with claimed(cfg) as folder:
-        train(cfg, folder)
+        score = train(cfg, folder)
         log.info("everything this run wrote: %s", folder)
+    return score
 
 
-def train(cfg: DictConfig, folder: Path) -> None:
-    """Goes on with the run in the folder, or begins one there."""
+def train(cfg: DictConfig, folder: Path) -> float | None:
+    """Goes on with the run in the folder, or begins one there; ``val/score``, if there is one."""
     goes_on = cfg.resume and Path(cfg.resume).is_dir()
     if goes_on:
         cfg, resume = training_run(cfg)
@@ -60,12 +64,13 @@ def train(cfg: DictConfig, folder: Path) -> None:
     note(folder, seed=cfg.seed, model=language_model.fingerprint, data=data.fingerprint)
     trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     if trainer.state.finished and trainer.checkpoint_callback:
-        reached(trainer, module, data, folder)
+        return reached(trainer, module, data, folder).get("val/score")
+    return None
 
 
 def reached(
     trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule, folder: Path
-) -> None:
+) -> Mapping[str, float]:
     """Keeps the end of the run as ``last``, and measures the best checkpoint on val.
 
     ``results.json`` and the table ``results.md`` have the numbers, TensorBoard's hparams too; what
@@ -78,7 +83,7 @@ def reached(
     logger, trainer.logger = trainer.logger, None  # its curves end where training did
     [metrics] = trainer.validate(module, datamodule=data, ckpt_path=best, weights_only=True) or [{}]
     if not trainer.is_global_zero:
-        return
+        return metrics
     metrics = {**metrics, "val/count": float(judged(trainer))}
     numbers = {name: value if isfinite(value) else None for name, value in metrics.items()}
     write_whole(folder / "results.json", json.dumps([numbers], indent=1))
@@ -92,6 +97,7 @@ def reached(
         logger.log_hyperparams(pd.json_normalize(config).iloc[0].to_dict(), best_metrics)
         logger.save()
     log.info("best checkpoint: %s", best)
+    return metrics
 
 
 def judged(trainer: L.Trainer) -> int:

@@ -1,8 +1,9 @@
 """What a first hour with Errata takes: walks the README in an empty folder and times each step.
 
 ``python benchmarks/first_hour.py``: one fact from Python, 300 facts from a CSV file on Atlas with a
-check, an adapter and a merged model. ``--install`` makes a fresh environment first; ``--readme``
-trains MEND and runs the benchmark that README shows.
+check, an adapter and a merged model, the tutorial, and README's first benchmark with the editors
+that ship. ``--install`` makes a fresh environment first, ``--docs`` builds the site of the pages
+(both from the package index), ``--train`` trains MEND.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parents[1]
 FACTS = 300
+LIMIT = "data.limit=100"
 PYTHON = """
 import json, time
 began = time.perf_counter()
@@ -58,8 +60,8 @@ class Step:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--install", action="store_true", help="into a fresh environment, by pip")
-    parser.add_argument("--readme", action="store_true", help="train MEND and run the benchmark")
-    parser.add_argument("--editor", default="locft", help="of the 300 facts")
+    parser.add_argument("--docs", action="store_true", help="build the site of the pages")
+    parser.add_argument("--train", action="store_true", help="train MEND")
     arguments = parser.parse_args()
     with TemporaryDirectory(prefix="errata-") as folder:
         steps = walk(Path(folder), arguments)
@@ -76,8 +78,8 @@ def walk(folder: Path, arguments: argparse.Namespace) -> list[Step]:
     steps += one_fact(folder, python)
     write_facts(folder / "facts.csv")
     many = (
-        f"task=apply requests=facts.csv 'editors=[{arguments.editor}]' apply.export=adapter "
-        "apply.merge=merged hydra.run.dir=applied"
+        "task=apply requests=facts.csv apply.export=adapter apply.merge=merged "
+        "hydra.run.dir=applied"
     )
     steps.append(timed(f"edit.py {many}", lambda: script(folder, python, "edit", many), 120))
     found = json.loads((folder / "applied/check.json").read_text())
@@ -87,10 +89,14 @@ def walk(folder: Path, arguments: argparse.Namespace) -> list[Step]:
         f"{said} of {len(found['facts'])} facts said, "
         f"{kept} of {len(found['bystanders'])} others as before"
     )
-    if arguments.readme:
-        for name, words in (("train", "editor=mend"), ("edit", "data.limit=100")):
-            run = lambda name=name, words=words: script(folder, python, name, words)  # noqa: E731
-            steps.append(timed(f"{name}.py {words}", run, 600 if name == "train" else 300))
+    steps.append(timed("tutorial.ipynb", lambda: tutorial(folder, python)))
+    steps.append(timed(f"edit.py {LIMIT}", lambda: script(folder, python, "edit", LIMIT), 300))
+    if arguments.docs:
+        site = ["-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(folder / "site")]
+        steps.append(timed("mkdocs build", lambda: run([python, *site], ROOT), 60))
+    if arguments.train:
+        mend = "editor=mend"
+        steps.append(timed("train.py editor=mend", lambda: script(folder, python, "train", mend)))
     return steps
 
 
@@ -102,7 +108,7 @@ def timed(name: str, do: Callable[[], object], most: float | None = None) -> Ste
 
 def install(folder: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
-    pip = [folder / "venv/bin/python", "-m", "pip", "install", "--quiet", "-e", str(ROOT)]
+    pip = [folder / "venv/bin/python", "-m", "pip", "install", "--quiet", "-e", f"{ROOT}[docs]"]
     subprocess.run(pip, check=True)
 
 
@@ -115,6 +121,13 @@ def one_fact(folder: Path, python: str) -> list[Step]:
     steps = [Step(f"Python: {name}", said[name]) for name in names]
     steps[2].result, steps[2].most = said["answer"].strip(), 10
     return steps
+
+
+def tutorial(folder: Path, python: str) -> None:
+    """The notebook's cells as one program."""
+    cells = json.loads((ROOT / "docs/tutorial.ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    run([python, "-c", "\n".join(code)], folder)
 
 
 def write_facts(path: Path) -> None:

@@ -27,7 +27,7 @@ def editor(model: Model, name: str, *, overrides: Sequence[str] = (), **settings
 
     Args:
         model: that it edits.
-        name: such as ``rome``; a trained one is the newest that fits, below ``runs``.
+        name: such as ``rome``; a trained one is the best that fits, below ``runs``, or ships.
         overrides: what else is set, as on the command line: ``corpus.source=texts.txt`` for a
             method with statistics, ``pool=records`` for one that looks at records.
         settings: of the editor: ``layer=5, search={"steps": 40}``.

@@ -30,7 +30,7 @@ def editor_names(cfg: DictConfig) -> list[str]:
     """The names in ``editors``, all of which have a file.
 
     Raises:
-        ValueError: it is no list of different names, one has no file, or ``settings`` has another.
+        ValueError: it is no list of different names, one has no file, or another is set.
     """
     names = cfg.editors
     if not isinstance(names, ListConfig):
@@ -39,10 +39,16 @@ def editor_names(cfg: DictConfig) -> list[str]:
         raise ValueError(f"editors={names}: one is named twice")
     for name in names:
         check_name(name)
-    for name in cfg.settings:
-        if name not in names:
+    for name in _set_by_hand():
+        if name not in names:  # what an experiment sets is for those that are chosen of it
             raise ValueError(f"settings.{name}: {name} is not among editors={names}")
     return list(names)
+
+
+def _set_by_hand() -> list[str]:
+    """The editors that the command line has settings of."""
+    keys = (key.split(".") for key, _ in given())
+    return [parts[1] for parts in keys if parts[0] == "settings" and len(parts) > 1]
 
 
 def check_name(name: str) -> None:

@@ -22,7 +22,7 @@ from running.interruption import Terminated, how_to_go_on, terminable
 from running.noise import quiet
 from running.settings import check
 
-Main = Callable[[DictConfig], None]
+Main = Callable[[DictConfig], float | None]
 
 MENDABLE = (
     *(ValueError, OSError, MemoryError, FloatingPointError),
@@ -39,12 +39,12 @@ def reporting_errors(main: Main) -> Main:
     """
 
     @functools.wraps(main)
-    def checked(cfg: DictConfig) -> None:
+    def checked(cfg: DictConfig) -> float | None:
         quiet()
         try:
             with terminable():
                 check(cfg)
-                main(cfg)
+                return main(cfg)
         except Terminated:
             if rank_zero_only.rank == 0:
                 print(how_to_go_on(cfg), file=sys.stderr)

@@ -32,7 +32,9 @@ RUN_BY = {
     "python train.py model=pretrained model.path=gpt2-xl data=zsre": (
         "tests/test_train.py::test_another_model_is_trained_on_files_of_records"
     ),
-    "python edit.py": "tests/test_edit.py::test_the_newest_checkpoint_is_found",
+    "python edit.py data.limit=100": (
+        "tests/test_edit.py::test_a_ready_made_editor_is_taken_where_nobody_trained_one"
+    ),
     "python edit.py data.limit=500": "tests/test_edit.py::test_the_newest_checkpoint_is_found",
     "python edit.py task=locate split=val data.limit=100": (
         "tests/test_edit.py::test_the_block_that_holds_the_facts_is_found"
