@@ -54,7 +54,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_one_after_another_is_all_at_once(lm, case):
-    """Yu et al. 2026, https://arxiv.org/abs/2605.26670: of one layer and fixed values."""
+    """OTE-SE, 2026, https://arxiv.org/abs/2605.26670: of one layer and fixed values."""
     method, settings = CASES[case]
     editor = with_fixed_values(method)(lm, **BARE, **settings)
     joint = change(editor.edit(REQUESTS))
