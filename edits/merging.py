@@ -15,6 +15,7 @@ from models.families import linear
 from models.hooks import compute_dtype
 from models.language_model import LanguageModel
 from models.loading import bars
+from models.quantised import require_matrix
 
 MAX_ROUNDING = 0.1  # share of the update's norm that may be lost to the weights' dtype
 
@@ -49,7 +50,7 @@ def _merged(module: nn.Module, name: str, update: LowRank | Dense) -> dict[str, 
     module = linear(module)
     delta = update.dense()[0].detach()  # [d_in, d_out]
     delta = delta.T if isinstance(module, nn.Linear) else delta
-    changed = {f"{name}.weight": _sum(name, module.weight, delta)}
+    changed = {f"{name}.weight": _sum(name, require_matrix(name, module.weight), delta)}
     if isinstance(update, Dense) and update.bias is not None:
         if module.bias is None:
             raise ValueError(f"the update of {name!r} moves a bias; the layer has none")

@@ -21,6 +21,7 @@ from edits.updates import UPDATES, Dense, LowRank, stacked
 from models.hooks import compute_dtype, hooked
 from models.language_model import LanguageModel
 from models.passes import Around
+from models.quantised import is_quantised
 
 PAST_KEYS = "past_keys"
 SUMS = ".sums"
@@ -195,9 +196,14 @@ class WeightEdit(Edit):
                 )
 
     def size(self, language_model: LanguageModel) -> dict[str, float]:
-        """Frobenius norm of all updates, and its ratio to that of the layers' own weights."""
+        """Frobenius norm of all updates, and its ratio to that of the layers' own weights.
+
+        The norm alone where a layer is quantised.
+        """
         update = sum(float(norm.square().sum()) for norm in self.norms().values()) ** 0.5
         weights = [language_model.stored(name).detach() for name in self.updates]
+        if any(map(is_quantised, weights)):
+            return {"update_norm": update}
         whole = sum(float(torch.linalg.vector_norm(w.double()).square()) for w in weights) ** 0.5
         return {"update_norm": update, "relative_norm": update / whole}
 

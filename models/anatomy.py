@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from models.experts import down_of, is_packed, weight_of
 from models.families import Family, Linear, UnsupportedModel, linear, linear_shape
+from models.quantised import require_matrix
 
 
 class Anatomy(nn.Module):
@@ -110,12 +111,13 @@ class Anatomy(nn.Module):
         """The weight ``[d_in, d_out]`` of a linear map, whichever way it stores it.
 
         Raises:
-            ValueError: no such module, or it is no linear map.
+            ValueError: no such module, or it is no linear map, or a quantised one.
         """
         if is_packed(self.module(name)):
             return weight_of(self.module(name))
         layer = self.linear(name)
-        return layer.weight.T if isinstance(layer, nn.Linear) else layer.weight
+        weight = require_matrix(name, layer.weight)
+        return weight.T if isinstance(layer, nn.Linear) else weight
 
     def stored(self, name: str) -> Tensor:
         """The same numbers as they are stored, with their device and precision.

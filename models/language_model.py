@@ -30,6 +30,7 @@ from models.forms import DecoderOnly, Form
 from models.generation import Text, cut
 from models.loading import load_pretrained, number_format
 from models.passes import Around, surrounded
+from models.quantised import inner_tensors
 from models.rendering import Rendering
 from models.scores import TOKENS_PER_BATCH, Answer, Scores, split
 
@@ -124,10 +125,11 @@ class LanguageModel(Anatomy):
         The weights never change, so it is computed once; tied weights count once.
         """
         digest = hashlib.sha256()
-        for name, weight in self.model.named_parameters():
-            digest.update(f"{name} {weight.dtype} {list(weight.shape)}\n".encode())
-            flat = weight.detach().cpu().contiguous().reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy().data)
+        for whole, parameter in self.model.named_parameters():
+            for name, weight in inner_tensors(whole, parameter.detach()):
+                digest.update(f"{name} {weight.dtype} {list(weight.shape)}\n".encode())
+                flat = weight.detach().cpu().contiguous().reshape(-1)
+                digest.update(flat.view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
 
     # texts

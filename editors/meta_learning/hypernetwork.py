@@ -24,6 +24,7 @@ from editors.editor import Group
 from editors.meta_learning.batches import chunks
 from editors.meta_learning.decoupled import constant, decoupled
 from editors.meta_learning.factors import Factors, factors_of
+from editors.meta_learning.layers import default_layers
 from editors.meta_learning.objective import objective_of
 from editors.meta_learning.optimiser import optimiser
 from editors.meta_learning.outer_loss import outer_parts
@@ -63,7 +64,7 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
         training: HypernetworkTraining = HypernetworkTraining(),  # noqa: B008 - frozen
     ):
         super().__init__(language_model, training)
-        self.layers = _default_layers(language_model) if layers is None else named(layers)
+        self.layers = default_layers(language_model) if layers is None else named(layers)
         self.objective = objective_of(training)
         self.transforms: Transforms | None = None  # set by a method that has them
         joint = training.stream or max(training.joint_edits) > 1  # so in validation too
@@ -335,23 +336,3 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
         super().on_validation_epoch_end()
         if self.trainer.state.fn is TrainerFn.FITTING and not self.trainer.sanity_checking:
             self.objective.after_validation(self.validation.success())
-
-
-def _default_layers(language_model: LanguageModel) -> list[str]:
-    """MEND's: of the last three blocks, or of an encoder-decoder's last two on each side.
-
-    In T5's gated feed-forwards it is the gate that is edited, beside ``mlp_out``.
-    """
-    if language_model.family.encoder is None:
-        sides, roles = [(False, range(language_model.blocks)[-3:])], ("mlp_in", "mlp_out")
-    else:
-        counts = {True: language_model.encoder_blocks, False: language_model.blocks}
-        sides = [(encoder, range(count)[-2:]) for encoder, count in counts.items()]
-        gated = "mlp_gate" in language_model.family.roles
-        roles = ("mlp_gate" if gated else "mlp_in", "mlp_out")
-    return [
-        language_model.layer(role, block, encoder)
-        for encoder, blocks in sides
-        for block in blocks
-        for role in roles
-    ]
