@@ -11,6 +11,7 @@ are zeros: whatever edits a linear map given its keys edits the experts so, and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 from torch import Tensor, nn
@@ -29,9 +30,10 @@ def down_of(module: nn.Module) -> Tensor:
         ValueError: the experts are laid out otherwise, as gpt-oss's are.
     """
     own = dict(module.named_parameters(recurse=False))
-    down, first = own["down_proj"], own.get("gate_up_proj")
+    down = own["down_proj"]
     experts, d, f = down.shape
-    if own.keys() != {"down_proj", "gate_up_proj"} or first.shape != (experts, 2 * f, d):
+    known = own.keys() == {"down_proj", "gate_up_proj"}
+    if not known or own["gate_up_proj"].shape != (experts, 2 * f, d):
         shapes = ", ".join(f"{name} {list(weight.shape)}" for name, weight in own.items())
         raise ValueError(
             f"{type(module).__name__}: experts of an unknown layout ({shapes}); expected down_proj "
@@ -68,12 +70,13 @@ def stacked_keys(module: nn.Module, hidden: Tensor, index: Tensor, shares: Tenso
     down = down_of(module)
     experts, _, f = down.shape
     first = cast(Tensor, module.gate_up_proj)
+    gate = cast(Callable[[Tensor], Tensor], module._apply_gate)
     stacked = hidden.new_zeros(len(hidden), experts, f)
     for expert in index.unique().tolist():
         if expert >= experts:  # of processes that hold other experts
             continue
         token, place = (index == expert).nonzero(as_tuple=True)
-        inner = module._apply_gate(nn.functional.linear(hidden[token], first[expert]))
+        inner = gate(nn.functional.linear(hidden[token], first[expert]))
         share = shares[token, place, None].to(inner.dtype)
         stacked[token, expert] = share * inner
     return stacked.flatten(1)

@@ -24,7 +24,7 @@ def inner_tensors(name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
     if not _is_wrapped(weight):
         yield name, weight
         return
-    names, _ = weight.__tensor_flatten__()
+    names, _ = weight.__tensor_flatten__()  # pyright: ignore[reportAttributeAccessIssue]
     for part in names:
         yield from inner_tensors(f"{name}.{part}", getattr(weight, part))
 

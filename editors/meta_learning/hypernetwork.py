@@ -206,7 +206,7 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
         batch = model.encode([p.prompt for p in asked.probes], [p.target for p in asked.probes])
         groups = [requests_of(records[at : at + joint]) for at in range(0, len(records), joint)]
         group = torch.tensor(asked.record, device=batch.input_ids.device) // joint
-        edit, now, losses = None, None, []
+        edit, now, losses = WeightEdit({}, self.name, model.fingerprint), None, []
         for turn in turns(group, asked.outer, len(groups), settings):
             made = groups[turn.groups]
             edit = self._edits(made, now, together=joint > 1)
@@ -319,8 +319,9 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
         if self.joint_validation is not None:
             size = max(self.training_settings.joint_edits)
             size = size if self.training_settings.stream else len(records)
-            edit = None
-            for part in chunks(records, size):
+            first, *others = chunks(records, size)
+            edit = self.edit(requests_of(first))
+            for part in others:
                 edit = self.edit(requests_of(part), edit)
             self.joint_validation.update(self.language_model, edit, undisturbed(records))
 

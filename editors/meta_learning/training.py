@@ -137,8 +137,9 @@ class HypernetworkTraining(Schedule):
     @property
     def outer_kinds(self) -> Sequence[str]:
         """The kinds of probes that the edit loss is taken on."""
-        named = isinstance(self.outer, str)
-        return OUTER.get(self.outer, (self.outer,)) if named else tuple(self.outer)
+        if isinstance(self.outer, str):
+            return OUTER.get(self.outer, (self.outer,))
+        return tuple(self.outer)
 
     def joint(self, batch_index: int, records: int) -> int:
         """How many requests make one edit together, in a batch of ``records`` of an epoch.

@@ -25,6 +25,11 @@ LARGEST_CONDITION = 1e10
 class Coordinates(Protocol):
     """Coordinates of a layer's keys in which solutions need not mention the second moment."""
 
+    @property
+    def width(self) -> int:
+        """R."""
+        ...
+
     def into(self, keys: Tensor) -> Tensor:
         """Rows ``[..., d]`` in these coordinates, ``[..., r]`` float64."""
         ...
@@ -75,7 +80,12 @@ class Blocks:
     With `Factor` as the parts, solutions are those of a second moment that is block diagonal.
     """
 
-    parts: Sequence[Factor | NullSpace]
+    parts: Sequence[Coordinates]
+
+    @property
+    def width(self) -> int:
+        """R."""
+        return sum(part.width for part in self.parts)
 
     def into(self, keys: Tensor) -> Tensor:
         """``[..., E f]`` to ``[..., r]``."""

@@ -335,9 +335,7 @@ def test_what_follows_can_be_trained_for():
 
 
 @pytest.mark.parametrize("method", ["mend", "malmen", "ke"])
-def test_a_model_in_float64_has_networks_in_float64(
-    method, exact, records, trainer, data, request
-):
+def test_a_model_in_float64_has_networks_in_float64(method, exact, records, trainer, data, request):
     editor = request.getfixturevalue(method)(exact)
     trainer(max_steps=1).fit(editor, data(records))
     edit = editor.edit([record.requests[0] for record in records])
