@@ -27,6 +27,11 @@ class Priced:
     space: NullSpace
     price: Factor
 
+    @property
+    def width(self) -> int:
+        """R."""
+        return self.price.width
+
     def into(self, keys: Tensor) -> Tensor:
         """See `Coordinates.into`."""
         return self.price.into(self.space.into(keys))

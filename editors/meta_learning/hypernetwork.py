@@ -206,7 +206,7 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
         batch = model.encode([p.prompt for p in asked.probes], [p.target for p in asked.probes])
         groups = [requests_of(records[at : at + joint]) for at in range(0, len(records), joint)]
         group = torch.tensor(asked.record, device=batch.input_ids.device) // joint
-        edit, now, losses = WeightEdit({}, self.name, model.fingerprint), None, []
+        edit, now, losses = None, None, []
         for turn in turns(group, asked.outer, len(groups), settings):
             made = groups[turn.groups]
             edit = self._edits(made, now, together=joint > 1)
@@ -219,6 +219,7 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
             losses.append(torch.stack([loss + settings.norm_weight * size.to(loss), *both]))
             now = self._stands(made, edit, now) if settings.stream else None
         loss, edit_loss, locality_loss = torch.stack(losses).mean(0)
+        assert edit is not None  # there is a turn at least
         self._log_step(edit, loss, edit_loss, locality_loss)
         # a loss that is not finite is to give gradients that are not, in every process
         return loss * torch.where(loss.isfinite(), 1.0, torch.nan)

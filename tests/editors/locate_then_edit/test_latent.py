@@ -79,7 +79,7 @@ def test_edits_stop_at_their_own_pass_and_stay_where_they_are(exact, stopping):
         assert (totals[:-1] >= stopping.stop_loss).all()
         assert count == stopping.steps or totals[-1] < stopping.stop_loss
         shorter = optimise(
-            exact, REQUESTS, CONTEXTS, [site], replace(stopping, steps=count, stop_loss=-1.0)
+            exact, REQUESTS, CONTEXTS, [site], replace(stopping, steps=count, stop_loss=0.0)
         )
         torch.testing.assert_close(found.delta[site][i], shorter.delta[site][i])
 
@@ -191,7 +191,7 @@ def test_an_edit_that_is_not_finite_stops_alone_and_is_named(exact, at_once, cap
         return nll, *others
 
     site = exact.layer("mlp_out", 1)
-    settings = replace(SETTINGS, stop_loss=-1.0)
+    settings = replace(SETTINGS, stop_loss=0.0)
     expected = optimise(exact, REQUESTS, CONTEXTS, [site], settings)
     earlier = optimise(exact, REQUESTS, CONTEXTS, [site], replace(settings, steps=3))
     monkeypatch.setattr(course, "answers", spoiled)
@@ -216,7 +216,7 @@ def test_edits_with_a_gradient_that_is_not_finite_stop_too(exact, at_once, monke
         return gradients
 
     site = exact.layer("mlp_out", 1)
-    settings = replace(SETTINGS, stop_loss=-1.0, steps=5)
+    settings = replace(SETTINGS, stop_loss=0.0, steps=5)
     earlier = optimise(exact, REQUESTS, CONTEXTS, [site], replace(settings, steps=2))
     monkeypatch.setattr(torch.autograd, "grad", spoiled)
     found = optimise(exact, REQUESTS, CONTEXTS, [site], settings)
@@ -296,7 +296,7 @@ def test_shared_shifts_do_not_depend_on_the_batches(exact):
 
 def test_those_who_share_a_shift_stop_together_when_their_mean_loss_is_low(exact):
     site, shared = exact.layer("mlp_out", 1), [0, 0, 1, 2, 3]
-    free = replace(SETTINGS, stop_loss=-1.0)
+    free = replace(SETTINGS, stop_loss=0.0)
     totals = optimise(exact, REQUESTS, CONTEXTS, [site], free, 256, shared).losses[:2, :, 0]
     stop = float(totals.mean(0)[4])
     passes = next(i for i, mean in enumerate(totals.mean(0)) if mean <= stop) + 1
@@ -321,7 +321,7 @@ def foreseen(exact):
 
 def test_what_the_model_says_anyway_stops_at_once_under_the_kl_rule(exact, foreseen):
     site = exact.layer("mlp_out", 1)
-    settings = replace(SETTINGS, stop_loss=-1.0, kl_stop=0.01)
+    settings = replace(SETTINGS, stop_loss=0.0, kl_stop=0.01)
     found = optimise(exact, [foreseen, REQUESTS[1]], CONTEXTS[:1], [site], settings)
     assert (~found.losses[..., 0].isnan()).sum(1).tolist() == [1, SETTINGS.steps]
     assert (found.delta[site][0] == 0).all()
@@ -331,7 +331,7 @@ def test_where_the_target_is_the_likeliest_the_likelihood_counts_a_tenth_from_th
     exact, foreseen
 ):
     site = exact.layer("mlp_out", 1)
-    settings = replace(SETTINGS, steps=2, stop_loss=-1.0)
+    settings = replace(SETTINGS, steps=2, stop_loss=0.0)
     plain, ruled = (
         optimise(exact, [foreseen, REQUESTS[1]], CONTEXTS[:1], [site], s).losses
         for s in (settings, replace(settings, kl_stop=-1.0))
