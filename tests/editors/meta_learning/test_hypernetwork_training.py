@@ -308,9 +308,7 @@ def test_steps_left_out_in_a_row_are_counted_across_an_interruption(language_mod
 
 
 @pytest.mark.parametrize("method", ["mend", "malmen", "ke"])
-def test_a_model_in_float64_has_networks_in_float64(
-    method, exact, records, trainer, data, request
-):
+def test_a_model_in_float64_has_networks_in_float64(method, exact, records, trainer, data, request):
     editor = request.getfixturevalue(method)(exact)
     trainer(max_steps=1).fit(editor, data(records))
     edit = editor.edit([record.requests[0] for record in records])
