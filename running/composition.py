@@ -48,7 +48,7 @@ def one_line(composed: Callable[..., None]) -> Callable[[], None]:
 
     @functools.wraps(composed)
     def script() -> None:
-        hydra_itself.ConfigLoaderImpl = Loader
+        hydra_itself.ConfigLoaderImpl = Loader  # pyright: ignore[reportPrivateImportUsage]
         if FULL in os.environ:
             composed()
             return
