@@ -42,6 +42,11 @@ OF_HYDRA = frozenset(
     (
         "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
         "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
+        "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+        "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper",
+        "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher",
+        "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher",
+        *(f"optuna.samplers.{name}Sampler" for name in ("TPE", "Random", "Grid", "CmaEs")),
         *(f"logging.{name}" for name in ("StreamHandler", "FileHandler", "NullHandler")),
         *(f"ext://sys.{name}" for name in ("stdout", "stderr")),
     )
@@ -49,6 +54,11 @@ OF_HYDRA = frozenset(
 """What Hydra may build for itself, under ``hydra``, before a script has its say."""
 PARTS_OF_HYDRA = ("callbacks", "launcher", "sweeper", "job_logging", "hydra_logging")
 """Where it does so; the rest is text, and folders that are made where they are resolved."""
+COMMANDS = (
+    *("hydra.launcher.setup", "hydra.launcher.python", "hydra.launcher.srun_args"),
+    "hydra.sweeper.custom_search_space",
+)
+"""What launchers of clusters and searches run; a user may, a file may not."""
 CALLS = ("_target_", "class", "()")
 """Keys that name what is called: of Hydra, and of the configuration of Python's logging."""
 
@@ -105,6 +115,11 @@ def check_hydra(cfg: DictConfig) -> None:
             )
     if cfg.hydra.job.env_set:
         raise ValueError("hydra.job.env_set: set variables of the environment outside of the run")
+
+    words = {override.lstrip("+~").partition("=")[0] for override in cfg.hydra.overrides.hydra}
+    for key in COMMANDS:
+        if OmegaConf.select(cfg, key) and key not in words:
+            raise ValueError(f"{key} is run as it stands: give it on the command line")
 
 
 def _leaves(node: DictConfig | ListConfig, at: str) -> Iterator[tuple[str, object]]:

@@ -8,7 +8,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 from scripts import ROOT, script  # noqa: F401
 
-from running.targets import NAMED, allowed, check_targets
+from running.targets import NAMED, allowed, check_hydra, check_targets
 
 EVIL = (
     "torch.load",
@@ -142,3 +142,17 @@ def test_hydra_builds_nothing_of_a_stranger(script, tmp_path, node):  # noqa: F8
     (folder / "edit.yaml").write_text(f"hydra: {{{node.replace('TRAP', str(trap))}}}")
     assert script("edit", f"--config-path={folder}").error.startswith("error: hydra.")
     assert not trap.exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("hydra.launcher.setup", ["rm"]), ("hydra.sweeper.custom_search_space", "os.system")],
+)
+def test_what_is_run_as_it_stands_comes_from_the_command_line(key, value):
+    hydra = {"job": {"env_set": {}}, "overrides": {"hydra": []}}
+    cfg = OmegaConf.create({"hydra": hydra})
+    OmegaConf.update(cfg, key, value)
+    with pytest.raises(ValueError, match=f"{key} is run as it stands: give it on the command line"):
+        check_hydra(cfg)
+    cfg.hydra.overrides.hydra = [f"+{key}={value}"]
+    check_hydra(cfg)

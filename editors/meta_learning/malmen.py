@@ -97,7 +97,7 @@ class Malmen(Hypernetwork):
         super().__init__(language_model, layers=layers, training=training)
         positive(ridge=ridge)
         at_least(0, edit_lr=edit_lr)
-        at_least(1, rows_per_pass=rows_per_pass, rank=rank)
+        at_least(1, rows_per_pass=rows_per_pass, rank=rank, blocks=blocks)
         self.history = history
         self.rows_per_pass = rows_per_pass
         self.eta = nn.Parameter(torch.full((len(self.layers),), float(edit_lr)))

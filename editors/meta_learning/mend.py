@@ -77,7 +77,7 @@ class Mend(Hypernetwork):
         super().__init__(language_model, layers=layers, training=training)
         one_of("sign", sign, tuple(SIGNS))
         at_least(0, edit_lr=edit_lr)
-        at_least(1, rank=rank)
+        at_least(1, rank=rank, blocks=blocks)
         self.sign = SIGNS[sign]
         self.alpha = nn.Parameter(torch.full((len(self.layers),), float(edit_lr)))
         self.transforms = Transforms(

@@ -70,7 +70,7 @@ def of_strangers(tally, count):
     for target in names(rng, count):
         cfg = buried(rng, target, tally.trap)
         tally.case(f"{target} in {OmegaConf.to_container(cfg)}", lambda cfg=cfg: check_targets(cfg))
-        hydras = {"job": {"env_set": {}}, "callbacks": cfg.model}
+        hydras = {"job": {"env_set": {}}, "overrides": {"hydra": []}, "callbacks": cfg.model}
         cfg = OmegaConf.create({"named": target, "hydra": hydras})
         tally.case(f"Hydra's: {OmegaConf.to_container(cfg)}", lambda cfg=cfg: check_hydra(cfg))
 
