@@ -118,8 +118,10 @@ def commands() -> list[tuple[str, str]]:
         text = page.read_text(encoding="utf-8")
         inline = re.findall(r"`(python (?:edit|train)\.py [^`]+)`", text)
         lines = [" ".join(command.split()) for command in [*shell(text), *inline]]
-        found += [(page.stem, line) for line in lines if re.match(r"python (edit|train)\.py ", line)]
-    own = re.compile(r"\$|data=capitals")  # a block's variables, and what a page's example makes
+        lines = [line for line in lines if re.match(r"python (edit|train)\.py ", line)]
+        found += [(page.stem, line) for line in lines]
+    # a block's variables, what a page's example makes, and a name that a reader fills in
+    own = re.compile(r"\$|data=capitals|editor=NAME")
     return [pair for pair in dict.fromkeys(found) if not own.search(pair[1])]
 
 
