@@ -120,7 +120,7 @@ def commands() -> list[tuple[str, str]]:
         lines = [" ".join(command.split()) for command in [*shell(text), *inline]]
         lines = [line for line in lines if re.match(r"python (edit|train)\.py ", line)]
         found += [(page.stem, line) for line in lines]
-    # a block's variables, what a page's example makes, and a name that a reader fills in
+    # a block's variables, what a page's example makes, a name that a reader fills in, and sweeps
     own = re.compile(r"\$|data=capitals|editor=NAME")
     return [pair for pair in dict.fromkeys(found) if not own.search(pair[1])]
 
