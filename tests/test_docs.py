@@ -121,7 +121,7 @@ def commands() -> list[tuple[str, str]]:
         lines = [line for line in lines if re.match(r"python (edit|train)\.py ", line)]
         found += [(page.stem, line) for line in lines]
     # a block's variables, what a page's example makes, a name that a reader fills in, and sweeps
-    own = re.compile(r"\$|data=capitals|editor=NAME")
+    own = re.compile(r"\$|data=capitals|editor=NAME| -m ")
     return [pair for pair in dict.fromkeys(found) if not own.search(pair[1])]
 
 
