@@ -122,6 +122,17 @@ def test_settings_reach_their_editor_and_are_kept(run):
     assert own["rome"]["search"]["steps"] == 2
 
 
+def test_an_experiment_is_narrowed_by_naming_fewer_editors(script, tmp_path):  # noqa: F811
+    run = script(
+        *("edit", "experiment=atlas_batch", "editors=[memit]", *QUICK, "protocol.sizes=[2]"),
+        *("++settings.memit.search.steps=2", f"hydra.run.dir={tmp_path}/run"),
+    )
+    assert run.code == 0, run.err
+    settings = yaml.safe_load((tmp_path / "run/config.yaml").read_text())["settings"]
+    assert settings.keys() == {"memit"}
+    assert settings["memit"]["covariance_weight"] == 300  # as the experiment has it
+
+
 def test_the_configuration_of_a_run_says_each_setting_once(run):
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["task"]["protocol"] == "${protocol}"
