@@ -212,6 +212,7 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
             losses.append(torch.stack([loss + settings.norm_weight * size.to(loss), *both]))
             now = self._stands(made, edit, now) if settings.stream else None
         loss, edit_loss, locality_loss = torch.stack(losses).mean(0)
+        assert edit is not None  # a turn at least
         self._log_step(edit, loss, edit_loss, locality_loss)
         # a loss that is not finite is to give gradients that are not, in every process
         return loss * torch.where(loss.isfinite(), 1.0, torch.nan)
@@ -312,8 +313,9 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
         if self.joint_validation is not None:
             size = max(self.training_settings.joint_edits)
             size = size if self.training_settings.stream else len(records)
-            edit = None
-            for part in chunks(records, size):
+            first, *later = chunks(records, size)
+            edit = self.edit(requests_of(first))
+            for part in later:
                 edit = self.edit(requests_of(part), edit)
             self.joint_validation.update(self.language_model, edit, undisturbed(records))
 
