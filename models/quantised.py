@@ -8,6 +8,7 @@ ones, bitsandbytes as packed whole numbers.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, cast
 
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -24,7 +25,7 @@ def inner_tensors(name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
     if not _is_wrapped(weight):
         yield name, weight
         return
-    names, _ = weight.__tensor_flatten__()  # pyright: ignore[reportAttributeAccessIssue]
+    names, _ = cast(Any, weight).__tensor_flatten__()  # torch declares it for no tensor
     for part in names:
         yield from inner_tensors(f"{name}.{part}", getattr(weight, part))
 
