@@ -11,7 +11,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
@@ -48,6 +48,9 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
         layers: names of the linear maps to edit; by default the feed-forward maps ``mlp_in`` and
             ``mlp_out`` of the last three blocks, or of the last two of both stacks.
         training: how the networks are trained, and how often a request is edited.
+
+    Raises:
+        ValueError: the model has no such layers.
     """
 
     BUNDLES: ClassVar[Mapping[str, type]] = {"training": HypernetworkTraining}
@@ -66,6 +69,10 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
         self.transforms: Transforms | None = None  # set by a method that has them
         joint = training.stream or max(training.joint_edits) > 1  # so in validation too
         self.joint_validation = Validation() if joint else None
+
+    def in_precision(self) -> Self:
+        """Networks in float64 where the language model is; called when they are all there."""
+        return self.double() if self.language_model.dtype == torch.float64 else self
 
     @property
     def in_step(self) -> bool:
@@ -212,7 +219,7 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
             losses.append(torch.stack([loss + settings.norm_weight * size.to(loss), *both]))
             now = self._stands(made, edit, now) if settings.stream else None
         loss, edit_loss, locality_loss = torch.stack(losses).mean(0)
-        assert edit is not None  # a turn at least
+        assert edit is not None  # there is a turn at least
         self._log_step(edit, loss, edit_loss, locality_loss)
         # a loss that is not finite is to give gradients that are not, in every process
         return loss * torch.where(loss.isfinite(), 1.0, torch.nan)
@@ -313,9 +320,9 @@ class Hypernetwork(TrainedEditor[WeightEdit]):
         if self.joint_validation is not None:
             size = max(self.training_settings.joint_edits)
             size = size if self.training_settings.stream else len(records)
-            first, *later = chunks(records, size)
+            first, *others = chunks(records, size)
             edit = self.edit(requests_of(first))
-            for part in later:
+            for part in others:
                 edit = self.edit(requests_of(part), edit)
             self.joint_validation.update(self.language_model, edit, undisturbed(records))
 
