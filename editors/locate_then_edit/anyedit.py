@@ -11,7 +11,9 @@ from collections.abc import Iterable, Sequence
 
 from editors.editor import Group
 from editors.locate_then_edit.alphaedit import AlphaEdit
+from editors.locate_then_edit.anchor import Anchor
 from editors.locate_then_edit.limits import Limit
+from editors.locate_then_edit.refresh import Refresh
 from editors.locate_then_edit.search.contexts import Contexts
 from editors.locate_then_edit.search.search import Search
 from editors.locate_then_edit.search.windows import windows
@@ -34,6 +36,8 @@ class AnyEdit(AlphaEdit):
         ridge: see there.
         same_key: see there.
         limit: see there.
+        anchor: see there.
+        refresh: see there.
         rows_per_batch: see there.
         window: tokens of a target that one value is to decide, at most.
 
@@ -53,6 +57,8 @@ class AnyEdit(AlphaEdit):
         ridge: float = 10.0,
         same_key: float | None = None,
         limit: Limit | None = None,
+        anchor: Anchor | None = None,
+        refresh: Refresh | None = None,
         rows_per_batch: int = 256,
         window: int = 40,
     ):
@@ -66,6 +72,8 @@ class AnyEdit(AlphaEdit):
             ridge=ridge,
             same_key=same_key,
             limit=limit,
+            anchor=anchor,
+            refresh=refresh,
             rows_per_batch=rows_per_batch,
         )
         at_least(1, window=window)
