@@ -22,6 +22,7 @@ from running.targets import check_targets
 
 OWN: Mapping[str, Any] = MappingProxyType(
     {
+        "facts_editor": dict[str, str],
         "seed": int,
         "device": str,
         "resume": str | None,

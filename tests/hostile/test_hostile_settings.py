@@ -8,6 +8,7 @@ import pytest
 from hostile import some
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from scripts import ROOT
@@ -227,10 +228,23 @@ def of_scripts(tally, share, tmp_path, editor):
                 tally.case(what, lambda cfg=cfg: build_parts(cfg, editor, records))
 
 
-def test_settings_of_scripts(small, tally, tmp_path):
+@pytest.fixture
+def command_line(monkeypatch):
+    """What Hydra says of the one that was composed last, as in a script."""
+    compose_anew = compose
+
+    def said(*args, **keywords):
+        cfg = compose_anew(*args, **keywords)
+        monkeypatch.setattr(HydraConfig.instance(), "cfg", cfg)
+        return cfg
+
+    monkeypatch.setitem(globals(), "compose", said)
+
+
+def test_settings_of_scripts(small, tally, tmp_path, command_line):
     of_scripts(tally("settings of scripts"), 0.04, tmp_path, FineTune(small))
 
 
 @pytest.mark.slow
-def test_all_settings_of_scripts(small, tally, tmp_path):
+def test_all_settings_of_scripts(small, tally, tmp_path, command_line):
     of_scripts(tally("settings of scripts, all"), 1.0, tmp_path, FineTune(small))

@@ -40,7 +40,7 @@ def test_only_editors_that_the_script_can_use(helped):
 def test_a_chosen_file_is_shown(script):  # noqa: F811
     text = script("edit", "task=apply", "--help").out
     assert "merge: null # folder for the edited model (Hugging Face)" in text
-    assert "editors: [locft] # one; it needs neither training nor texts" in text
+    assert "# one; locft needs neither training nor texts" in text
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -49,7 +49,8 @@ def digest(value: object) -> str:
 
 def write(path: Path, moment: SecondMoment, key: Mapping[str, str]) -> None:
     """Writes a second moment and its key, whole or not at all."""
-    write_tensors(path, {"total": moment.total}, {**key, "count": str(moment.count)})
+    notes = {"count": str(moment.count), "shape": str([*moment.total.shape])}
+    write_tensors(path, {"total": moment.total}, {**key, **notes})
 
 
 def read(path: Path, key: Mapping[str, str]) -> SecondMoment:
@@ -62,14 +63,15 @@ def read(path: Path, key: Mapping[str, str]) -> SecondMoment:
     if {name: metadata.get(name) for name in key} != dict(key):
         raise ValueError(f"{path} holds the second moment of something else; remove it")
     total, count = tensors.get("total"), metadata.get("count", "")
-    if total is None or not count.isdecimal() or not int(count) or not _is_moment(total):
+    if total is None or not count.isdecimal() or not int(count) or not _is_moment(total, metadata):
         raise ValueError(f"{path} holds no second moment; remove it")
     return SecondMoment(total, int(count))
 
 
-def _is_moment(total: Tensor) -> bool:
-    """Whether it can be a sum of ``k k^T``."""
+def _is_moment(total: Tensor, notes: Mapping[str, str]) -> bool:
+    """Whether it can be a sum of ``k k^T``, or one of each expert where that was written."""
     square = total.ndim in (2, 3) and total.shape[-2] == total.shape[-1]
+    square &= total.ndim == 2 if "shape" not in notes else notes["shape"] == str([*total.shape])
     return square and total.dtype == torch.float64 and torch.equal(total, total.mT)
 
 
