@@ -18,7 +18,7 @@ from editors.editor import Editor
 from files import first_line
 from models.language_model import LanguageModel
 from running.editors import built, check_name, editor_config
-from running.recognition import group_of, is_name_of
+from running.recognition import ANY, group_of, is_name_of
 from running.targets import check_targets
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -30,10 +30,11 @@ def language_model(source: str, **options: Any) -> LanguageModel:
     ``options`` are those of `LanguageModel.load`; errors, too.
     """
     group = group_of(source)
-    with _configurations():
-        cfg = compose("edit", overrides=[f"model={group}"]).model
+    named = is_name_of(source, group)
+    with _configurations():  # what is no name of a known model is a folder or an id of its own
+        cfg = compose("edit", overrides=[f"model={group if named else ANY}"]).model
     with open_dict(cfg):
-        if "path" in list(cfg) and not is_name_of(source, group):
+        if not named:
             cfg.path = source
         cfg.update({"device": "cpu", **options})
     check_targets(cfg)
